@@ -1,0 +1,1 @@
+//! The conformance suite: guest programs every backend must run alike.

@@ -1,0 +1,80 @@
+//! VM exits as plain values.
+
+/// Why [`crate::Vcpu::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuExit {
+    /// Port read of `size` bytes (1, 2, 4); answer with `complete_read`.
+    IoIn {
+        /// I/O port.
+        port: u16,
+        /// 1, 2 or 4.
+        size: u8,
+    },
+    /// Port write.
+    IoOut {
+        /// I/O port.
+        port: u16,
+        /// 1, 2 or 4.
+        size: u8,
+        /// The value, zero-extended.
+        value: u32,
+    },
+    /// Read of guest-physical memory without a slot; answer with
+    /// `complete_read`.
+    MmioRead {
+        /// Guest-physical address.
+        gpa: u64,
+        /// 1..=8 bytes.
+        size: u8,
+    },
+    /// Write to guest-physical memory without a slot, or to a read-only one.
+    MmioWrite {
+        /// Guest-physical address.
+        gpa: u64,
+        /// 1..=8 bytes.
+        size: u8,
+        /// Little-endian value.
+        value: u64,
+    },
+    /// HLT on a vCPU without irqchip.
+    Hlt,
+    /// Triple fault.
+    Shutdown,
+    /// A debug event that host debugging asked for.
+    Debug(DebugExit),
+    /// A kick, a signal or immediate exit.
+    Interrupted,
+    /// The interrupt window asked for is open.
+    IrqWindowOpen,
+    /// The backend could not go on; `bytes` are the instruction's, if known.
+    InternalError {
+        /// `KVM_INTERNAL_ERROR_*`.
+        suberror: u32,
+        /// RIP at the failure.
+        rip: u64,
+        /// Instruction bytes.
+        bytes: [u8; 15],
+        /// How many of them are known.
+        len: u8,
+    },
+    /// The backend refused to enter the guest.
+    FailEntry {
+        /// Backend-specific reason.
+        reason: u64,
+    },
+    /// Anything else a kernel may report, by its KVM number.
+    Unknown(u32),
+}
+
+/// What a [`VcpuExit::Debug`] reports (`kvm_debug_exit_arch`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugExit {
+    /// 1 for #DB, 3 for #BP.
+    pub exception: u8,
+    /// Linear address of the next instruction (#DB) or the breakpoint (#BP).
+    pub pc: u64,
+    /// DR6 as a guest handler would see it.
+    pub dr6: u64,
+    /// DR7 in force.
+    pub dr7: u64,
+}
