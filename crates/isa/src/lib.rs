@@ -18,5 +18,6 @@
 #![forbid(unsafe_code)]
 
 mod env;
+mod operand;
 
 pub use env::{Access, Counted, Env, MmuEvent, Stop};
