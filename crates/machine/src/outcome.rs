@@ -1,0 +1,69 @@
+//! How a machine ended, and why it could not be.
+
+use crate::config::PanicAction;
+use std::path::PathBuf;
+
+/// Why [`crate::Machine::run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest asked for a reset and `no_reboot` is set.
+    Reset,
+    /// A vCPU triple-faulted and `no_reboot` is set.
+    TripleFault,
+    /// The guest reported a panic.
+    GuestPanic(PanicAction),
+    /// The user quit (Ctrl-A X, or a request through the handle).
+    Quit,
+    /// The process got SIGINT, SIGTERM or SIGHUP; the signal's number.
+    Signal(i32),
+}
+
+impl Outcome {
+    /// The process exit code QEMU would use.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::GuestPanic(PanicAction::ExitFailure) => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Why a machine could not be built or had to stop. Every message names the
+/// item and what would work.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages are the documentation")]
+pub enum Error {
+    #[error("guest memory of {bytes} bytes: {why}")]
+    Ram { bytes: u64, why: String },
+    #[error("{count} vCPUs: {why}")]
+    Vcpus { count: u32, why: String },
+    #[error("kernel '{name}': {why}")]
+    Kernel { name: String, why: String },
+    #[error("initrd '{name}': {why}")]
+    Initrd { name: String, why: String },
+    #[error("kernel command line: {0}")]
+    Cmdline(String),
+    #[error("no kernel given and there is no firmware to start instead; use -kernel FILE")]
+    NoKernel,
+    #[error("serial port {index}: {why}")]
+    Serial { index: usize, why: String },
+    #[error("serial file '{}': {source}", path.display())]
+    SerialFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{what}: {source}")]
+    Host {
+        what: &'static str,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Backend(#[from] hv::Error),
+    #[error("vCPU {vcpu} stopped: {why}")]
+    VcpuStopped { vcpu: u32, why: String },
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, Error>;
