@@ -1,1 +1,13 @@
-//! placeholder
+//! Guest-physical memory, page walks and software TLBs.
+//!
+//! * [`GuestMemory`]: memory slots, raw accesses to host mappings, dirty log
+//!   and the per-page mark "translations were made from this page".
+//! * [`walk`]: the page walk of every paging mode, with A/D updates.
+//! * [`tlb`]: the inline first-level TLB whose layout translated code knows,
+//!   and the PCID-tagged second level behind it.
+
+mod memory;
+pub mod tlb;
+pub mod walk;
+
+pub use memory::{atomic_cmpxchg16, atomic_update, host_read, host_write, GuestMemory, HostPage, Slot, SlotError, SlotMap};

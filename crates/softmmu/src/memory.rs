@@ -1,0 +1,411 @@
+//! Memory slots and raw access to the host memory behind them.
+//!
+//! The guest's vCPUs, the VMM's devices and this process race on guest memory
+//! by design, so no reference into it is ever made: accesses are volatile or
+//! atomic through raw pointers.
+#![allow(unsafe_code, reason = "guest RAM is reached through raw pointers only")]
+
+use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use x86::paging::{PAGE_MASK, PAGE_SIZE};
+
+/// One memory slot.
+#[derive(Debug)]
+pub struct Slot {
+    /// Slot number, the caller's name for it.
+    pub id: u32,
+    /// Guest-physical start.
+    pub gpa: u64,
+    /// Bytes, a multiple of 4 KiB.
+    pub size: u64,
+    /// Host-virtual start.
+    pub hva: u64,
+    /// Writes go to the VMM instead.
+    pub readonly: bool,
+    /// One bit per page written since the last [`GuestMemory::dirty_log`].
+    dirty: Option<Box<[AtomicU64]>>,
+    /// One bit per page that translations were made from.
+    code: Box<[AtomicU64]>,
+}
+
+/// Why a slot was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotError {
+    /// Address or size is not a multiple of 4 KiB, or the range wraps.
+    Misaligned,
+    /// Overlaps another slot.
+    Overlap,
+    /// Deleting a slot that does not exist.
+    NoSuchSlot,
+    /// Size of an existing slot cannot change.
+    Resize,
+}
+
+/// Host address of one guest page and the slot it lies in.
+#[derive(Clone, Copy, Debug)]
+pub struct HostPage<'a> {
+    /// Host-virtual address of the page.
+    pub hva: u64,
+    /// Its slot.
+    pub slot: &'a Slot,
+    /// Page number inside the slot.
+    pub index: usize,
+}
+
+fn bitmap(pages: u64) -> Box<[AtomicU64]> {
+    (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()
+}
+
+impl Slot {
+    fn end(&self) -> u64 {
+        self.gpa + self.size
+    }
+    /// True if written pages are recorded.
+    pub fn logs_dirty(&self) -> bool {
+        self.dirty.is_some()
+    }
+}
+
+impl HostPage<'_> {
+    /// Records a write to the page.
+    pub fn mark_dirty(&self) {
+        if let Some(dirty) = &self.slot.dirty {
+            dirty[self.index / 64].fetch_or(1 << (self.index % 64), Ordering::Relaxed);
+        }
+    }
+    /// True if the page's next write must be seen by the dirty log.
+    pub fn needs_dirty(&self) -> bool {
+        self.slot.dirty.as_ref().is_some_and(|d| {
+            d[self.index / 64].load(Ordering::Relaxed) & (1 << (self.index % 64)) == 0
+        })
+    }
+    /// True if translations were made from the page.
+    pub fn has_code(&self) -> bool {
+        self.slot.code[self.index / 64].load(Ordering::Acquire) & (1 << (self.index % 64)) != 0
+    }
+    /// Marks or unmarks the page as source of translations; returns the
+    /// previous mark.
+    pub fn set_code(&self, on: bool) -> bool {
+        let (word, bit) = (&self.slot.code[self.index / 64], 1 << (self.index % 64));
+        let old = if on {
+            word.fetch_or(bit, Ordering::AcqRel)
+        } else {
+            word.fetch_and(!bit, Ordering::AcqRel)
+        };
+        old & bit != 0
+    }
+}
+
+/// The slots at one moment, sorted by guest-physical address.
+#[derive(Clone, Debug, Default)]
+pub struct SlotMap {
+    slots: Vec<Arc<Slot>>,
+}
+
+impl SlotMap {
+    /// The slot that holds `gpa`.
+    pub fn slot(&self, gpa: u64) -> Option<&Slot> {
+        let i = self.slots.partition_point(|s| s.gpa <= gpa).checked_sub(1)?;
+        let s = &*self.slots[i];
+        (gpa < s.end()).then_some(s)
+    }
+    /// The host page behind `gpa`.
+    pub fn page(&self, gpa: u64) -> Option<HostPage<'_>> {
+        let slot = self.slot(gpa)?;
+        let offset = (gpa - slot.gpa) & !PAGE_MASK;
+        Some(HostPage {
+            hva: slot.hva + offset,
+            slot,
+            index: (offset / PAGE_SIZE) as usize,
+        })
+    }
+    /// The slots.
+    pub fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().map(|s| &**s)
+    }
+    /// Reads a page-table entry of `size` 4 or 8 bytes; `None` outside RAM.
+    /// `gpa` is a multiple of `size`.
+    pub fn read_entry(&self, gpa: u64, size: u32) -> Option<u64> {
+        let hva = self.page(gpa)?.hva + (gpa & PAGE_MASK);
+        // SAFETY: `set_memory`'s caller keeps the slot mapped; the aligned
+        // entry lies inside one page of it.
+        unsafe {
+            Some(match size {
+                4 => u64::from((*(hva as *const AtomicU32)).load(Ordering::Acquire)),
+                _ => (*(hva as *const AtomicU64)).load(Ordering::Acquire),
+            })
+        }
+    }
+    /// Replaces a page-table entry if it still holds `old`; true on success.
+    pub fn update_entry(&self, gpa: u64, size: u32, old: u64, new: u64) -> bool {
+        let Some(page) = self.page(gpa) else { return false };
+        if page.slot.readonly {
+            return true; // tables in ROM keep their bits
+        }
+        page.mark_dirty();
+        let hva = page.hva + (gpa & PAGE_MASK);
+        let (ok, fail) = (Ordering::AcqRel, Ordering::Acquire);
+        // SAFETY: as in `read_entry`; read-only slots are host-writable or
+        // the caller never asked for A/D updates in them.
+        unsafe {
+            match size {
+                4 => (*(hva as *const AtomicU32))
+                    .compare_exchange(old as u32, new as u32, ok, fail)
+                    .is_ok(),
+                _ => (*(hva as *const AtomicU64)).compare_exchange(old, new, ok, fail).is_ok(),
+            }
+        }
+    }
+    /// Copies guest memory into `buf`; false if any byte has no slot.
+    pub fn read(&self, gpa: u64, buf: &mut [u8]) -> bool {
+        self.chunks(gpa, buf.len(), |hva, range| {
+            // SAFETY: `chunks` yields ranges inside one mapped page.
+            unsafe { copy_from_host(hva, &mut buf[range]) }
+        })
+    }
+    /// Copies `buf` to guest memory and marks it dirty; false (nothing
+    /// written past the hole) if any byte has no slot.
+    pub fn write(&self, gpa: u64, buf: &[u8]) -> bool {
+        self.chunks(gpa, buf.len(), |hva, range| {
+            // SAFETY: as in `read`.
+            unsafe { copy_to_host(hva, &buf[range]) }
+        }) && {
+            self.mark_dirty(gpa, buf.len() as u64);
+            true
+        }
+    }
+    /// Marks a range dirty.
+    pub fn mark_dirty(&self, gpa: u64, len: u64) {
+        let mut at = gpa & !PAGE_MASK;
+        while at < gpa.saturating_add(len) {
+            if let Some(p) = self.page(at) {
+                p.mark_dirty();
+            }
+            at += PAGE_SIZE;
+        }
+    }
+    fn chunks(
+        &self,
+        gpa: u64,
+        len: usize,
+        mut f: impl FnMut(u64, std::ops::Range<usize>),
+    ) -> bool {
+        let mut done = 0;
+        while done < len {
+            let Some(at) = gpa.checked_add(done as u64) else { return false };
+            let offset = at & PAGE_MASK;
+            let n = (len - done).min((PAGE_SIZE - offset) as usize);
+            let Some(page) = self.page(at) else { return false };
+            f(page.hva + offset, done..done + n);
+            done += n;
+        }
+        true
+    }
+}
+
+/// Copies from host memory that other threads may write at the same time.
+///
+/// # Safety
+/// `hva .. hva + buf.len()` is mapped readable.
+pub(crate) unsafe fn copy_from_host(hva: u64, buf: &mut [u8]) {
+    // SAFETY: `atomic_load` is given an aligned, mapped location of its size.
+    unsafe {
+        match (buf.len(), hva % 8) {
+            (8, 0) => buf.copy_from_slice(
+                &(*(hva as *const AtomicU64)).load(Ordering::Acquire).to_le_bytes(),
+            ),
+            (4, 0 | 4) => buf.copy_from_slice(
+                &(*(hva as *const AtomicU32)).load(Ordering::Acquire).to_le_bytes(),
+            ),
+            (2, 0 | 2 | 4 | 6) => buf.copy_from_slice(
+                &(*(hva as *const AtomicU16)).load(Ordering::Acquire).to_le_bytes(),
+            ),
+            (1, _) => buf[0] = (*(hva as *const AtomicU8)).load(Ordering::Acquire),
+            (n, _) => std::ptr::copy_nonoverlapping(hva as *const u8, buf.as_mut_ptr(), n),
+        }
+    }
+}
+
+/// Copies to host memory that other threads may access at the same time.
+///
+/// # Safety
+/// `hva .. hva + buf.len()` is mapped writable.
+pub(crate) unsafe fn copy_to_host(hva: u64, buf: &[u8]) {
+    // SAFETY: as in `copy_from_host`.
+    unsafe {
+        match (buf, hva % 8) {
+            (&[a, b, c, d, e, f, g, h], 0) => (*(hva as *const AtomicU64))
+                .store(u64::from_le_bytes([a, b, c, d, e, f, g, h]), Ordering::Release),
+            (&[a, b, c, d], 0 | 4) => (*(hva as *const AtomicU32))
+                .store(u32::from_le_bytes([a, b, c, d]), Ordering::Release),
+            (&[a, b], 0 | 2 | 4 | 6) => {
+                (*(hva as *const AtomicU16)).store(u16::from_le_bytes([a, b]), Ordering::Release);
+            }
+            (&[a], _) => (*(hva as *const AtomicU8)).store(a, Ordering::Release),
+            (s, _) => std::ptr::copy_nonoverlapping(s.as_ptr(), hva as *mut u8, s.len()),
+        }
+    }
+}
+
+/// Atomically replaces the `size`-byte value at `hva` by `f(old)`; returns old.
+/// Unaligned values are handled by the caller's exclusive section.
+///
+/// # Safety
+/// `hva .. hva + size` is mapped writable.
+pub unsafe fn atomic_update(hva: u64, size: u32, f: &mut dyn FnMut(u64) -> u64) -> u64 {
+    macro_rules! spin {
+        ($atomic:ty, $int:ty) => {{
+            // SAFETY: mapped and aligned, by the caller and the match below.
+            let cell = unsafe { &*(hva as *const $atomic) };
+            let mut old = cell.load(Ordering::SeqCst);
+            loop {
+                let new = f(u64::from(old)) as $int;
+                match cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+                    Ok(_) => return u64::from(old),
+                    Err(seen) => old = seen,
+                }
+            }
+        }};
+    }
+    if hva % u64::from(size) != 0 {
+        let mut buf = [0; 8];
+        // SAFETY: the caller's contract.
+        unsafe {
+            copy_from_host(hva, &mut buf[..size as usize]);
+            let old = u64::from_le_bytes(buf);
+            copy_to_host(hva, &f(old).to_le_bytes()[..size as usize]);
+            return old;
+        }
+    }
+    match size {
+        1 => spin!(AtomicU8, u8),
+        2 => spin!(AtomicU16, u16),
+        4 => spin!(AtomicU32, u32),
+        _ => spin!(AtomicU64, u64),
+    }
+}
+
+/// Atomic 16-byte compare and exchange at a 16-byte aligned host address;
+/// returns the old value.
+///
+/// # Safety
+/// `hva .. hva + 16` is mapped writable and `hva` is a multiple of 16.
+pub unsafe fn atomic_cmpxchg16(hva: u64, expected: u128, new: u128) -> u128 {
+    let (mut lo, mut hi) = (expected as u64, (expected >> 64) as u64);
+    // SAFETY: x86-64-v2 hosts have CMPXCHG16B; address by the contract. RBX
+    // is saved around the instruction because the compiler reserves it.
+    unsafe {
+        std::arch::asm!(
+            "xchg {nlo}, rbx",
+            "lock cmpxchg16b [{p}]",
+            "mov rbx, {nlo}",
+            p = in(reg) hva,
+            nlo = inout(reg) new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") lo,
+            inout("rdx") hi,
+        );
+    }
+    u128::from(lo) | (u128::from(hi) << 64)
+}
+
+/// Reads `buf.len()` bytes at a host address obtained from a TLB entry.
+///
+/// # Safety
+/// The range is mapped readable.
+pub unsafe fn host_read(hva: u64, buf: &mut [u8]) {
+    // SAFETY: the caller's contract.
+    unsafe { copy_from_host(hva, buf) }
+}
+
+/// Writes `buf` at a host address obtained from a TLB entry.
+///
+/// # Safety
+/// The range is mapped writable.
+pub unsafe fn host_write(hva: u64, buf: &[u8]) {
+    // SAFETY: the caller's contract.
+    unsafe { copy_to_host(hva, buf) }
+}
+
+/// The guest-physical address space of a VM.
+#[derive(Debug, Default)]
+pub struct GuestMemory {
+    map: RwLock<Arc<SlotMap>>,
+    /// Bumped after every change of the map; vCPUs compare and flush.
+    version: AtomicU64,
+    writer: Mutex<()>,
+}
+
+impl GuestMemory {
+    /// An empty address space.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// The slots now.
+    pub fn map(&self) -> Arc<SlotMap> {
+        self.map.read().clone()
+    }
+    /// Changes with every change of the slots.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+    /// Adds, replaces or (size 0) removes a slot.
+    ///
+    /// # Safety
+    /// The host range stays mapped while the slot exists.
+    pub unsafe fn set_slot(
+        &self,
+        id: u32,
+        gpa: u64,
+        size: u64,
+        hva: u64,
+        readonly: bool,
+        log_dirty: bool,
+    ) -> Result<(), SlotError> {
+        let _guard = self.writer.lock();
+        let mut map = SlotMap::clone(&self.map());
+        let old = map.slots.iter().position(|s| s.id == id).map(|i| map.slots.remove(i));
+        if size == 0 {
+            old.ok_or(SlotError::NoSuchSlot)?;
+        } else {
+            check_range(gpa, size, hva)?;
+            if old.as_ref().is_some_and(|s| s.size != size) {
+                return Err(SlotError::Resize);
+            }
+            if map.slots.iter().any(|s| gpa < s.end() && s.gpa < gpa + size) {
+                return Err(SlotError::Overlap);
+            }
+            let pages = size / PAGE_SIZE;
+            let at = map.slots.partition_point(|s| s.gpa < gpa);
+            let slot = Slot {
+                id,
+                gpa,
+                size,
+                hva,
+                readonly,
+                dirty: log_dirty.then(|| bitmap(pages)),
+                code: bitmap(pages),
+            };
+            map.slots.insert(at, Arc::new(slot));
+        }
+        *self.map.write() = Arc::new(map);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+    /// Returns and clears a slot's dirty bitmap. The caller must make every
+    /// vCPU drop its write entries first or after (a page written in between
+    /// is reported now or next time, never lost).
+    pub fn dirty_log(&self, id: u32) -> Option<Vec<u64>> {
+        let map = self.map();
+        let slot = map.slots.iter().find(|s| s.id == id)?;
+        let dirty = slot.dirty.as_ref()?;
+        Some(dirty.iter().map(|w| w.swap(0, Ordering::AcqRel)).collect())
+    }
+}
+
+fn check_range(gpa: u64, size: u64, hva: u64) -> Result<(), SlotError> {
+    let aligned = (gpa | size | hva) & PAGE_MASK == 0;
+    let fits = gpa.checked_add(size).is_some() && hva.checked_add(size).is_some();
+    if aligned && fits { Ok(()) } else { Err(SlotError::Misaligned) }
+}

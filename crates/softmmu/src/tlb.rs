@@ -1,0 +1,395 @@
+//! Software TLBs.
+//!
+//! The first level is what translated code checks inline: per privilege a
+//! direct-mapped array of [`Entry`]. A lookup XORs the linear address with the
+//! tag; the result is the page offset on a hit and at least 4096 on a miss, so
+//! one compare covers tag, page crossing and canonical form. An empty entry
+//! holds the tag of a page with another index, which no address can match.
+//!
+//! The second level is keyed by *space*: a number that stands for one PCID
+//! since its last flush, so that flushing a PCID is assigning it a new number
+//! (law 1 of the design: entries survive only when the guest said so).
+
+use crate::SlotMap;
+use crate::walk::{self, Mapping, Need};
+use x86::paging::{PAGE_MASK, PAGE_SIZE};
+use x86::{CpuState, Exception, cr0, cr4, flags};
+
+/// Entries per first-level array.
+pub const L1_ENTRIES: usize = 1024;
+const L2_ENTRIES: usize = 8192;
+/// Number of first-level arrays.
+pub const BANKS: usize = 3;
+
+/// Which first-level array an access uses. The three differ in what they may
+/// reach, so a privilege change or STAC/CLAC selects instead of flushing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Bank {
+    /// CPL 3.
+    User = 0,
+    /// CPL 0..=2 with SMAP in force (CR4.SMAP and EFLAGS.AC clear).
+    Kernel = 1,
+    /// CPL 0..=2 with user pages reachable.
+    KernelAc = 2,
+}
+
+impl Bank {
+    /// The array ordinary data accesses use in this state.
+    pub fn of(cpu: &CpuState) -> Self {
+        if cpu.cpl() == 3 {
+            Self::User
+        } else if cpu.cr4 & cr4::SMAP != 0 && cpu.rflags & flags::AC == 0 {
+            Self::Kernel
+        } else {
+            Self::KernelAc
+        }
+    }
+}
+
+/// A first-level entry; translated code knows the layout.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Linear page address if reads hit, else an unmatchable tag.
+    pub read: u64,
+    /// Linear page address if writes hit, else an unmatchable tag.
+    pub write: u64,
+    /// Host-virtual address of the page.
+    pub host: u64,
+    /// Guest-physical page address, bit 0 set for global mappings.
+    gpa: u64,
+}
+
+const GLOBAL: u64 = 1;
+
+/// The tag that entry `index` can never match.
+const fn empty_tag(index: usize) -> u64 {
+    ((index ^ 1) as u64) << 12
+}
+
+/// One first-level array.
+#[repr(C, align(64))]
+pub struct Array {
+    /// Indexed by bits 12..=21 of the linear address.
+    pub entries: [Entry; L1_ENTRIES],
+}
+
+impl Array {
+    fn index(la: u64) -> usize {
+        (la >> 12) as usize % L1_ENTRIES
+    }
+    fn clear(&mut self, index: usize) {
+        let tag = empty_tag(index);
+        self.entries[index] = Entry { read: tag, write: tag, host: 0, gpa: !0 };
+    }
+}
+
+/// Indices of the non-empty entries of an [`Array`], so that a flush costs
+/// what was filled.
+struct Touched {
+    list: Vec<u16>,
+}
+
+/// A second-level entry.
+#[derive(Clone, Copy, Default)]
+struct L2Entry {
+    vpn: u64,
+    space: u32,
+    mapping: Mapping,
+}
+
+/// A resolved page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Guest-physical page address.
+    pub gpa: u64,
+    /// Host page, if the page is RAM.
+    pub host: Option<u64>,
+    /// A write may go straight to `host`: RAM, not read-only, not a source of
+    /// translations.
+    pub plain_write: bool,
+    /// The mapping is global.
+    pub global: bool,
+}
+
+/// Occurrences for the engine's counters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlbStats {
+    /// First-level entries filled.
+    pub fills: u64,
+    /// Page walks done.
+    pub walks: u64,
+    /// Flushes of a whole space or of everything.
+    pub flushes: u64,
+}
+
+/// The TLBs of one vCPU.
+#[repr(C)]
+pub struct Tlb {
+    /// The first level.
+    pub banks: [Array; BANKS],
+    touched: [Touched; BANKS],
+    l2: Box<[L2Entry]>,
+    pcid_space: Box<[u32]>,
+    global_space: u32,
+    current: u32,
+    next_space: u32,
+    large: Box<[u64; 64]>,
+    phys_bits: u32,
+    /// Counts.
+    pub stats: TlbStats,
+}
+
+impl Tlb {
+    /// Empty TLBs for `phys_bits` of guest-physical address.
+    pub fn new(phys_bits: u32) -> Self {
+        let mut tlb = Self {
+            banks: std::array::from_fn(|_| Array {
+                entries: std::array::from_fn(|i| Entry {
+                    read: empty_tag(i),
+                    write: empty_tag(i),
+                    host: 0,
+                    gpa: !0,
+                }),
+            }),
+            touched: std::array::from_fn(|_| Touched { list: Vec::with_capacity(L1_ENTRIES) }),
+            l2: vec![L2Entry::default(); L2_ENTRIES].into(),
+            pcid_space: vec![0; 4096].into(),
+            global_space: 1,
+            current: 2,
+            next_space: 3,
+            large: Box::new([0; 64]),
+            phys_bits,
+            stats: TlbStats::default(),
+        };
+        tlb.flush_all();
+        tlb
+    }
+
+    /// Number that stands for the current address space since its last flush;
+    /// equal numbers mean equal cached translations.
+    pub fn space(&self) -> u32 {
+        self.current
+    }
+
+    /// Guest-physical address width.
+    pub fn phys_bits(&self) -> u32 {
+        self.phys_bits
+    }
+
+    fn new_space(&mut self) -> u32 {
+        if self.next_space == u32::MAX {
+            self.l2.fill(L2Entry::default());
+            self.pcid_space.fill(0);
+            self.next_space = 3;
+        }
+        self.next_space += 1;
+        self.next_space - 1
+    }
+
+    /// Resolves `la` for an access, filling both levels. The error is the
+    /// exception to deliver; a `Resolved` without host is device space.
+    pub fn resolve(
+        &mut self,
+        cpu: &CpuState,
+        mem: &SlotMap,
+        la: u64,
+        need: Need,
+    ) -> Result<Resolved, Exception> {
+        let mapping = self.mapping(cpu, mem, la, need)?;
+        let page = mem.page(mapping.gpa);
+        let mut plain_write = false;
+        if let Some(page) = &page {
+            if need.write && !page.slot.readonly {
+                page.mark_dirty();
+            }
+            plain_write =
+                !page.slot.readonly && !page.has_code() && !page.needs_dirty() && mapping.dirty;
+        }
+        let resolved = Resolved {
+            gpa: mapping.gpa,
+            host: page.as_ref().map(|p| p.hva),
+            plain_write,
+            global: mapping.global,
+        };
+        if !need.exec && page.is_some() {
+            self.fill(cpu, la, &mapping, &resolved, need);
+        }
+        Ok(resolved)
+    }
+
+    fn mapping(
+        &mut self,
+        cpu: &CpuState,
+        mem: &SlotMap,
+        la: u64,
+        need: Need,
+    ) -> Result<Mapping, Exception> {
+        let vpn = la >> 12;
+        let slot = vpn as usize % L2_ENTRIES;
+        let e = self.l2[slot];
+        let space = if e.mapping.global { self.global_space } else { self.current };
+        if e.vpn == vpn && e.space == space && (e.mapping.dirty || !need.write) {
+            if walk::check(cpu, &e.mapping, need).is_ok() {
+                return Ok(e.mapping);
+            }
+            // A cached denial may be stale: real TLBs walk again too.
+            self.l2[slot].space = 0;
+        }
+        self.stats.walks += 1;
+        let m = walk::translate(cpu, mem, la, need, self.phys_bits)?;
+        let space = if m.global { self.global_space } else { self.current };
+        self.l2[slot] = L2Entry { vpn, space, mapping: m };
+        if m.shift > 12 {
+            let bit = Self::large_bit(la);
+            self.large[bit / 64] |= 1 << (bit % 64);
+        }
+        Ok(m)
+    }
+
+    fn fill(&mut self, cpu: &CpuState, la: u64, m: &Mapping, r: &Resolved, need: Need) {
+        let bank = if need.user {
+            Bank::User
+        } else if need.implicit {
+            return; // permissions differ from the current state's
+        } else {
+            Bank::of(cpu)
+        };
+        if (bank == Bank::User) != (cpu.cpl() == 3) {
+            return;
+        }
+        let wp = cpu.cr0 & cr0::WP != 0;
+        let may_write = m.writable || (bank != Bank::User && !wp);
+        let index = Array::index(la);
+        let array = &mut self.banks[bank as usize];
+        let e = &mut array.entries[index];
+        if e.gpa == !0 {
+            self.touched[bank as usize].list.push(index as u16);
+        }
+        let tag = la & !PAGE_MASK;
+        *e = Entry {
+            read: tag,
+            write: if may_write && r.plain_write { tag } else { empty_tag(index) },
+            host: r.host.unwrap_or(0),
+            gpa: m.gpa | if m.global { GLOBAL } else { 0 },
+        };
+        self.stats.fills += 1;
+    }
+
+    /// Makes the space of `pcid` current; `keep` false flushes it first.
+    pub fn load_space(&mut self, pcid: u16, keep: bool) {
+        let slot = usize::from(pcid) % 4096;
+        if !keep || self.pcid_space[slot] == 0 {
+            self.pcid_space[slot] = self.new_space();
+            self.stats.flushes += 1;
+        }
+        if self.current != self.pcid_space[slot] {
+            self.current = self.pcid_space[slot];
+            self.drop_l1(false);
+        }
+    }
+
+    /// Drops every translation, global ones and those of all PCIDs included.
+    pub fn flush_all(&mut self) {
+        self.pcid_space.fill(0);
+        self.global_space = self.new_space();
+        self.current = self.new_space();
+        self.large.fill(0);
+        self.stats.flushes += 1;
+        self.drop_l1(true);
+    }
+
+    /// Drops the non-global translations of every PCID (INVPCID type 3) and
+    /// makes `pcid` current.
+    pub fn flush_non_global(&mut self, pcid: u16) {
+        self.pcid_space.fill(0);
+        self.load_space(pcid, false);
+    }
+
+    /// Drops the non-global translations of `pcid` (INVPCID type 1).
+    pub fn flush_pcid(&mut self, pcid: u16, current: u16) {
+        if pcid == current {
+            self.load_space(pcid, false);
+        } else {
+            self.pcid_space[usize::from(pcid) % 4096] = 0;
+        }
+    }
+
+    /// INVLPG: drops `la` from the current space and from the global ones.
+    pub fn invlpg(&mut self, la: u64) {
+        let bit = Self::large_bit(la);
+        if self.large[bit / 64] & (1 << (bit % 64)) != 0 {
+            self.invlpg_large(la);
+        }
+        let vpn = la >> 12;
+        let e = &mut self.l2[vpn as usize % L2_ENTRIES];
+        if e.vpn == vpn && (e.mapping.global || e.space == self.current) {
+            e.space = 0;
+        }
+        let index = Array::index(la);
+        for array in &mut self.banks {
+            if (array.entries[index].read ^ la) < PAGE_SIZE {
+                let tag = empty_tag(index);
+                array.entries[index].read = tag;
+                array.entries[index].write = tag;
+            }
+        }
+    }
+
+    /// Drops every fragment of the large page around `la`.
+    fn invlpg_large(&mut self, la: u64) {
+        let mut size = 0;
+        for e in self.l2.iter_mut().filter(|e| e.space != 0 && e.mapping.shift > 12) {
+            if ((e.vpn << 12) ^ la) >> e.mapping.shift == 0 {
+                size = size.max(e.mapping.shift);
+                e.space = 0;
+            }
+        }
+        // First-level entries do not know their page size: drop them all.
+        if size != 0 || self.large.iter().any(|w| *w != 0) {
+            self.drop_l1(true);
+        }
+    }
+
+    fn large_bit(la: u64) -> usize {
+        (((la >> 21) ^ (la >> 33)) % 4096) as usize
+    }
+
+    fn drop_l1(&mut self, globals: bool) {
+        for (array, touched) in self.banks.iter_mut().zip(&mut self.touched) {
+            touched.list.retain(|&i| {
+                let i = usize::from(i);
+                let keep = !globals && array.entries[i].gpa & GLOBAL != 0;
+                if !keep {
+                    array.clear(i);
+                }
+                keep
+            });
+        }
+    }
+
+    /// Drops every first-level entry (permissions changed).
+    pub fn drop_first_level(&mut self) {
+        self.drop_l1(true);
+    }
+
+    /// Makes the next write to the guest-physical page take the slow path.
+    pub fn write_protect(&mut self, gpa: u64) {
+        for (array, touched) in self.banks.iter_mut().zip(&self.touched) {
+            for &i in &touched.list {
+                let e = &mut array.entries[usize::from(i)];
+                if e.gpa & !PAGE_MASK == gpa & !PAGE_MASK {
+                    e.write = empty_tag(usize::from(i));
+                }
+            }
+        }
+    }
+
+    /// Host address for an aligned-in-page access that hits the first level.
+    pub fn hit(&self, bank: Bank, la: u64, len: u32, write: bool) -> Option<u64> {
+        let e = &self.banks[bank as usize].entries[Array::index(la)];
+        let offset = (if write { e.write } else { e.read }) ^ la;
+        (offset <= PAGE_SIZE - u64::from(len)).then(|| e.host + offset)
+    }
+}
