@@ -1,1 +1,5 @@
 //! placeholder
+
+pub mod arena;
+pub mod fault;
+pub mod native;

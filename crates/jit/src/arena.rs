@@ -1,0 +1,146 @@
+//! Memory that holds generated code, mapped twice: once writable, once
+//! executable, never both at one address.
+#![allow(unsafe_code, reason = "maps memory and hands out executable addresses")]
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+/// A dual-mapped code area. The two views show the same bytes: code is written
+/// through [`Arena::rw`] and executed through [`Arena::rx`]. Pages are
+/// allocated by the host on first touch, so a large arena costs nothing until
+/// it is filled.
+///
+/// Instruction fetch on x86 snoops stores through another linear address, but
+/// only a serializing instruction or a branch taken after the store guarantees
+/// the new bytes to this CPU, and cross-modifying code needs more (SDM vol 3,
+/// 8.1.3): bytes that any thread may be executing must not be rewritten.
+#[derive(Debug)]
+pub struct Arena {
+    rw: NonNull<u8>,
+    rx: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the arena is two mappings that live as long as it does and belong to
+// no thread; concurrent access goes through raw pointers or `&mut self`.
+unsafe impl Send for Arena {}
+// SAFETY: as above; `&Arena` only hands out addresses.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Maps an arena of `len` bytes, rounded up to whole pages.
+    ///
+    /// # Errors
+    /// The host's `mmap`, `mremap` or `mprotect` refused (memory limit, or a
+    /// policy that forbids executable shared memory).
+    pub fn new(len: usize) -> io::Result<Self> {
+        let len = len.max(1).next_multiple_of(4096);
+        // Shared anonymous memory needs no file system and no memfd, both of
+        // which a container may deny.
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let rw = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if rw == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // An old size of 0 on a shared mapping makes a second mapping of the
+        // same pages (mremap(2)).
+        // SAFETY: `rw` is the mapping just made; it is not unmapped by this.
+        let rx = unsafe { libc::mremap(rw, 0, len, libc::MREMAP_MAYMOVE) };
+        if rx == libc::MAP_FAILED {
+            let e = io::Error::last_os_error();
+            // SAFETY: unmaps exactly the mapping made above, not yet shared.
+            unsafe { libc::munmap(rw, len) };
+            return Err(e);
+        }
+        let arena = Self {
+            rw: NonNull::new(rw.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            rx: NonNull::new(rx.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            len,
+        };
+        // SAFETY: `rx` is `len` bytes of our own second view.
+        if unsafe { libc::mprotect(rx, len, libc::PROT_READ | libc::PROT_EXEC) } != 0 {
+            return Err(io::Error::last_os_error()); // drop unmaps both
+        }
+        Ok(arena)
+    }
+    /// Start of the writable view.
+    pub fn rw(&self) -> *mut u8 {
+        self.rw.as_ptr()
+    }
+    /// Start of the executable view.
+    pub fn rx(&self) -> *const u8 {
+        self.rx.as_ptr()
+    }
+    /// Bytes in each view.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// An arena is never empty; here for symmetry with [`Arena::len`].
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Executable addresses, for [`crate::fault::register`].
+    pub fn rx_range(&self) -> std::ops::Range<usize> {
+        let start = self.rx.as_ptr() as usize;
+        start..start + self.len
+    }
+    /// Copies `code` to `offset`; returns its executable address, or `None`
+    /// if it does not fit.
+    pub fn write(&mut self, offset: usize, code: &[u8]) -> Option<u64> {
+        let end = offset.checked_add(code.len())?;
+        if end > self.len {
+            return None;
+        }
+        // SAFETY: `offset..end` was just checked to lie inside the writable
+        // view, which nothing else borrows (`&mut self`); `code` is a Rust
+        // slice and cannot overlap it.
+        unsafe {
+            ptr::copy_nonoverlapping(code.as_ptr(), self.rw.as_ptr().add(offset), code.len());
+        }
+        Some(self.rx.as_ptr() as u64 + offset as u64)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: both views are `len` bytes, mapped by `new` and unmapped only
+        // here; users keep the arena alive while they execute its code.
+        unsafe {
+            libc::munmap(self.rw.as_ptr().cast(), self.len);
+            libc::munmap(self.rx.as_ptr().cast(), self.len);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_written_through_one_view_runs_through_the_other() {
+        let mut a = Arena::new(1).unwrap();
+        assert_eq!(a.len(), 4096);
+        // mov eax, 42; ret
+        let at = a.write(16, &[0xb8, 42, 0, 0, 0, 0xc3]).unwrap();
+        // SAFETY: the bytes above are a complete function of this type.
+        let f: extern "sysv64" fn() -> u32 = unsafe { std::mem::transmute(at as usize) };
+        assert_eq!(f(), 42);
+    }
+
+    #[test]
+    fn writes_outside_are_refused() {
+        let mut a = Arena::new(4096).unwrap();
+        assert!(a.write(4095, &[0, 0]).is_none());
+        assert!(a.write(usize::MAX, &[0, 0]).is_none());
+        assert!(a.write(4095, &[0]).is_some());
+    }
+}
