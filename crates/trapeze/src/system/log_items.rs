@@ -1,0 +1,98 @@
+//! What `-d` and `-trace` can show, one row each.
+
+use crate::near::did_you_mean;
+
+/// One item of `-d`.
+pub(crate) struct Item {
+    /// Name.
+    pub(crate) name: &'static str,
+    /// One line of help.
+    pub(crate) help: &'static str,
+    effect: Effect,
+}
+
+enum Effect {
+    /// Print the counters at the end.
+    Counters,
+    /// Show the log records whose target matches.
+    Target(&'static str),
+}
+
+/// Every item.
+pub(crate) const ITEMS: [Item; 7] = [
+    Item {
+        name: "counters",
+        help: "print the kvm_stat counters when the machine ends ('stats' is the same)",
+        effect: Effect::Counters,
+    },
+    Item {
+        name: "stats",
+        help: "same as counters",
+        effect: Effect::Counters,
+    },
+    Item {
+        name: "engine",
+        help: "the software engine",
+        effect: Effect::Target("engine*"),
+    },
+    Item {
+        name: "jit",
+        help: "the translator",
+        effect: Effect::Target("jit*"),
+    },
+    Item {
+        name: "machine",
+        help: "machine set-up, boot and run loop",
+        effect: Effect::Target("machine*"),
+    },
+    Item {
+        name: "guest_errors",
+        help: "what the guest does to devices that hardware would not like",
+        effect: Effect::Target("devices*"),
+    },
+    Item {
+        name: "all",
+        help: "every log record",
+        effect: Effect::Target("*"),
+    },
+];
+
+/// What was asked to be logged.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
+    /// Print the counters at the end.
+    pub(crate) counters: bool,
+    /// Patterns of log targets; `*` at the end matches the rest.
+    pub(crate) targets: Vec<String>,
+}
+
+impl Request {
+    /// Adds the comma-separated items of `-d`.
+    pub(crate) fn add_items(&mut self, items: &str) -> Result<(), String> {
+        for name in items.split(',') {
+            let item = ITEMS.iter().find(|i| i.name == name).ok_or_else(|| {
+                let hint = did_you_mean(name, ITEMS.iter().map(|i| i.name));
+                format!("unknown log item '{name}'{hint}; '-d help' lists them")
+            })?;
+            match item.effect {
+                Effect::Counters => self.counters = true,
+                Effect::Target(pattern) => self.targets.push(pattern.to_string()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True if `target` matches `pattern`.
+pub(crate) fn matches(pattern: &str, target: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => target.starts_with(prefix),
+        None => target == pattern,
+    }
+}
+
+/// The list for `-d help`.
+pub(crate) fn list() -> String {
+    let rows = ITEMS.iter().map(|i| format!("{:<14}{}\n", i.name, i.help));
+    format!("Log items:\n{}", rows.collect::<String>())
+}

@@ -1,0 +1,69 @@
+//! Where log records go: warnings and errors to standard error, what `-d` and
+//! `-trace` asked for to standard error or the file of `-D`.
+
+use super::log_items::{self, Request};
+use std::fs::File;
+use std::io::{LineWriter, Write};
+use std::path::Path;
+use std::sync::Mutex;
+
+struct Logger {
+    program: &'static str,
+    targets: Vec<String>,
+    /// The file of `-D`; a leaf lock.
+    file: Option<Mutex<LineWriter<File>>>,
+}
+
+impl Logger {
+    fn asked_for(&self, target: &str) -> bool {
+        self.targets.iter().any(|p| log_items::matches(p, target))
+    }
+}
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn || self.asked_for(metadata.target())
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        let asked = self.asked_for(record.target());
+        if asked && let Some(file) = &self.file {
+            let mut file = file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            // A full disk must not stop the machine.
+            let _ = writeln!(file, "{}: {}", record.target(), record.args());
+        } else if record.level() <= log::Level::Warn {
+            let level = record.level().as_str().to_ascii_lowercase();
+            eprintln!("{}: {level}: {}", self.program, record.args());
+        } else if asked {
+            eprintln!("{}: {}", record.target(), record.args());
+        }
+    }
+    fn flush(&self) {}
+}
+
+/// Installs the logger; the error names the file.
+pub(crate) fn install(
+    program: &'static str,
+    request: &Request,
+    file: Option<&Path>,
+) -> Result<(), String> {
+    let file = match file {
+        None => None,
+        Some(path) => {
+            let file = File::create(path).map_err(|e| format!("-D {}: {e}", path.display()))?;
+            Some(Mutex::new(LineWriter::new(file)))
+        }
+    };
+    let level = match request.targets.is_empty() {
+        true => log::LevelFilter::Warn,
+        false => log::LevelFilter::Trace,
+    };
+    let logger = Logger {
+        program,
+        targets: request.targets.clone(),
+        file,
+    };
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(level);
+    }
+    Ok(())
+}

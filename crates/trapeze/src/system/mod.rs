@@ -1,0 +1,55 @@
+//! `trapeze system`: a machine from QEMU's options.
+
+mod accel;
+mod help;
+mod log_items;
+mod logger;
+mod parse;
+mod run;
+mod size;
+mod table;
+mod values;
+
+pub(crate) use parse::Options;
+pub(crate) use run::run;
+
+/// Under which name the options came.
+#[derive(Clone, Copy)]
+pub(crate) enum Personality {
+    /// `trapeze system`.
+    Trapeze,
+    /// One of QEMU's names, with the accelerators it tries by default.
+    Qemu {
+        /// The name.
+        name: &'static str,
+        /// Accelerators tried in order.
+        accelerators: &'static [&'static str],
+    },
+}
+
+impl Personality {
+    /// What messages begin with.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Trapeze => "trapeze",
+            Self::Qemu { name, .. } => name,
+        }
+    }
+}
+
+/// The version line.
+pub(crate) fn version() -> String {
+    format!("Trapeze emulator version {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Parses and runs; the exit code.
+pub(crate) fn main(personality: Personality, arguments: &[String]) -> u8 {
+    let mut options = Options::new(personality);
+    match options.parse(arguments) {
+        Ok(()) => run(options),
+        Err(why) => {
+            eprintln!("{}: {why}", personality.name());
+            1
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! From words to [`Options`], row by row of the table.
+
+use super::table::{OPTIONS, Row, Shape};
+use super::{Personality, accel, log_items};
+use crate::near::did_you_mean;
+use machine::{MachineConfig, PanicAction, SerialConfig};
+use std::path::PathBuf;
+
+/// What the command line asked for.
+pub(crate) struct Options {
+    /// Under which name.
+    pub(crate) personality: Personality,
+    /// The machine.
+    pub(crate) config: MachineConfig,
+    /// Accelerators to try in order; the personality's if empty.
+    pub(crate) accelerators: Vec<&'static accel::Row>,
+    /// Text to print instead of running.
+    pub(crate) print: Option<String>,
+    /// What to log.
+    pub(crate) log: log_items::Request,
+    /// The guest's name, for messages.
+    pub(crate) name: Option<String>,
+    /// `-serial` in order; `None` for a port that does not exist.
+    pub(crate) serial: Vec<Option<SerialConfig>>,
+    /// `-nographic` was given.
+    pub(crate) nographic: bool,
+    /// `-display none` was given.
+    pub(crate) no_display: bool,
+    /// `-nodefaults` was given.
+    pub(crate) no_defaults: bool,
+    /// `-D`.
+    pub(crate) log_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// Nothing asked for yet: QEMU's defaults.
+    pub(crate) fn new(personality: Personality) -> Self {
+        let config = MachineConfig {
+            panic_action: PanicAction::Shutdown,
+            ..MachineConfig::default()
+        };
+        Self {
+            personality,
+            config,
+            accelerators: Vec::new(),
+            print: None,
+            log: log_items::Request::default(),
+            name: None,
+            serial: Vec::new(),
+            nographic: false,
+            no_display: false,
+            no_defaults: false,
+            log_file: None,
+        }
+    }
+
+    /// Applies the words of a command line. The error is one line that names
+    /// the option.
+    pub(crate) fn parse(&mut self, arguments: &[String]) -> Result<(), String> {
+        let mut words = arguments.iter();
+        while let Some(word) = words.next() {
+            let row = find(word)?;
+            let value = match row.shape {
+                Shape::Flag => "",
+                Shape::Value(what) => words
+                    .next()
+                    .ok_or_else(|| format!("-{}: {what} is missing", row.name))?,
+            };
+            (row.apply)(self, value).map_err(|why| match value {
+                "" => format!("-{}: {why}", row.name),
+                value => format!("-{} {value}: {why}", row.name),
+            })?;
+        }
+        self.resolve_serial()
+    }
+
+    /// `-nographic` puts COM1 on the terminal; so does asking for no display
+    /// option at all, since there is no window COM1 could be shown in.
+    fn resolve_serial(&mut self) -> Result<(), String> {
+        if self.serial.is_empty() && !self.no_defaults {
+            let console = self.nographic || !self.no_display;
+            self.config.serial = vec![match console {
+                true => SerialConfig::Stdio,
+                false => SerialConfig::None,
+            }];
+            return Ok(());
+        }
+        while self.serial.last().is_some_and(|s| s.is_none()) {
+            self.serial.pop();
+        }
+        let ports = std::mem::take(&mut self.serial);
+        let stdio = |p: &&Option<SerialConfig>| matches!(p, Some(SerialConfig::Stdio));
+        if ports.iter().filter(stdio).count() > 1 {
+            return Err("-serial stdio: only one serial port can have the terminal".into());
+        }
+        self.config.serial = ports
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or("-serial none: only the last ports can be left out; use null")?;
+        Ok(())
+    }
+}
+
+/// The row for a word such as `-kernel` or `--kernel`.
+fn find(word: &str) -> Result<&'static Row, String> {
+    let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+        return Err(format!(
+            "{word}: disk images are not supported yet; options begin with '-'"
+        ));
+    };
+    let matches = |row: &&Row| row.name == name || row.aliases.contains(&name);
+    OPTIONS.iter().find(matches).ok_or_else(|| {
+        let names = OPTIONS
+            .iter()
+            .flat_map(|r| std::iter::once(r.name).chain(r.aliases.iter().copied()));
+        format!(
+            "{word}: unknown or unsupported option{}; -help lists what there is",
+            did_you_mean(name, names)
+        )
+    })
+}

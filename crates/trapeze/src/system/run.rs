@@ -1,0 +1,81 @@
+//! Runs the machine the options describe.
+
+use super::{Options, accel, logger, size};
+use machine::{Machine, Outcome};
+
+/// Runs; the exit code, QEMU's where QEMU has one.
+pub(crate) fn run(options: Options) -> u8 {
+    if let Some(text) = options.print {
+        println!("{}", text.trim_end());
+        return 0;
+    }
+    let program = options.personality.name();
+    let prefix = match &options.name {
+        Some(name) => format!("{program}: {name}"),
+        None => program.to_string(),
+    };
+    match start(options, program) {
+        Ok(outcome) => {
+            if let Some(text) = farewell(outcome) {
+                eprintln!("{prefix}: {text}");
+            }
+            outcome.exit_code().clamp(0, 255) as u8
+        }
+        Err(why) => {
+            eprintln!("{prefix}: {why}");
+            1
+        }
+    }
+}
+
+fn start(options: Options, program: &'static str) -> Result<Outcome, String> {
+    logger::install(program, &options.log, options.log_file.as_deref())?;
+    let hypervisor = accel::open(&options.accelerators, options.personality)?;
+    warn_of_memory(options.config.ram_bytes);
+    let machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
+    machine.run().map_err(|e| e.to_string())
+}
+
+/// Guest memory is only taken as the guest touches it, so more than the host
+/// has is no error; it may end badly all the same.
+fn warn_of_memory(guest: u64) {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    if let Some(host) = host_memory(&text).filter(|&host| guest > host) {
+        log::warn!(
+            "-m: {} is more than the host's {} MiB; the guest can fail when it uses them",
+            size::show(guest),
+            host >> 20
+        );
+    }
+}
+
+/// `MemTotal` of proc(5)'s meminfo, in bytes.
+fn host_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// What the user is told at the end, if anything.
+fn farewell(outcome: Outcome) -> Option<String> {
+    match outcome {
+        Outcome::PowerOff | Outcome::Reset | Outcome::Quit => None,
+        Outcome::TripleFault => Some("the guest triple-faulted".into()),
+        Outcome::GuestPanic(_) => Some("the guest kernel panicked; its console says why".into()),
+        Outcome::Signal(number) => Some(format!("terminating on signal {number}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_memory_is_read_as_proc_writes_it() {
+        assert_eq!(
+            host_memory("MemTotal:       24689108 kB\n"),
+            Some(24689108 << 10)
+        );
+        assert_eq!(host_memory("nonsense"), None);
+    }
+}

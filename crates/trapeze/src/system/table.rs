@@ -1,0 +1,77 @@
+//! The options, one row each. Parser, `-help` and `docs/options.md` all come
+//! from this table.
+
+use super::parse::Options;
+use super::values as v;
+
+/// What follows an option's name.
+pub(crate) enum Shape {
+    /// Nothing.
+    Flag,
+    /// One word, described by this.
+    Value(&'static str),
+}
+
+use Shape::{Flag, Value};
+
+/// One option.
+pub(crate) struct Row {
+    /// Name without the dash.
+    pub(crate) name: &'static str,
+    /// Other names.
+    pub(crate) aliases: &'static [&'static str],
+    /// What follows it.
+    pub(crate) shape: Shape,
+    /// Help, one sentence or two.
+    pub(crate) help: &'static str,
+    /// Puts the value into the options; the error says what is wrong with it
+    /// and what would work.
+    pub(crate) apply: fn(&mut Options, &str) -> Result<(), String>,
+}
+
+const fn row(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    shape: Shape,
+    help: &'static str,
+    apply: fn(&mut Options, &str) -> Result<(), String>,
+) -> Row {
+    Row {
+        name,
+        aliases,
+        shape,
+        help,
+        apply,
+    }
+}
+
+/// Every option.
+#[rustfmt::skip]
+pub(crate) const OPTIONS: &[Row] = &[
+    row("help", &["h"], Flag, "print this help", v::help),
+    row("version", &[], Flag, "print the version", v::version),
+    row("machine", &["M"], Value("NAME[,accel=A:B]"), "the board: 'trapeze', a PC without PCI for direct kernel boot; 'help' lists", v::machine),
+    row("accel", &[], Value("NAME"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists", v::accel),
+    row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
+    row("cpu", &[], Value("MODEL"), "'max': everything the accelerator offers (the default); 'host': what it offers of the host CPU", v::cpu),
+    row("smp", &[], Value("[cpus=]N[,sockets=N]"), "number of vCPUs (default 1)", v::smp),
+    row("m", &[], Value("[size=]SIZE"), "guest memory in MiB, or with suffix K, M, G or T (default 128M)", v::memory),
+    row("kernel", &[], Value("FILE"), "boot this Linux bzImage or PVH ELF file", v::kernel),
+    row("initrd", &[], Value("FILE"), "initial RAM disk for -kernel", v::initrd),
+    row("append", &[], Value("TEXT"), "command line for -kernel", v::append),
+    row("nographic", &[], Flag, "COM1 on the terminal; Ctrl-A X quits, Ctrl-A H lists the other keys", v::nographic),
+    row("display", &[], Value("none"), "there is no display; COM1 is not shown unless -serial says so", v::display),
+    row("serial", &[], Value("DEVICE"), "COM1 (then COM2, ...): stdio, mon:stdio, file:PATH, null (output is dropped) or none (no port)", v::serial),
+    row("monitor", &[], Value("none"), "there is no monitor", v::only_none),
+    row("parallel", &[], Value("none"), "there is no parallel port", v::only_none),
+    row("vga", &[], Value("none"), "there is no graphics adapter", v::only_none),
+    row("nic", &[], Value("none"), "there is no network adapter", v::only_none),
+    row("net", &[], Value("none"), "there is no network adapter", v::only_none),
+    row("nodefaults", &[], Flag, "no serial port unless -serial asks for one", v::no_defaults),
+    row("name", &[], Value("NAME"), "name of the guest, shown in messages", v::name),
+    row("no-reboot", &[], Flag, "end instead of rebooting", v::no_reboot),
+    row("action", &[], Value("EVENT=ACTION[,...]"), "reboot=reset|shutdown; shutdown=poweroff; panic=none|pause|shutdown|exit-failure (default shutdown)", v::action),
+    row("d", &[], Value("ITEM[,...]"), "log these items; 'help' lists", v::log_items),
+    row("trace", &[], Value("[enable=]PATTERN[,file=FILE]"), "log records whose target matches, '*' at the end matches the rest", v::trace),
+    row("D", &[], Value("FILE"), "write what -d and -trace ask for to this file", v::log_file),
+];

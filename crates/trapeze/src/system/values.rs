@@ -1,0 +1,256 @@
+//! What each option's value means: the `apply` functions of the table.
+
+use super::parse::Options;
+use super::{accel, help, log_items, size};
+use machine::{CpuModel, Image, PanicAction, SerialConfig};
+use std::path::PathBuf;
+
+type Applied = Result<(), String>;
+
+/// The one board of this version.
+const BOARD: &str = "trapeze";
+const BOARD_HELP: &str = "Boards:\n\
+    trapeze   PC without PCI: 8259, I/O APIC, 8254, RTC, 16550, ACPI; boots a kernel directly\n";
+
+/// Comma-separated `key=value` words.
+fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    text.split(',').map(|word| match word.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (word, None),
+    })
+}
+
+fn no_such(what: &str, name: &str, list: &str) -> String {
+    format!("{what} '{name}' is not supported; there is {list}")
+}
+
+/// Prints instead of running; the first request counts.
+fn print(options: &mut Options, text: String) -> Applied {
+    options.print.get_or_insert(text);
+    Ok(())
+}
+
+pub(super) fn help(options: &mut Options, _: &str) -> Applied {
+    let program = options.personality.name();
+    print(options, help::text(program))
+}
+
+pub(super) fn version(options: &mut Options, _: &str) -> Applied {
+    print(options, super::version())
+}
+
+pub(super) fn machine(options: &mut Options, value: &str) -> Applied {
+    for (position, (key, value)) in pairs(value).enumerate() {
+        match (key, value) {
+            ("help" | "?", None) => return print(options, BOARD_HELP.into()),
+            ("accel", Some(names)) => {
+                options.accelerators.clear();
+                for name in names.split(':') {
+                    options.accelerators.push(accel::by_name(name)?);
+                }
+            }
+            ("type", Some(BOARD)) => {}
+            ("type", Some(name)) => return Err(no_such("board", name, BOARD)),
+            (BOARD, None) if position == 0 => {}
+            (name, None) if position == 0 => return Err(no_such("board", name, BOARD)),
+            (key, _) => return Err(no_such("property", key, "accel")),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn accel(options: &mut Options, value: &str) -> Applied {
+    if matches!(value, "help" | "?") {
+        let rows = accel::ACCELERATORS.iter();
+        let rows = rows.map(|r| format!("{:<8}{}\n", r.name, r.help));
+        return print(
+            options,
+            format!("Accelerators:\n{}", rows.collect::<String>()),
+        );
+    }
+    let (name, property) = value.split_once(',').unwrap_or((value, ""));
+    options.accelerators.push(accel::by_name(name)?);
+    match property {
+        "" => Ok(()),
+        property => Err(format!(
+            "property '{property}' is not supported; there are none"
+        )),
+    }
+}
+
+pub(super) fn cpu(options: &mut Options, value: &str) -> Applied {
+    let (model, feature) = value.split_once(',').unwrap_or((value, ""));
+    options.config.cpu_model = match model {
+        "max" => CpuModel::Max,
+        "host" => CpuModel::Host,
+        "help" | "?" => {
+            return print(options, "CPU models:\nmax\nhost\n".into());
+        }
+        name => return Err(no_such("CPU model", name, "max and host")),
+    };
+    match feature {
+        "" => Ok(()),
+        feature => Err(format!("feature '{feature}' cannot be changed yet")),
+    }
+}
+
+pub(super) fn smp(options: &mut Options, value: &str) -> Applied {
+    let mut cpus = None;
+    let mut sockets = None;
+    for (position, (key, value)) in pairs(value).enumerate() {
+        let (key, text) = match (key, value) {
+            (count, None) if position == 0 => ("cpus", count),
+            (key, value) => (key, value.unwrap_or_default()),
+        };
+        let number = text.parse::<u32>().ok().filter(|&n| n > 0);
+        let number = number.ok_or_else(|| format!("'{text}' is not a number of {key}"))?;
+        match key {
+            "cpus" => cpus = Some(number),
+            "sockets" => sockets = Some(number),
+            "maxcpus" | "cores" | "threads" | "dies" | "clusters" if number == 1 => {}
+            "maxcpus" if cpus == Some(number) => {}
+            key => {
+                let why = "every vCPU is a socket and there is no hot-plug: cpus and sockets";
+                return Err(no_such("property", key, why));
+            }
+        }
+    }
+    options.config.vcpus = cpus.or(sockets).unwrap_or(1);
+    match sockets.is_some_and(|s| s != options.config.vcpus) {
+        true => Err("the number of sockets must be the number of cpus".into()),
+        false => Ok(()),
+    }
+}
+
+pub(super) fn memory(options: &mut Options, value: &str) -> Applied {
+    for (position, (key, value)) in pairs(value).enumerate() {
+        let text = match (key, value) {
+            ("size", Some(text)) => text,
+            (text, None) if position == 0 => text,
+            (key, _) => return Err(no_such("property", key, "size")),
+        };
+        options.config.ram_bytes = size::parse(text, 20)?;
+    }
+    match options.config.ram_bytes {
+        0 => Err("a machine needs some memory, such as 1G".into()),
+        _ => Ok(()),
+    }
+}
+
+fn file(value: &str) -> Result<Image, String> {
+    match value {
+        "" => Err("a file name is missing".into()),
+        path => Ok(Image::Path(PathBuf::from(path))),
+    }
+}
+
+pub(super) fn kernel(options: &mut Options, value: &str) -> Applied {
+    options.config.kernel = Some(file(value)?);
+    Ok(())
+}
+
+pub(super) fn initrd(options: &mut Options, value: &str) -> Applied {
+    options.config.initrd = Some(file(value)?);
+    Ok(())
+}
+
+pub(super) fn append(options: &mut Options, value: &str) -> Applied {
+    options.config.cmdline = value.to_string();
+    Ok(())
+}
+
+pub(super) fn nographic(options: &mut Options, _: &str) -> Applied {
+    options.nographic = true;
+    Ok(())
+}
+
+pub(super) fn display(options: &mut Options, value: &str) -> Applied {
+    options.no_display = true;
+    only_none(options, value)
+}
+
+pub(super) fn only_none(_: &mut Options, value: &str) -> Applied {
+    match value {
+        "none" => Ok(()),
+        _ => Err("not supported yet; only 'none' is".into()),
+    }
+}
+
+pub(super) fn serial(options: &mut Options, value: &str) -> Applied {
+    let port = match value.split_once(':').unwrap_or((value, "")) {
+        ("stdio", "") | ("mon", "stdio") => Some(SerialConfig::Stdio),
+        ("null", "") => Some(SerialConfig::None),
+        ("none", "") => None,
+        ("file", "") => return Err("a file name is missing; write file:PATH".into()),
+        ("file", path) => Some(SerialConfig::File(PathBuf::from(path))),
+        _ => return Err("not supported; there are stdio, mon:stdio, file:PATH, null, none".into()),
+    };
+    if options.serial.len() == 4 {
+        return Err("a PC has four serial ports".into());
+    }
+    options.serial.push(port);
+    Ok(())
+}
+
+pub(super) fn no_defaults(options: &mut Options, _: &str) -> Applied {
+    options.no_defaults = true;
+    Ok(())
+}
+
+pub(super) fn name(options: &mut Options, value: &str) -> Applied {
+    let name = value.strip_prefix("guest=").unwrap_or(value);
+    if name.contains(',') {
+        return Err("only the guest's name is supported".into());
+    }
+    options.name = Some(name.to_string());
+    Ok(())
+}
+
+pub(super) fn no_reboot(options: &mut Options, _: &str) -> Applied {
+    options.config.no_reboot = true;
+    Ok(())
+}
+
+pub(super) fn action(options: &mut Options, value: &str) -> Applied {
+    for (key, value) in pairs(value) {
+        let config = &mut options.config;
+        match (key, value.unwrap_or_default()) {
+            ("reboot", "reset") => config.no_reboot = false,
+            ("reboot", "shutdown") => config.no_reboot = true,
+            ("shutdown", "poweroff") => {}
+            ("panic", "none") => config.panic_action = PanicAction::None,
+            ("panic", "pause") => config.panic_action = PanicAction::Pause,
+            ("panic", "shutdown") => config.panic_action = PanicAction::Shutdown,
+            ("panic", "exit-failure") => config.panic_action = PanicAction::ExitFailure,
+            ("reboot", _) => return Err("reboot takes reset or shutdown".into()),
+            ("shutdown", _) => return Err("shutdown takes poweroff".into()),
+            ("panic", _) => return Err("panic takes none, pause, shutdown or exit-failure".into()),
+            (key, _) => return Err(no_such("event", key, "reboot, shutdown and panic")),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn log_items(options: &mut Options, value: &str) -> Applied {
+    match value {
+        "help" | "?" => print(options, log_items::list()),
+        items => options.log.add_items(items),
+    }
+}
+
+pub(super) fn trace(options: &mut Options, value: &str) -> Applied {
+    for (position, (key, value)) in pairs(value).enumerate() {
+        match (key, value) {
+            ("enable", Some(pattern)) => options.log.targets.push(pattern.into()),
+            ("file", Some(path)) => options.log_file = Some(PathBuf::from(path)),
+            (pattern, None) if position == 0 => options.log.targets.push(pattern.into()),
+            (key, _) => return Err(no_such("property", key, "enable and file")),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn log_file(options: &mut Options, value: &str) -> Applied {
+    options.log_file = Some(PathBuf::from(value));
+    Ok(())
+}
