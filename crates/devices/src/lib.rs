@@ -1,1 +1,37 @@
-//! placeholder
+//! Devices of the PC as pure state machines with thin adaptors.
+//!
+//! A device's *core* turns register reads and writes into values; time comes
+//! in as an argument. Its *adaptor* adds the lock, the bus interface, the
+//! interrupt line and the clock. Machine-level consequences (reset, power
+//! off) are returned from the write that asked for them, never performed.
+//! No device knows a backend: interrupts leave through [`IrqLine`].
+#![forbid(unsafe_code)]
+
+pub mod acpi_pm;
+mod bus;
+mod clock;
+pub mod i8042;
+mod irq;
+pub mod pvpanic;
+pub mod reset;
+pub mod rtc;
+pub mod sink_port;
+pub mod timed;
+pub mod uart;
+
+pub use bus::{BusError, MmioBus, MmioDevice, PortBus, PortDevice, all_ones};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use irq::{IrqLine, NoIrq};
+
+/// A machine-level consequence of a register write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Reset the whole machine.
+    Reset,
+    /// Switch the machine off (ACPI S5).
+    PowerOff,
+    /// The guest says that it panicked (pvpanic bit 0).
+    GuestPanicked,
+    /// The guest panicked and handles it itself, by a crash kernel (bit 1).
+    CrashLoaded,
+}

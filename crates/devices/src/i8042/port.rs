@@ -1,0 +1,102 @@
+//! The keyboard controller on its two ports.
+
+use super::controller::Controller;
+use crate::{Effect, IrqLine, PortDevice};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// The controller behind port 0x60; [`CommandPort`] is its port 0x64.
+pub struct I8042 {
+    /// See [`crate::uart::SerialPort`] for the lock order.
+    state: Mutex<(Controller, bool)>,
+    irq: Arc<dyn IrqLine>,
+}
+
+impl I8042 {
+    /// After power-on.
+    pub fn new(irq: Arc<dyn IrqLine>) -> Self {
+        Self {
+            state: Mutex::new((Controller::default(), false)),
+            irq,
+        }
+    }
+
+    /// Presses or releases keys: scan codes of set 1. False if the keyboard
+    /// is off or its buffer full.
+    pub fn press(&self, codes: &[u8]) -> bool {
+        self.with(|c| {
+            let taken = c.keyboard.press(codes);
+            c.refill();
+            taken
+        })
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Controller) -> R) -> R {
+        let mut state = self.state.lock();
+        let (controller, level) = &mut *state;
+        let result = act(controller);
+        self.drive(controller.irq(), level);
+        result
+    }
+
+    fn drive(&self, now: bool, level: &mut bool) {
+        if now != *level {
+            *level = now;
+            self.irq.set_level(now);
+        }
+    }
+}
+
+impl PortDevice for I8042 {
+    fn read(&self, _offset: u16, _size: u8) -> u32 {
+        let mut state = self.state.lock();
+        let (controller, level) = &mut *state;
+        let byte = controller.read_data();
+        // IRQ 1 is edge-triggered: it must fall between two bytes.
+        self.drive(controller.irq(), level);
+        controller.refill();
+        self.drive(controller.irq(), level);
+        byte.into()
+    }
+    fn write(&self, _offset: u16, _size: u8, value: u32) -> Option<Effect> {
+        self.with(|c| c.write_data(value as u8))
+    }
+}
+
+/// Port 0x64 of an [`I8042`].
+pub struct CommandPort(pub Arc<I8042>);
+
+impl PortDevice for CommandPort {
+    fn read(&self, _offset: u16, _size: u8) -> u32 {
+        self.0.with(|c| c.read_status()).into()
+    }
+    fn write(&self, _offset: u16, _size: u8, value: u32) -> Option<Effect> {
+        self.0.with(|c| c.write_command(value as u8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Levels(Mutex<Vec<bool>>);
+    impl IrqLine for Levels {
+        fn set_level(&self, high: bool) {
+            self.0.lock().push(high);
+        }
+    }
+
+    #[test]
+    fn every_byte_is_an_edge() {
+        let levels = Arc::new(Levels::default());
+        let device = Arc::new(I8042::new(levels.clone()));
+        let command = CommandPort(device.clone());
+        assert_eq!(command.read(0, 1), 0x14);
+        assert!(device.press(&[0x1e, 0x9e]));
+        assert_eq!(device.read(0, 1), 0x1e);
+        assert_eq!(device.read(0, 1), 0x9e);
+        assert_eq!(*levels.0.lock(), [true, false, true, false]);
+        assert_eq!(command.write(0, 1, 0xfe), Some(Effect::Reset));
+    }
+}
