@@ -62,7 +62,8 @@ pub(crate) fn install(
         targets: request.targets.clone(),
         file,
     };
-    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+    // A logger lives as long as the process.
+    if log::set_logger(Box::leak(Box::new(logger))).is_ok() {
         log::set_max_level(level);
     }
     Ok(())
