@@ -141,7 +141,8 @@ pub trait Vcpu: Send {
     fn sregs(&self) -> Result<kvm_sregs>;
     /// Sets what [`Vcpu::sregs`] returns; invalid combinations are refused.
     fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result<()>;
-    /// x87 and SSE state.
+    /// x87 and SSE registers; `mxcsr` is not part of it on every kernel, use
+    /// [`Vcpu::xsave`] for that.
     fn fpu(&self) -> Result<kvm_fpu>;
     /// Sets what [`Vcpu::fpu`] returns.
     fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<()>;

@@ -1,0 +1,77 @@
+//! Runs the conformance suite of [`hv::conformance`] on a backend.
+//!
+//! One line per case and a summary; exit code 1 if a case failed.
+
+mod report;
+
+use anyhow::{Context, Result, bail};
+use hv::Hypervisor;
+use hv::conformance::{Case, cases};
+use report::Report;
+
+const USAGE: &str = "\
+usage: conformance [--backend NAME] [--filter TEXT] [--list]
+
+  --backend NAME  which backend runs the cases (kvm; default kvm)
+  --filter TEXT   only cases whose group::name contains TEXT
+  --list          print the cases and their sources, run nothing";
+
+/// The parsed command line.
+struct Options {
+    backend: String,
+    filter: String,
+    list: bool,
+}
+
+fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
+    let mut options = Options {
+        backend: "kvm".to_owned(),
+        filter: String::new(),
+        list: false,
+    };
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--backend" => options.backend = value()?,
+            "--filter" => options.filter = value()?,
+            "--list" => options.list = true,
+            _ => bail!("unknown argument '{arg}'\n{USAGE}"),
+        }
+    }
+    Ok(options)
+}
+
+/// A backend's name and how to get it.
+type Backend = (&'static str, fn() -> hv::Result<Box<dyn Hypervisor>>);
+
+/// Every backend this command can drive.
+const BACKENDS: &[Backend] = &[("kvm", || Ok(Box::new(kvm::Kvm::new()?)))];
+
+fn backend(name: &str) -> Result<Box<dyn Hypervisor>> {
+    let Some((_, open)) = BACKENDS.iter().find(|(known, _)| *known == name) else {
+        let names: Vec<_> = BACKENDS.iter().map(|(name, _)| *name).collect();
+        bail!("no backend '{name}', there are: {}", names.join(", "));
+    };
+    open().with_context(|| format!("backend '{name}'"))
+}
+
+fn selected(filter: &str) -> impl Iterator<Item = &'static Case> {
+    cases().filter(move |case| format!("{}::{}", case.group, case.name).contains(filter))
+}
+
+fn main() -> Result<std::process::ExitCode> {
+    let options = parse(std::env::args().skip(1))?;
+    if options.list {
+        for case in selected(&options.filter) {
+            println!("{}::{}  [{}]", case.group, case.name, case.manual);
+        }
+        return Ok(std::process::ExitCode::SUCCESS);
+    }
+    let hv = backend(&options.backend)?;
+    let mut report = Report::default();
+    for case in selected(&options.filter) {
+        report.add(case, (case.run)(hv.as_ref()));
+    }
+    Ok(report.finish())
+}

@@ -1,1 +1,0 @@
-//! The conformance suite: guest programs every backend must run alike.

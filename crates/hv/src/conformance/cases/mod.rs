@@ -1,0 +1,52 @@
+//! The table of cases, one file a group.
+
+/// Declares a group's table: name of the function, source of its expectation.
+macro_rules! group {
+    ($group:literal: $($name:ident $manual:literal),* $(,)?) => {
+        pub static CASES: &[crate::conformance::Case] = &[$(
+            crate::conformance::Case {
+                name: stringify!($name),
+                group: $group,
+                manual: $manual,
+                run: $name,
+            }
+        ),*];
+    };
+}
+
+mod delivery;
+mod fault;
+mod mmio;
+mod pio;
+mod regs;
+mod slots;
+
+use super::guest::{Guest, Mode};
+use super::{Case, Failure};
+use crate::Hypervisor;
+
+/// Every group's cases.
+pub static GROUPS: &[&[Case]] = &[
+    pio::CASES,
+    mmio::CASES,
+    fault::CASES,
+    delivery::CASES,
+    slots::CASES,
+    regs::CASES,
+];
+
+/// Runs a check in each of several modes, naming the mode that fails.
+fn in_modes(
+    hv: &dyn Hypervisor,
+    modes: &[Mode],
+    check: impl Fn(&mut Guest) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for mode in modes {
+        let result = Guest::new(hv, *mode).and_then(|mut guest| check(&mut guest));
+        if let Err(Failure::Wrong(why)) = result {
+            return Err(Failure::Wrong(format!("{mode:?}: {why}")));
+        }
+        result?;
+    }
+    Ok(())
+}
