@@ -114,6 +114,12 @@ pub trait Env {
     ) -> Result<(), Stop>;
     /// Checks that `len` bytes may be accessed so, without accessing them.
     fn probe(&mut self, cpu: &mut CpuState, la: u64, len: u32, how: Access) -> Result<(), Stop>;
+    /// True if `len` bytes at `la`, inside one page, are mapped plain memory
+    /// that may be accessed so without a fault or a device seeing it; then a
+    /// `rep` string instruction moves them in one piece. False is always right.
+    fn plain(&mut self, _cpu: &mut CpuState, _la: u64, _len: u32, _how: Access) -> bool {
+        false
+    }
     /// Fetches `buf.len()` instruction bytes; the range stays in one page.
     fn fetch(&mut self, cpu: &mut CpuState, la: u64, buf: &mut [u8]) -> Result<(), Stop>;
     /// Atomically replaces the value at `la` by `f(old)`; returns old.

@@ -18,6 +18,9 @@
 #![forbid(unsafe_code)]
 
 mod env;
+mod int;
 mod operand;
+
+pub mod table;
 
 pub use env::{Access, Counted, Env, MmuEvent, Stop};

@@ -1,0 +1,263 @@
+//! Vector, x87 and MMX instructions: control-register checks, the memory
+//! operand, then the host executes them.
+
+use super::{gather, vector};
+use crate::env::{Access, Env, Stop};
+use crate::operand::{Ctx, Handled, mask};
+use crate::table::{self, Unit};
+use iced_x86::{Instruction, Mnemonic as M, Register};
+use x86::{Exception, Seg, cr0, cr4, xstate};
+
+const AVX_STATE: u64 = xstate::SSE | xstate::AVX;
+
+/// #UD or #NM for a unit that is off (SDM vol 2, 2.4 to 2.8; vol 3, table 13-1
+/// and 12-1).
+fn check_unit<E: Env>(ctx: &Ctx<E>, unit: Unit) -> Result<(), Stop> {
+    let cpu = &*ctx.cpu;
+    let em = cpu.cr0 & cr0::EM != 0;
+    let ts = cpu.cr0 & cr0::TS != 0;
+    let enabled =
+        |state: u64| cpu.protected() && cpu.cr4 & cr4::OSXSAVE != 0 && cpu.xcr0 & state == state;
+    let offered = table::cpuid_ok(ctx.env, ctx.insn);
+    let (ok, available) = match unit {
+        Unit::X87 => (true, !em && !ts),
+        Unit::Wait => (true, !(ts && cpu.cr0 & cr0::MP != 0)),
+        Unit::Mmx => (!em, !ts),
+        Unit::Sse => (!em && cpu.cr4 & cr4::OSFXSR != 0, !ts),
+        Unit::Avx => (enabled(AVX_STATE), !ts),
+        Unit::Avx512 => (enabled(AVX_STATE | xstate::AVX512), !ts),
+    };
+    if !ok || !offered {
+        Err(Exception::UD.into())
+    } else if !available {
+        Err(Exception::NM.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Does a misaligned memory operand of `len` bytes fault? Legacy SSE: all
+/// 16-byte operands but a few; VEX and EVEX: only the explicitly aligned moves
+/// (SDM vol 1, 14.9; vol 2, 2.4).
+fn must_align(insn: &Instruction, unit: Unit, len: usize) -> bool {
+    use M::*;
+    match unit {
+        Unit::Sse => {
+            len == 16
+                && !matches!(
+                    insn.mnemonic(),
+                    Movups
+                        | Movupd
+                        | Movdqu
+                        | Lddqu
+                        | Pcmpestri
+                        | Pcmpestri64
+                        | Pcmpestrm
+                        | Pcmpestrm64
+                        | Pcmpistri
+                        | Pcmpistrm
+                )
+        }
+        Unit::Avx | Unit::Avx512 => matches!(
+            insn.mnemonic(),
+            Vmovaps
+                | Vmovapd
+                | Vmovdqa
+                | Vmovdqa32
+                | Vmovdqa64
+                | Vmovntps
+                | Vmovntpd
+                | Vmovntdq
+                | Vmovntdqa
+        ),
+        _ => false,
+    }
+}
+
+/// Compressing stores and expanding loads touch only as many elements as the
+/// mask has bits (SDM vol 2, VPCOMPRESSB, VPEXPANDB).
+fn is_packed(m: M) -> bool {
+    use M::*;
+    matches!(
+        m,
+        Vpcompressb
+            | Vpcompressw
+            | Vpcompressd
+            | Vpcompressq
+            | Vcompressps
+            | Vcompresspd
+            | Vpexpandb
+            | Vpexpandw
+            | Vpexpandd
+            | Vpexpandq
+            | Vexpandps
+            | Vexpandpd
+    )
+}
+
+/// The memory operand of one instruction.
+struct Operand {
+    seg: Seg,
+    offset: u64,
+    len: usize,
+    /// Bytes of an element, for masking.
+    element: usize,
+    /// Enabled elements; all ones without a mask.
+    enabled: u64,
+    masked: bool,
+    wrap: u64,
+    align: bool,
+    reads: bool,
+    writes: bool,
+}
+
+impl Operand {
+    fn new<E: Env>(ctx: &Ctx<E>, i: u32, unit: Unit) -> Self {
+        let insn = ctx.insn;
+        let (seg, offset) = ctx.ea(i);
+        let size = insn.memory_size();
+        let len = size.size().min(64);
+        let element = size.element_size().max(1);
+        let (reads, writes) = table::op_access(insn, i);
+        let k = insn.op_mask();
+        let masked = k != Register::None && !insn.is_broadcast();
+        let mut o = Self {
+            seg,
+            offset,
+            len,
+            element,
+            enabled: if masked {
+                vector::opmask(ctx.cpu, k)
+            } else {
+                u64::MAX
+            },
+            masked,
+            wrap: mask(ctx.address_size()),
+            align: must_align(insn, unit, len),
+            reads,
+            writes,
+        };
+        if is_packed(insn.mnemonic()) {
+            let all = mask_of(len / element);
+            let n = (o.enabled & all).count_ones() as usize;
+            (o.len, o.masked) = (n * element, false);
+        }
+        o
+    }
+
+    /// Linear address of the whole operand, alignment checked.
+    fn linear<E: Env>(&self, ctx: &mut Ctx<E>, how: Access) -> Result<u64, Stop> {
+        let la = ctx.linear(self.seg, self.offset, self.len as u32, how)?;
+        if self.align && la & (self.len.next_power_of_two() as u64 - 1) != 0 {
+            return Err(Exception::GP0.into());
+        }
+        Ok(la)
+    }
+
+    /// Offsets and positions of the enabled elements.
+    fn elements(&self) -> impl Iterator<Item = (u64, usize)> + use<> {
+        let (offset, wrap, size) = (self.offset, self.wrap, self.element);
+        let (enabled, n) = (self.enabled, (self.len / size).min(64));
+        (0..n)
+            .filter(move |i| enabled >> i & 1 != 0)
+            .map(move |i| (offset.wrapping_add((i * size) as u64) & wrap, i * size))
+    }
+
+    fn read<E: Env>(&self, ctx: &mut Ctx<E>, buf: &mut [u8]) -> Result<(), Stop> {
+        let whole = self.linear(ctx, Access::Read).and_then(|la| {
+            ctx.env
+                .load_bytes(ctx.cpu, la, &mut buf[..self.len], Access::Read)
+        });
+        match whole {
+            // Masked-off elements do not fault (SDM vol 2, 2.7.10).
+            Err(Stop::Fault(e)) if self.masked && !(self.align && e == Exception::GP0) => {
+                for (offset, at) in self.elements() {
+                    ctx.read_bytes(self.seg, offset, &mut buf[at..at + self.element])?;
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Faults that the write will raise, before any register changes.
+    fn check_write<E: Env>(&self, ctx: &mut Ctx<E>) -> Result<(), Stop> {
+        if !self.masked {
+            let la = self.linear(ctx, Access::Write)?;
+            return ctx.env.probe(ctx.cpu, la, self.len as u32, Access::Write);
+        }
+        if self.align && self.offset & (self.len as u64 - 1) != 0 {
+            return Err(Exception::GP0.into());
+        }
+        for (offset, _) in self.elements() {
+            let la = ctx.linear(self.seg, offset, self.element as u32, Access::Write)?;
+            ctx.env
+                .probe(ctx.cpu, la, self.element as u32, Access::Write)?;
+        }
+        Ok(())
+    }
+
+    fn write<E: Env>(&self, ctx: &mut Ctx<E>, buf: &[u8]) -> Result<(), Stop> {
+        if !self.masked {
+            return ctx.write_bytes(self.seg, self.offset, &buf[..self.len]);
+        }
+        for (offset, at) in self.elements() {
+            ctx.write_bytes(self.seg, offset, &buf[at..at + self.element])?;
+        }
+        Ok(())
+    }
+}
+
+/// `n` low bits.
+const fn mask_of(n: usize) -> u64 {
+    if n >= 64 { u64::MAX } else { (1 << n) - 1 }
+}
+
+/// LDMXCSR: reserved bits raise #GP(0) (SDM vol 1, 10.2.3).
+fn check_mxcsr(m: M, buf: &[u8]) -> Result<(), Stop> {
+    let load = matches!(m, M::Ldmxcsr | M::Vldmxcsr);
+    if load && (buf[2] != 0 || buf[3] != 0) {
+        return Err(Exception::GP0.into());
+    }
+    Ok(())
+}
+
+/// Runs an instruction of `unit` with its memory operand `o`.
+fn with_memory<E: Env>(ctx: &mut Ctx<E>, unit: Unit, o: &Operand) -> Result<(), Stop> {
+    let mut buf = [0u8; 64];
+    let full = ctx.insn.memory_size().size().min(64);
+    if o.reads && o.len > 0 {
+        o.read(ctx, &mut buf)?;
+        check_mxcsr(ctx.insn.mnemonic(), &buf)?;
+    }
+    if !o.writes || o.len == 0 {
+        ctx.env.native(ctx.cpu, ctx.insn, &mut buf[..full])?;
+        return Ok(());
+    }
+    o.check_write(ctx)?;
+    // A store that pops the x87 stack must not have popped it if the write
+    // has to be made again.
+    let before = (unit == Unit::X87).then(|| ctx.cpu.xsave.clone());
+    ctx.env.native(ctx.cpu, ctx.insn, &mut buf[..full])?;
+    let done = o.write(ctx, &buf);
+    if let (Err(_), Some(x)) = (&done, before) {
+        ctx.cpu.xsave = x;
+    }
+    done
+}
+
+/// Executes a vector, MMX or x87 instruction.
+pub(super) fn run<E: Env>(ctx: &mut Ctx<E>, unit: Unit) -> Result<Handled, Stop> {
+    check_unit(ctx, unit)?;
+    if gather::is_sparse(ctx.insn) {
+        return gather::run(ctx);
+    }
+    match table::memory_operand(ctx.insn) {
+        None => ctx.env.native(ctx.cpu, ctx.insn, &mut [])?,
+        Some(i) => {
+            let o = Operand::new(ctx, i, unit);
+            with_memory(ctx, unit, &o)?;
+        }
+    }
+    Ok(Handled::Next)
+}
