@@ -88,7 +88,8 @@ impl Drop for Registration {
 }
 
 /// Sends faults whose PC lies in `range` to `handler`, and makes sure the
-/// process-wide signal handler is installed.
+/// process-wide signal handler is installed. Ranges may overlap: a handler
+/// that returns false leaves the fault to the others.
 ///
 /// # Errors
 /// `sigaction` failed, or 256 ranges are registered already.
@@ -108,17 +109,18 @@ pub fn register(range: Range<usize>, handler: Handler) -> io::Result<Registratio
     Err(io::Error::other("all 256 code ranges are in use"))
 }
 
-fn find(pc: usize) -> Option<Handler> {
-    for row in &TABLE {
+/// Offers the fault to every range that holds `pc`.
+fn dispatch(pc: usize, fault: &mut Fault<'_>) -> bool {
+    TABLE.iter().any(|row| {
         let handler = row.handler.load(Ordering::Acquire);
-        if handler != 0
-            && (row.start.load(Ordering::Relaxed)..row.end.load(Ordering::Relaxed)).contains(&pc)
-        {
-            // SAFETY: a non-zero value was stored by `register` from a `Handler`.
-            return Some(unsafe { std::mem::transmute::<usize, Handler>(handler) });
+        let range = row.start.load(Ordering::Relaxed)..row.end.load(Ordering::Relaxed);
+        if handler == 0 || !range.contains(&pc) {
+            return false;
         }
-    }
-    None
+        // SAFETY: a non-zero value was stored by `register` from a `Handler`.
+        let handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
+        handler(fault)
+    })
 }
 
 const SIGNALS: [i32; 5] = [
@@ -183,9 +185,7 @@ unsafe extern "C" fn on_signal(
         }
     };
     let pc = fault.reg(libc::REG_RIP) as usize;
-    if let Some(handler) = find(pc)
-        && handler(&mut fault)
-    {
+    if dispatch(pc, &mut fault) {
         return;
     }
     // SAFETY: same arguments as the kernel gave us.

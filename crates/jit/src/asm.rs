@@ -1,0 +1,211 @@
+//! A small assembler for the glue between copied instructions. Only the forms
+//! that the translator emits exist; every form is 64-bit mode.
+
+/// Condition codes as encoded in Jcc (SDM vol 1, appendix B).
+pub mod cc {
+    #![allow(missing_docs, reason = "the names are the documentation")]
+    pub const E: u8 = 4;
+    pub const NE: u8 = 5;
+    pub const A: u8 = 7;
+}
+
+/// One-byte ALU opcodes in their `r, r/m` form.
+pub mod op {
+    #![allow(missing_docs, reason = "the names are the documentation")]
+    pub const ADD: u8 = 0x03;
+    pub const OR: u8 = 0x0b;
+    pub const XOR: u8 = 0x33;
+    pub const MOV: u8 = 0x8b;
+    pub const MOV_STORE: u8 = 0x89;
+    pub const LEA: u8 = 0x8d;
+}
+
+/// A growing stream of code bytes.
+#[derive(Debug, Default)]
+pub struct Asm {
+    /// The bytes.
+    pub buf: Vec<u8>,
+}
+
+impl Asm {
+    pub fn len(&self) -> usize {
+        self.buf.len()
+    }
+    pub fn bytes(&mut self, b: &[u8]) {
+        self.buf.extend_from_slice(b);
+    }
+    pub fn u32(&mut self, v: u32) {
+        self.buf.extend_from_slice(&v.to_le_bytes());
+    }
+    fn rex(&mut self, w: bool, reg: u8, index: u8, base: u8) {
+        let rex = 0x40 | u8::from(w) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
+        if rex != 0x40 {
+            self.buf.push(rex);
+        }
+    }
+    /// `op reg, gs:[disp]` (or the store direction, by opcode).
+    pub fn gs(&mut self, w: bool, op: u8, reg: u8, disp: u32) {
+        self.buf.push(0x65);
+        self.rex(w, reg, 0, 0);
+        self.bytes(&[op, (reg & 7) << 3 | 4, 0x25]);
+        self.u32(disp);
+    }
+    /// `op reg, gs:[index + disp]`.
+    pub fn gs_index(&mut self, w: bool, op: u8, reg: u8, index: u8, disp: u32) {
+        self.buf.push(0x65);
+        self.rex(w, reg, index, 0);
+        self.bytes(&[op, (reg & 7) << 3 | 4, (index & 7) << 3 | 5]);
+        self.u32(disp);
+    }
+    /// `mov dword gs:[disp], imm32`.
+    pub fn gs_store_imm(&mut self, disp: u32, imm: u32) {
+        self.bytes(&[0x65, 0xc7, 0x04, 0x25]);
+        self.u32(disp);
+        self.u32(imm);
+    }
+    /// `cmp dword gs:[disp], imm8`.
+    pub fn gs_cmp_imm8(&mut self, disp: u32, imm: u8) {
+        self.bytes(&[0x65, 0x83, 0x3c, 0x25]);
+        self.u32(disp);
+        self.buf.push(imm);
+    }
+    /// `op reg, rm` between registers.
+    pub fn rr(&mut self, w: bool, op: u8, reg: u8, rm: u8) {
+        self.rex(w, reg, 0, rm);
+        self.bytes(&[op, 0xc0 | (reg & 7) << 3 | rm & 7]);
+    }
+    /// `op reg, [base + index * 2^scale + disp32]`; no index if `None`.
+    pub fn mem(&mut self, w: bool, op: u8, reg: u8, base: u8, index: Option<(u8, u8)>, disp: i32) {
+        let (ix, scale) = index.unwrap_or((4, 0));
+        self.rex(w, reg, ix, base);
+        let short = i8::try_from(disp).ok();
+        let mode = if short.is_some() { 0x40 } else { 0x80 };
+        self.bytes(&[op, mode | (reg & 7) << 3 | 4, scale << 6 | (ix & 7) << 3 | base & 7]);
+        match short {
+            Some(d) => self.buf.push(d as u8),
+            None => self.u32(disp as u32),
+        }
+    }
+    /// `lea reg, [index * 2^scale + disp32]`.
+    pub fn lea_scaled(&mut self, w: bool, reg: u8, index: u8, scale: u8, disp: i32) {
+        self.rex(w, reg, index, 0);
+        self.bytes(&[op::LEA, (reg & 7) << 3 | 4, scale << 6 | (index & 7) << 3 | 5]);
+        self.u32(disp as u32);
+    }
+    /// `mov qword [base + index], imm32` (sign-extended).
+    pub fn mem_store_imm(&mut self, base: u8, index: u8, imm: i32) {
+        self.rex(true, 0, index, base);
+        self.bytes(&[0xc7, 0x44, (index & 7) << 3 | base & 7, 0]);
+        self.u32(imm as u32);
+    }
+    /// `mov reg, imm`, the shortest form.
+    pub fn mov_imm(&mut self, reg: u8, imm: u64) {
+        if let Ok(v) = u32::try_from(imm) {
+            self.rex(false, 0, 0, reg);
+            self.buf.push(0xb8 | reg & 7);
+            self.u32(v);
+        } else if imm as i64 == i64::from(imm as i32) {
+            self.rex(true, 0, 0, reg);
+            self.bytes(&[0xc7, 0xc0 | reg & 7]);
+            self.u32(imm as u32);
+        } else {
+            self.rex(true, 0, 0, reg);
+            self.buf.push(0xb8 | reg & 7);
+            self.bytes(&imm.to_le_bytes());
+        }
+    }
+    /// `cmp reg, imm32` (64-bit).
+    pub fn cmp_imm(&mut self, reg: u8, imm: u32) {
+        self.rex(true, 0, 0, reg);
+        self.bytes(&[0x81, 0xf8 | reg & 7]);
+        self.u32(imm);
+    }
+    /// `and reg32, imm32`.
+    pub fn and_imm(&mut self, reg: u8, imm: u32) {
+        self.rex(false, 0, 0, reg);
+        self.bytes(&[0x81, 0xe0 | reg & 7]);
+        self.u32(imm);
+    }
+    /// `rorx dst, src, imm` (BMI2): rotates without touching flags.
+    pub fn rorx(&mut self, dst: u8, src: u8, imm: u8) {
+        let vex1 = (!(dst >> 3) & 1) << 7 | 1 << 6 | (!(src >> 3) & 1) << 5 | 3;
+        self.bytes(&[0xc4, vex1, 0xfb, 0xf0, 0xc0 | (dst & 7) << 3 | src & 7, imm]);
+    }
+    /// `shr reg64, imm`.
+    pub fn shr_imm(&mut self, reg: u8, imm: u8) {
+        self.rex(true, 0, 0, reg);
+        self.bytes(&[0xc1, 0xe8 | reg & 7, imm]);
+    }
+    /// `movzx dst32, src16`.
+    pub fn movzx16(&mut self, dst: u8, src: u8) {
+        self.rex(false, dst, 0, src);
+        self.bytes(&[0x0f, 0xb7, 0xc0 | (dst & 7) << 3 | src & 7]);
+    }
+    /// `jmp [base + disp8]`.
+    pub fn jmp_mem(&mut self, base: u8, disp: u8) {
+        self.rex(false, 0, 0, base);
+        self.bytes(&[0xff, 0x60 | base & 7, disp]);
+    }
+    /// `jmp reg`.
+    pub fn jmp_reg(&mut self, reg: u8) {
+        self.rex(false, 0, 0, reg);
+        self.bytes(&[0xff, 0xe0 | reg & 7]);
+    }
+    /// `push reg` on the host stack.
+    pub fn push(&mut self, reg: u8) {
+        self.rex(false, 0, 0, reg);
+        self.buf.push(0x50 | reg & 7);
+    }
+    /// `pop reg` from the host stack.
+    pub fn pop(&mut self, reg: u8) {
+        self.rex(false, 0, 0, reg);
+        self.buf.push(0x58 | reg & 7);
+    }
+    /// `jmp rel32`; returns the offset of the displacement.
+    pub fn jmp(&mut self) -> usize {
+        self.buf.push(0xe9);
+        self.u32(0);
+        self.len() - 4
+    }
+    /// `call rel32`; returns the offset of the displacement.
+    pub fn call(&mut self) -> usize {
+        self.buf.push(0xe8);
+        self.u32(0);
+        self.len() - 4
+    }
+    /// `jcc rel32`; returns the offset of the displacement.
+    pub fn jcc(&mut self, cond: u8) -> usize {
+        self.bytes(&[0x0f, 0x80 | cond]);
+        self.u32(0);
+        self.len() - 4
+    }
+    /// `jrcxz rel8` (or `jecxz`); returns the offset of the displacement.
+    pub fn jrcxz(&mut self, ecx: bool) -> usize {
+        if ecx {
+            self.buf.push(0x67);
+        }
+        self.bytes(&[0xe3, 0]);
+        self.len() - 1
+    }
+    /// Points an 8-bit displacement at the current end.
+    pub fn land8(&mut self, at: usize) {
+        let rel = self.len() - (at + 1);
+        debug_assert!(rel < 128);
+        self.buf[at] = rel as u8;
+    }
+    /// Points a 32-bit displacement at offset `target` of the same stream.
+    pub fn link(&mut self, at: usize, target: usize) {
+        let rel = (target as i64 - (at as i64 + 4)) as i32;
+        self.buf[at..at + 4].copy_from_slice(&rel.to_le_bytes());
+    }
+    /// Points a 32-bit displacement at the current end.
+    pub fn land(&mut self, at: usize) {
+        self.link(at, self.len());
+    }
+    /// Sets a 32-bit displacement to a distance between absolute offsets:
+    /// this stream starts at `base`, the target lies at `target`.
+    pub fn link_abs(&mut self, at: usize, base: usize, target: usize) {
+        let rel = (target as i64 - (base + at) as i64 - 4) as i32;
+        self.buf[at..at + 4].copy_from_slice(&rel.to_le_bytes());
+    }
+}

@@ -1,0 +1,369 @@
+//! The code cache: translations by guest-physical address and mode, links
+//! between them, and their invalidation.
+
+mod faults;
+mod jump;
+
+pub use faults::{FaultTable, unpack_flags};
+pub use jump::{JumpCache, JumpEntry};
+
+use crate::arena::Arena;
+use crate::block::{Block, Source};
+use crate::layout::Layout;
+use crate::stubs::{self, Stubs};
+use crate::translate::{Link, Site, Target, Translator};
+use iced_x86::Instruction;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+
+/// Default size of the arena in bytes.
+pub const ARENA_SIZE: usize = 96 << 20;
+/// Space kept free so that any one block fits.
+const SLACK: usize = 64 << 10;
+
+/// What identifies a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Guest-physical address of the first instruction.
+    pub gpa: u64,
+    /// Its linear address, baked into the code.
+    pub rip: u64,
+    /// Everything else the code assumes (bank, register files, width).
+    pub mode: u32,
+}
+
+/// A multiplicative hash; keys are addresses and not chosen to collide within
+/// what one guest can map.
+#[derive(Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0.rotate_left(23) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    fn write_u32(&mut self, v: u32) {
+        self.write_u64(u64::from(v));
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+
+/// One translation.
+struct Entry {
+    key: Key,
+    /// Arena offset of its code.
+    at: u32,
+    /// 64-byte granules of its page that it was made from.
+    granules: u64,
+    /// Links that lead here.
+    incoming: Vec<u32>,
+    alive: bool,
+}
+
+/// Translations made from one guest-physical page.
+#[derive(Default)]
+struct PageCode {
+    granules: u64,
+    blocks: Vec<u32>,
+}
+
+/// Counts for the engine's counters and profiles.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CacheStats {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Guest instructions translated.
+    pub instructions: u64,
+    /// Blocks dropped because their bytes were written.
+    pub invalidated: u64,
+    /// Links made.
+    pub links: u64,
+    /// Times everything was dropped.
+    pub flushes: u64,
+}
+
+/// The cache.
+pub struct CodeCache {
+    arena: Arena,
+    stubs: Stubs,
+    translator: Translator,
+    stubs_end: usize,
+    hot: usize,
+    cold: usize,
+    cold_start: usize,
+    map: Map<Key, u32>,
+    entries: Vec<Entry>,
+    links: Vec<Link>,
+    crossing: Vec<u32>,
+    interp: Vec<Instruction>,
+    accesses: Vec<Site>,
+    faults: Box<FaultTable>,
+    pages: Map<u64, PageCode>,
+    bmi2: bool,
+    generation: u64,
+    /// Counts.
+    pub stats: CacheStats,
+}
+
+/// Assumptions of a translation beyond its key.
+pub struct Request<'a> {
+    /// Its key.
+    pub key: Key,
+    /// The page's bytes, and what may be copied.
+    pub source: Source<'a>,
+    /// TLB array of its data accesses.
+    pub bank: usize,
+    /// Kernel code: direct links may cross pages.
+    pub link_across_pages: bool,
+}
+
+impl CodeCache {
+    /// A cache whose code uses `layout`.
+    pub fn new(layout: Layout, size: usize) -> io::Result<Self> {
+        let mut arena = Arena::new(size)?;
+        let (code, stubs) = stubs::emit(&layout);
+        arena.write(0, &code).ok_or(io::ErrorKind::OutOfMemory)?;
+        let stubs_end = code.len().next_multiple_of(64);
+        let cold_start = size / 2;
+        let faults = FaultTable::new(&arena, stubs.exits[crate::ExitKind::Access as usize])?;
+        Ok(Self {
+            arena,
+            stubs,
+            translator: Translator::new(layout, stubs),
+            stubs_end,
+            hot: stubs_end,
+            cold: cold_start,
+            cold_start,
+            map: Map::default(),
+            entries: Vec::new(),
+            links: Vec::new(),
+            crossing: Vec::new(),
+            interp: Vec::new(),
+            accesses: Vec::new(),
+            faults,
+            pages: Map::default(),
+            bmi2: std::arch::is_x86_feature_detected!("bmi2"),
+            generation: 0,
+            stats: CacheStats::default(),
+        })
+    }
+
+    /// Address of `extern "sysv64" fn(_: u64, code: u64)`, see [`Stubs`].
+    pub fn enter_address(&self) -> u64 {
+        self.arena.rx() as u64 + self.stubs.enter as u64
+    }
+
+    /// Address that stands for "not in the jump cache".
+    pub fn lookup_address(&self) -> u64 {
+        self.arena.rx() as u64 + self.stubs.lookup as u64
+    }
+
+    /// The table for [`crate::JitCtx::faults`].
+    pub fn fault_table(&self) -> *const FaultTable {
+        &raw const *self.faults
+    }
+
+    /// Changes when everything was dropped: code addresses and link numbers
+    /// of older generations are void.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The translation of `key`, if there is one.
+    pub fn find(&self, key: &Key) -> Option<u32> {
+        self.map.get(key).copied()
+    }
+
+    /// Code address of a translation.
+    pub fn address(&self, block: u32) -> u64 {
+        self.arena.rx() as u64 + u64::from(self.entries[block as usize].at)
+    }
+
+    /// Translates. `None` if the first instruction cannot be (it crosses the
+    /// page end). May drop everything first to make room.
+    pub fn translate(&mut self, request: &Request<'_>) -> Option<u32> {
+        if self.is_full() {
+            self.flush();
+        }
+        let key = request.key;
+        let block = Block::decode(&request.source, key.rip);
+        if block.steps.is_empty() {
+            return None;
+        }
+        let target = Target {
+            hot: self.hot,
+            cold: self.cold,
+            first_link: self.links.len() as u32,
+            first_interp: self.interp.len() as u32,
+            bank: request.bank,
+            link_across_pages: request.link_across_pages,
+            bmi2: self.bmi2,
+        };
+        let out = self.translator.translate(&block, request.source.page, target);
+        self.arena.write(self.hot, &out.hot)?;
+        self.arena.write(self.cold, &out.cold)?;
+        let id = self.entries.len() as u32;
+        let at = self.hot as u32;
+        self.hot = (self.hot + out.hot.len()).next_multiple_of(16);
+        self.cold += out.cold.len();
+        self.links.extend(out.links);
+        self.interp.extend(out.interp);
+        self.accesses.extend(out.accesses);
+        self.faults.extend(&out.faults);
+        self.stats.blocks += 1;
+        self.stats.instructions += block.steps.len() as u64;
+        self.remember(id, key, at, granules(key.rip, block.end));
+        Some(id)
+    }
+
+    fn is_full(&self) -> bool {
+        self.hot + SLACK > self.cold_start
+            || self.cold + SLACK > self.arena.len()
+            || self.faults.is_full()
+    }
+
+    fn remember(&mut self, id: u32, key: Key, at: u32, granules: u64) {
+        self.entries.push(Entry { key, at, granules, incoming: Vec::new(), alive: true });
+        self.map.insert(key, id);
+        let page = self.pages.entry(key.gpa & !0xfff).or_default();
+        page.granules |= granules;
+        page.blocks.push(id);
+    }
+
+    /// The instruction an [`crate::ExitKind::Interp`] exit names.
+    pub fn interpreted(&self, id: u32) -> Option<&Instruction> {
+        self.interp.get(id as usize)
+    }
+
+    /// Target of a link.
+    pub fn link_target(&self, id: u32) -> Option<u64> {
+        self.links.get(id as usize).map(|l| l.target)
+    }
+
+    /// True if the link leads into another page.
+    pub fn link_crosses(&self, id: u32) -> bool {
+        self.links.get(id as usize).is_some_and(|l| l.crosses)
+    }
+
+    /// The access whose slow-path call returns to `pc`.
+    pub fn access_at(&self, pc: u64) -> Option<Site> {
+        let at = u32::try_from(pc.checked_sub(self.arena.rx() as u64)?).ok()?;
+        let i = self.accesses.binary_search_by_key(&at, |s| s.at).ok()?;
+        Some(self.accesses[i])
+    }
+
+    /// Points a link at a translation.
+    pub fn link(&mut self, id: u32, block: u32) {
+        let Some(link) = self.links.get(id as usize).copied() else { return };
+        let at = self.entries[block as usize].at;
+        self.patch(link.at, at);
+        self.entries[block as usize].incoming.push(id);
+        if link.crosses {
+            self.crossing.push(id);
+        }
+        self.stats.links += 1;
+    }
+
+    fn patch(&mut self, at: u32, target: u32) {
+        let rel = (i64::from(target) - i64::from(at) - 4) as i32;
+        self.arena.write(at as usize, &rel.to_le_bytes());
+    }
+
+    /// Undoes every link between pages: a mapping of code changed.
+    pub fn unlink_crossing(&mut self) {
+        for id in std::mem::take(&mut self.crossing) {
+            let link = self.links[id as usize];
+            self.patch(link.at, link.stub);
+        }
+    }
+
+    /// True if any byte of the range was translated; the range lies in one
+    /// page.
+    pub fn covers(&self, gpa: u64, len: u64) -> bool {
+        self.pages
+            .get(&(gpa & !0xfff))
+            .is_some_and(|p| p.granules & granules(gpa, gpa + len) != 0)
+    }
+
+    /// Drops the translations made from the range (inside one page). Returns
+    /// the linear addresses of the dropped ones, and whether the page has no
+    /// translation left.
+    pub fn invalidate(&mut self, gpa: u64, len: u64) -> (Vec<u64>, bool) {
+        let Some(mut page) = self.pages.remove(&(gpa & !0xfff)) else {
+            return (Vec::new(), true);
+        };
+        let written = granules(gpa, gpa + len);
+        let mut dropped = Vec::new();
+        let mut left = 0;
+        page.blocks.retain(|&id| {
+            let entry = &self.entries[id as usize];
+            if entry.granules & written == 0 {
+                left |= entry.granules;
+                return true;
+            }
+            dropped.push(entry.key.rip);
+            self.drop_block(id);
+            false
+        });
+        let empty = page.blocks.is_empty();
+        if !empty {
+            page.granules = left;
+            self.pages.insert(gpa & !0xfff, page);
+        }
+        (dropped, empty)
+    }
+
+    fn drop_block(&mut self, id: u32) {
+        let entry = &mut self.entries[id as usize];
+        entry.alive = false;
+        let incoming = std::mem::take(&mut entry.incoming);
+        let key = entry.key;
+        if self.map.get(&key) == Some(&id) {
+            self.map.remove(&key);
+        }
+        for link in incoming {
+            let link = self.links[link as usize];
+            self.patch(link.at, link.stub);
+        }
+        self.stats.invalidated += 1;
+    }
+
+    /// Guest-physical pages that have translations.
+    pub fn code_pages(&self) -> impl Iterator<Item = u64> + '_ {
+        self.pages.keys().copied()
+    }
+
+    /// Drops everything.
+    pub fn flush(&mut self) {
+        self.hot = self.stubs_end;
+        self.cold = self.cold_start;
+        self.map.clear();
+        self.entries.clear();
+        self.links.clear();
+        self.crossing.clear();
+        self.interp.clear();
+        self.accesses.clear();
+        self.faults.clear();
+        self.pages.clear();
+        self.generation += 1;
+        self.stats.flushes += 1;
+    }
+}
+
+/// The 64-byte granules of a page that `start..end` touches; `end` may be the
+/// next page's start.
+fn granules(start: u64, end: u64) -> u64 {
+    let first = (start & 0xfff) / 64;
+    let last = ((end - 1).max(start) & 0xfff) / 64;
+    let upto = if last == 63 { !0 } else { (1u64 << (last + 1)) - 1 };
+    upto & !((1 << first) - 1)
+}

@@ -1,0 +1,291 @@
+//! How the translator treats each instruction.
+
+use crate::regs::is_high_byte;
+use iced_x86::{
+    Code, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind,
+    Register,
+};
+use std::sync::OnceLock;
+
+/// Treatment of one instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// Copy, renaming registers and checking its memory operand if any.
+    Copy,
+    /// Emit nothing.
+    Nothing,
+    /// LEA: an address computation without access.
+    Lea,
+    /// PUSH of a 64-bit register, immediate or memory operand.
+    Push,
+    /// POP into a 64-bit register.
+    Pop,
+    /// LEAVE.
+    Leave,
+    /// Direct near call.
+    Call,
+    /// Indirect near call.
+    CallIndirect,
+    /// Near return.
+    Ret,
+    /// Direct near jump.
+    Jump,
+    /// Indirect near jump.
+    JumpIndirect,
+    /// Conditional jump on flags.
+    Jcc,
+    /// Left to the interpreter; ends the block.
+    Interp,
+}
+
+/// What an instruction does with its explicit operands, by code.
+#[derive(Clone, Copy, Default)]
+pub struct Accesses {
+    known: bool,
+    read: u8,
+    write: u8,
+}
+
+impl Accesses {
+    /// Operand `i` is (perhaps) read.
+    pub fn reads(self, i: u32) -> bool {
+        self.read & (1 << i) != 0
+    }
+    /// Operand `i` is (perhaps) written.
+    pub fn writes(self, i: u32) -> bool {
+        self.write & (1 << i) != 0
+    }
+}
+
+/// Operand accesses per instruction code, computed when first seen.
+pub struct AccessTable {
+    rows: Vec<Accesses>,
+    factory: InstructionInfoFactory,
+}
+
+impl Default for AccessTable {
+    fn default() -> Self {
+        let codes = Code::values().len();
+        Self { rows: vec![Accesses::default(); codes], factory: InstructionInfoFactory::new() }
+    }
+}
+
+impl AccessTable {
+    /// The accesses of `insn`.
+    pub fn of(&mut self, insn: &Instruction) -> Accesses {
+        let row = self.rows[insn.code() as usize];
+        if row.known {
+            return row;
+        }
+        let info = self.factory.info(insn);
+        let mut row = Accesses { known: true, ..Accesses::default() };
+        for i in 0..insn.op_count() {
+            // A zeroing idiom or identical operands may hide a read.
+            let (r, w) = match info.op_access(i) {
+                OpAccess::None | OpAccess::NoMemAccess => (false, false),
+                OpAccess::Read | OpAccess::CondRead => (true, false),
+                OpAccess::Write => (false, true),
+                OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite => (true, true),
+            };
+            let same = insn.op_count() > 1 && insn.op0_kind() == OpKind::Register;
+            row.read |= u8::from(r || (w && same && i == 0 && idiom(insn))) << i;
+            row.write |= u8::from(w) << i;
+        }
+        self.rows[insn.code() as usize] = row;
+        row
+    }
+}
+
+fn idiom(insn: &Instruction) -> bool {
+    insn.op1_kind() == OpKind::Register && insn.op0_register() == insn.op1_register()
+}
+
+/// What the block's mode allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// x87 and MMX run without #NM/#UD.
+    pub x87: bool,
+    /// Legacy SSE likewise.
+    pub sse: bool,
+    /// VEX-encoded vectors likewise.
+    pub avx: bool,
+    /// EVEX-encoded vectors likewise.
+    pub avx512: bool,
+}
+
+/// Instruction codes the guest may execute as copies: a table filled from the
+/// guest's CPUID by the engine.
+pub struct Copyable(Vec<bool>);
+
+impl Copyable {
+    /// Asks `offered` about each code once.
+    pub fn new(offered: impl Fn(Code) -> bool) -> Self {
+        Self(Code::values().map(offered).collect())
+    }
+    fn has(&self, code: Code) -> bool {
+        self.0[code as usize]
+    }
+}
+
+/// Treatment of `insn` (decoded as 64-bit code) in a block with `allowed`.
+pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> Treatment {
+    use Treatment as T;
+    if insn.is_invalid() {
+        return T::Interp;
+    }
+    match insn.mnemonic() {
+        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1 | Mnemonic::Prefetcht2 | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetchw | Mnemonic::Reservednop => return T::Nothing,
+        Mnemonic::Lea if insn.op0_register().size() >= 4 => return T::Lea,
+        _ => {}
+    }
+    match insn.code() {
+        Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64 => return T::Push,
+        Code::Pop_r64 => return T::Pop,
+        Code::Leaveq => return T::Leave,
+        Code::Call_rel32_64 => return T::Call,
+        Code::Call_rm64 => return T::CallIndirect,
+        Code::Retnq | Code::Retnq_imm16 => return T::Ret,
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => return T::Jump,
+        Code::Jmp_rm64 => return T::JumpIndirect,
+        _ => {}
+    }
+    match insn.flow_control() {
+        FlowControl::ConditionalBranch if insn.is_jcc_short_or_near() => return T::Jcc,
+        FlowControl::Next => {}
+        _ => return T::Interp,
+    }
+    if copyable.has(insn.code()) && plain_operands(insn) && state_allows(insn, allowed) {
+        T::Copy
+    } else {
+        T::Interp
+    }
+}
+
+/// True if every operand is a register, an immediate or one ordinary memory
+/// operand whose every byte is accessed.
+fn plain_operands(insn: &Instruction) -> bool {
+    if insn.is_stack_instruction() || insn.is_string_instruction() {
+        return false;
+    }
+    let mut memory = false;
+    let mut high = false;
+    for i in 0..insn.op_count() {
+        match insn.op_kind(i) {
+            OpKind::Register => {
+                let r = insn.op_register(i);
+                high |= is_high_byte(r);
+                if r.is_segment_register() || r.is_cr() || r.is_dr() || r.is_tr() {
+                    return false;
+                }
+            }
+            OpKind::Memory => memory = true,
+            OpKind::Immediate8 | OpKind::Immediate8_2nd | OpKind::Immediate16
+            | OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate8to16
+            | OpKind::Immediate8to32 | OpKind::Immediate8to64 | OpKind::Immediate32to64 => {}
+            _ => return false,
+        }
+    }
+    !memory || memory_is_plain(insn, high)
+}
+
+fn memory_is_plain(insn: &Instruction, high: bool) -> bool {
+    let bit_string = matches!(
+        insn.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    ) && insn.op1_kind() == OpKind::Register;
+    let size = insn.memory_size().size();
+    !high
+        && !bit_string
+        && !insn.is_vsib()
+        && insn.op_mask() == Register::None
+        && insn.memory_size() != MemorySize::Unknown
+        && (1..=64).contains(&size)
+        && !conditional_memory(insn.mnemonic())
+}
+
+/// Instructions that access memory only under a mask held in a register, or
+/// whose operand size the decoder does not know.
+fn conditional_memory(m: Mnemonic) -> bool {
+    matches!(
+        m,
+        Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd
+            | Mnemonic::Vpmaskmovq | Mnemonic::Maskmovq | Mnemonic::Maskmovdqu
+            | Mnemonic::Vmaskmovdqu | Mnemonic::Clflush | Mnemonic::Clflushopt
+            | Mnemonic::Clwb | Mnemonic::Cldemote | Mnemonic::Movdir64b
+            | Mnemonic::Ldmxcsr | Mnemonic::Fldenv
+    )
+}
+
+/// True if the mode lets the instruction's register file be used.
+fn state_allows(insn: &Instruction, allowed: Allowed) -> bool {
+    match vector_class(insn) {
+        Vector::None => true,
+        Vector::X87 => allowed.x87,
+        Vector::Sse => allowed.sse,
+        Vector::Avx => allowed.avx,
+        Vector::Avx512 => allowed.avx512,
+    }
+}
+
+/// Which register file an instruction needs loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vector {
+    /// General registers only.
+    None,
+    /// x87/MMX.
+    X87,
+    /// XMM by legacy encodings.
+    Sse,
+    /// XMM/YMM by VEX encodings.
+    Avx,
+    /// Anything EVEX, or opmask registers.
+    Avx512,
+}
+
+/// The register file `insn` uses.
+pub fn vector_class(insn: &Instruction) -> Vector {
+    static TABLE: OnceLock<Vec<Vector>> = OnceLock::new();
+    TABLE.get_or_init(|| Code::values().map(class_of_code).collect())[insn.code() as usize]
+}
+
+fn class_of_code(code: Code) -> Vector {
+    use iced_x86::{CpuidFeature as F, EncodingKind, OpCodeOperandKind as K};
+    let info = code.op_code();
+    let is = |f: &[F]| code.cpuid_features().iter().any(|c| f.contains(c));
+    let vector_operand = (0..info.op_count()).any(|i| {
+        !matches!(
+            info.op_kind(i),
+            K::None | K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem
+                | K::r8_reg | K::r16_reg | K::r32_reg | K::r64_reg | K::r32_rm | K::r64_rm
+                | K::r32_vvvv | K::r64_vvvv | K::imm8 | K::imm8sex16 | K::imm8sex32
+                | K::imm8sex64 | K::imm16 | K::imm32 | K::imm32sex64 | K::imm64 | K::al | K::cl
+                | K::ax | K::dx | K::eax | K::rax | K::imm8_const_1 | K::r16_rm | K::r8_opcode
+                | K::r16_opcode | K::r32_opcode | K::r64_opcode | K::mem_offs | K::r32_reg_mem
+                | K::r64_reg_mem | K::r16_reg_mem
+        )
+    });
+    if is(&[F::FPU, F::FPU287, F::FPU387, F::MMX, F::D3NOW, F::D3NOWEXT]) {
+        return Vector::X87;
+    }
+    match info.encoding() {
+        EncodingKind::EVEX => Vector::Avx512,
+        EncodingKind::VEX if is(&[F::AVX512F, F::AVX512BW, F::AVX512DQ]) => Vector::Avx512,
+        EncodingKind::VEX if is(&[F::BMI1, F::BMI2]) => Vector::None,
+        EncodingKind::VEX => Vector::Avx,
+        EncodingKind::Legacy if vector_operand || is(&[F::SSE, F::SSE2, F::SSE3, F::SSSE3]) => {
+            if is(&[F::FXSR]) { Vector::None } else { mmx_or_sse(code) }
+        }
+        _ => Vector::None,
+    }
+}
+
+/// SSE-extension instructions on MM registers follow x87 rules.
+fn mmx_or_sse(code: Code) -> Vector {
+    use iced_x86::OpCodeOperandKind as K;
+    let info = code.op_code();
+    let mm = (0..info.op_count())
+        .any(|i| matches!(info.op_kind(i), K::mm_reg | K::mm_rm | K::mm_or_mem));
+    if mm { Vector::X87 } else { Vector::Sse }
+}

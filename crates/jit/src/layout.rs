@@ -1,0 +1,120 @@
+//! What generated code knows about the vCPU's memory: offsets from GS.
+
+use std::ffi::c_void;
+use std::sync::atomic::AtomicU32;
+
+/// Why generated code returned to its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ExitKind {
+    /// A direct jump whose link is not made yet; `exit_site` is the link.
+    Link = 0,
+    /// An indirect jump missed the jump cache; RIP is the target.
+    Lookup = 1,
+    /// The instruction numbered `exit_site` is for the interpreter.
+    Interp = 2,
+    /// The memory access at RIP is for the interpreter.
+    Access = 3,
+    /// A memory access faults; the slow path recorded the exception.
+    Fault = 4,
+    /// The poll word was set; RIP is the next instruction.
+    Poll = 5,
+}
+
+impl ExitKind {
+    /// From the number in [`JitCtx::exit_kind`].
+    pub fn from_raw(raw: u32) -> Self {
+        match raw {
+            0 => Self::Link,
+            1 => Self::Lookup,
+            2 => Self::Interp,
+            3 => Self::Access,
+            4 => Self::Fault,
+            _ => Self::Poll,
+        }
+    }
+}
+
+/// The part of a vCPU's memory that only generated code and its driver use.
+#[repr(C)]
+#[derive(Debug)]
+pub struct JitCtx {
+    /// Non-zero asks generated code to return at its next poll.
+    pub poll: AtomicU32,
+    /// The guest's vector state is in the host's registers.
+    pub vec_loaded: u32,
+    /// [`ExitKind`] of the last return.
+    pub exit_kind: u32,
+    /// Argument of the last return.
+    pub exit_site: u32,
+    /// Host stack pointer at entry.
+    pub host_rsp: u64,
+    /// Spill slot for one register.
+    pub spill: u64,
+    /// Arithmetic flags set aside around a check: AH as LAHF leaves it in
+    /// bits 8..=15, OF in bit 0.
+    pub flags: u64,
+    /// A value set aside across a second check.
+    pub temp: u64,
+    /// Start of the jump cache in force.
+    pub jump_cache: u64,
+    /// Address of the vCPU memory itself (GS base).
+    pub this: *mut c_void,
+    /// The slow path: `fn(this, linear address, info, return PC) -> u32`,
+    /// 0 = try again.
+    pub slow: u64,
+    /// XSAVE mask for guest vector state, 0 = use FXSAVE.
+    pub xsave_mask: u64,
+    /// Address of an initial XSAVE image, the state Rust code expects.
+    pub host_xsave: u64,
+    /// Table of instructions that may raise host exceptions.
+    pub faults: *const crate::cache::FaultTable,
+    /// Address of the guest's RIP.
+    pub rip: *mut u64,
+}
+
+/// Offsets, relative to GS, of what generated code touches.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// [`JitCtx`].
+    pub jit: u32,
+    /// `gpr[0]`.
+    pub gpr: u32,
+    /// RIP.
+    pub rip: u32,
+    /// RFLAGS.
+    pub rflags: u32,
+    /// Base field of the FS segment.
+    pub fs_base: u32,
+    /// Base field of the GS segment.
+    pub gs_base: u32,
+    /// The XSAVE image.
+    pub xsave: u32,
+    /// First-level TLB arrays by bank.
+    pub tlb: [u32; 3],
+    /// Offsets of the fields of a TLB entry: read tag, write tag, host page.
+    pub entry: [u32; 3],
+    /// log2 of the size of a TLB entry.
+    pub entry_shift: u8,
+    /// Entries per TLB array, a power of two.
+    pub entries: u32,
+}
+
+macro_rules! jit_field {
+    ($($name:ident),*) => {
+        $(pub(crate) const fn $name(&self) -> u32 {
+            self.jit + std::mem::offset_of!(JitCtx, $name) as u32
+        })*
+    };
+}
+
+impl Layout {
+    jit_field!(
+        poll, vec_loaded, exit_kind, exit_site, host_rsp, spill, flags, temp, jump_cache, this,
+        slow, xsave_mask, host_xsave
+    );
+    /// A general register's slot.
+    pub(crate) const fn reg(&self, n: usize) -> u32 {
+        self.gpr + 8 * n as u32
+    }
+}

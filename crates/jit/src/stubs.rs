@@ -1,0 +1,217 @@
+//! The fixed code around blocks: entry, exits, slow path, vector state.
+
+use crate::asm::{Asm, cc, op};
+use crate::layout::{ExitKind, Layout};
+use crate::regs::{T0, T1, T2, pinned};
+
+const RAX: u8 = 0;
+const RCX: u8 = 1;
+const RDX: u8 = 2;
+const RSP: u8 = 4;
+const RSI: u8 = 6;
+const RDI: u8 = 7;
+/// Callee-saved registers of the System V ABI.
+const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
+/// CF, PF, AF, ZF, SF, OF.
+const ARITH: u32 = 0x8d5;
+
+/// Offsets of the stubs inside the arena's first bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stubs {
+    /// `extern "sysv64" fn(_: u64, code: u64)`: enters generated code; GS base
+    /// must be the vCPU memory.
+    pub enter: usize,
+    /// Returns to the caller of `enter` by [`ExitKind`]; jumped to with
+    /// `exit_site` set where the kind has one.
+    pub exits: [usize; 6],
+    /// Returns with [`ExitKind::Lookup`] and RIP = T0.
+    pub lookup: usize,
+    /// Slow path of a memory access: T0 = linear address, T2 = info; called.
+    pub slow: usize,
+    /// Loads the guest's vector state; called at the start of a block.
+    pub load_vector: usize,
+}
+
+/// Emits the stubs; their code starts at offset 0 of the arena.
+pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
+    let mut a = Asm::default();
+    let mut s = Stubs { enter: emit_enter(&mut a, l), ..Stubs::default() };
+    let restore = emit_return(&mut a, l);
+    let save = emit_exit(&mut a, l, restore);
+    for kind in 0..6u32 {
+        s.exits[kind as usize] = a.len();
+        a.gs_store_imm(l.exit_kind(), kind);
+        let at = a.jmp();
+        a.link(at, save);
+    }
+    s.lookup = a.len();
+    a.gs(true, op::MOV_STORE, T0, l.rip);
+    let at = a.jmp();
+    a.link(at, s.exits[ExitKind::Lookup as usize]);
+    s.slow = emit_slow(&mut a, l, restore);
+    s.load_vector = emit_load_vector(&mut a, l);
+    (a.buf, s)
+}
+
+fn emit_enter(a: &mut Asm, l: &Layout) -> usize {
+    let at = a.len();
+    for r in SAVED {
+        a.push(r);
+    }
+    a.mem(true, op::LEA, RSP, RSP, None, -8); // align to 16
+    a.gs(true, op::MOV_STORE, RSP, l.host_rsp());
+    a.rr(true, op::MOV, T0, RSI);
+    a.gs(true, op::MOV, RAX, l.rflags);
+    a.and_imm(RAX, ARITH);
+    a.push(RAX);
+    a.buf.push(0x9d); // popfq
+    for (host, guest) in pinned() {
+        a.gs(true, op::MOV, host, l.reg(guest));
+    }
+    a.jmp_reg(T0);
+    at
+}
+
+/// Stores the pinned registers.
+fn store_guest(a: &mut Asm, l: &Layout) {
+    for (host, guest) in pinned() {
+        a.gs(true, op::MOV_STORE, host, l.reg(guest));
+    }
+}
+
+/// Registers and flags to memory, then return.
+fn emit_exit(a: &mut Asm, l: &Layout, restore: usize) -> usize {
+    let at = a.len();
+    store_guest(a, l);
+    a.buf.push(0x9c); // pushfq
+    a.pop(RAX);
+    a.and_imm(RAX, ARITH);
+    a.gs(true, op::MOV, RCX, l.rflags);
+    // and ecx, !ARITH would clear the upper half, which holds no flag
+    a.and_imm(RCX, !ARITH);
+    a.rr(true, op::OR, RAX, RCX);
+    a.gs(true, op::MOV_STORE, RAX, l.rflags);
+    let jump = a.jmp();
+    a.link(jump, restore);
+    at
+}
+
+/// Guest registers are in memory: put away vector state and return to Rust.
+fn emit_return(a: &mut Asm, l: &Layout) -> usize {
+    let at = a.len();
+    save_vector(a, l);
+    a.gs(true, op::MOV, RSP, l.host_rsp());
+    a.mem(true, op::LEA, RSP, RSP, None, 8);
+    for r in SAVED.into_iter().rev() {
+        a.pop(r);
+    }
+    a.buf.push(0xc3);
+    at
+}
+
+/// If the guest's vector state is loaded: save it and load the state Rust
+/// expects. Clobbers RAX, RCX, RDX and flags.
+fn save_vector(a: &mut Asm, l: &Layout) {
+    a.gs_cmp_imm8(l.vec_loaded(), 0);
+    let skip = a.jcc(cc::E);
+    a.gs_store_imm(l.vec_loaded(), 0);
+    let this = l.this();
+    vector_op(a, l, |a, wide| {
+        a.gs(true, op::MOV, RCX, this);
+        // xsave64 / fxsave64 [rcx + xsave]
+        a.bytes(&[0x48, 0x0f, 0xae, if wide { 0xa1 } else { 0x81 }]);
+        a.u32(l.xsave);
+    });
+    vector_op(a, l, |a, wide| {
+        a.gs(true, op::MOV, RCX, l.host_xsave());
+        // xrstor64 / fxrstor64 [rcx]
+        a.bytes(&[0x48, 0x0f, 0xae, if wide { 0x29 } else { 0x09 }]);
+    });
+    a.land(skip);
+}
+
+/// Emits both the XSAVE and the FXSAVE form of an operation behind a test of
+/// the mask. EDX:EAX is the mask in the former.
+fn vector_op(a: &mut Asm, l: &Layout, f: impl Fn(&mut Asm, bool)) {
+    a.gs(true, op::MOV, RAX, l.xsave_mask());
+    a.rr(true, op::MOV, RCX, RAX);
+    let none = a.jrcxz(false);
+    a.bytes(&[0x31, 0xd2]); // xor edx, edx: no component above bit 31
+    f(a, true);
+    let end = a.jmp();
+    a.land8(none);
+    f(a, false);
+    a.land(end);
+}
+
+/// The slow path keeps guest state in memory around a Rust call, so that
+/// either outcome is at hand.
+fn emit_slow(a: &mut Asm, l: &Layout, restore: usize) -> usize {
+    let at = a.len();
+    store_guest(a, l);
+    a.push(T0);
+    a.push(T2);
+    a.gs(false, op::MOV, T1, l.vec_loaded());
+    a.push(T1); // return address + 3 pushes: the stack is 16-aligned again
+    save_vector(a, l);
+    a.gs(true, op::MOV, RDI, l.this());
+    a.mem(true, op::MOV, RSI, RSP, None, 16);
+    a.mem(false, op::MOV, RDX, RSP, None, 8);
+    a.mem(true, op::MOV, RCX, RSP, None, 24);
+    a.gs(true, op::MOV, RAX, l.slow());
+    a.bytes(&[0xff, 0xd0]); // call rax
+    a.bytes(&[0x85, 0xc0]); // test eax, eax
+    let leave = a.jcc(cc::NE);
+    a.link(leave, restore);
+    a.pop(T1);
+    a.bytes(&[0x45, 0x85, 0xd2]); // test r10d, r10d
+    let no_vector = a.jcc(cc::E);
+    load_vector(a, l);
+    a.land(no_vector);
+    a.pop(T2);
+    a.pop(T0);
+    for (host, guest) in pinned() {
+        if !SAVED.contains(&host) {
+            a.gs(true, op::MOV, host, l.reg(guest));
+        }
+    }
+    a.buf.push(0xc3);
+    at
+}
+
+/// Clobbers RAX, RCX, RDX.
+fn load_vector(a: &mut Asm, l: &Layout) {
+    a.gs_store_imm(l.vec_loaded(), 1);
+    vector_op_noflags(a, l, |a, wide| {
+        a.gs(true, op::MOV, RCX, l.this());
+        a.bytes(&[0x48, 0x0f, 0xae, if wide { 0xa9 } else { 0x89 }]);
+        a.u32(l.xsave);
+    });
+}
+
+/// As [`vector_op`] but leaves flags alone.
+fn vector_op_noflags(a: &mut Asm, l: &Layout, f: impl Fn(&mut Asm, bool)) {
+    a.gs(true, op::MOV, RAX, l.xsave_mask());
+    a.rr(true, op::MOV, RCX, RAX);
+    let none = a.jrcxz(false);
+    a.mov_imm(RDX, 0);
+    f(a, true);
+    let end = a.jmp();
+    a.land8(none);
+    f(a, false);
+    a.land(end);
+}
+
+/// Called from a block's head with guest registers live and flags unknown.
+fn emit_load_vector(a: &mut Asm, l: &Layout) -> usize {
+    let at = a.len();
+    for (scratch, r) in [(T0, RAX), (T1, RCX), (T2, RDX)] {
+        a.rr(true, op::MOV, scratch, r);
+    }
+    load_vector(a, l);
+    for (scratch, r) in [(T0, RAX), (T1, RCX), (T2, RDX)] {
+        a.rr(true, op::MOV, r, scratch);
+    }
+    a.buf.push(0xc3);
+    at
+}

@@ -1,0 +1,204 @@
+//! Copied instructions: same opcode, renamed registers, checked memory.
+
+use super::Emitter;
+use crate::asm::op;
+use crate::block::Step;
+use crate::regs::{Home, T0, T1, T2, home, named};
+use iced_x86::{Instruction, OpKind, Register};
+
+/// Guest registers without a host register that an instruction names, and
+/// the scratch registers that stand in for them.
+#[derive(Default)]
+struct StandIns {
+    list: [(usize, u8); 4],
+    len: usize,
+    written: u8,
+    read: u8,
+}
+
+impl StandIns {
+    fn get(&self, guest: usize) -> Option<usize> {
+        self.list[..self.len].iter().position(|(g, _)| *g == guest)
+    }
+}
+
+impl Emitter<'_> {
+    /// A copied instruction.
+    pub(super) fn copy(&mut self, step: &Step) {
+        let insn = &step.insn;
+        let memory = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory);
+        let touches = insn.rflags_read() | insn.rflags_modified() != 0;
+        if !memory {
+            if touches {
+                self.restore_flags(step.live_in);
+            }
+            return self.copy_registers(insn);
+        }
+        let access = self.access.of(insn);
+        let write = (0..insn.op_count())
+            .any(|i| insn.op_kind(i) == OpKind::Memory && access.writes(i));
+        self.linear_address(insn);
+        self.check(insn.ip(), insn.memory_size().size() as u32, write, step.live_in);
+        if touches {
+            self.restore_flags(step.live_in);
+        }
+        self.copy_with_memory(insn);
+    }
+
+    fn copy_registers(&mut self, insn: &Instruction) {
+        if !needs_renaming(insn) {
+            self.note_fault_site(insn);
+            let start = (insn.ip() & 0xfff) as usize;
+            let page = self.page;
+            return self.hot.bytes(&page[start..start + insn.len()]);
+        }
+        let mut copy = *insn;
+        self.rename_and_emit(insn, &mut copy, &[T2, T1, T0]);
+    }
+
+    fn copy_with_memory(&mut self, insn: &Instruction) {
+        let mut copy = *insn;
+        copy.set_segment_prefix(Register::None);
+        copy.set_memory_displacement64(0);
+        copy.set_memory_displ_size(0);
+        copy.set_memory_index_scale(1);
+        let scratch: &[u8] = if self.count_slots(insn) > 1 {
+            let (base, index) = Self::OPERAND;
+            self.hot.mem(true, op::LEA, T0, base, Some((index, 0)), 0);
+            copy.set_memory_base(named(T0, 8));
+            copy.set_memory_index(Register::None);
+            &[T2, T1]
+        } else {
+            copy.set_memory_base(named(T1, 8));
+            copy.set_memory_index(named(T0, 8));
+            &[T2]
+        };
+        self.rename_and_emit(insn, &mut copy, scratch);
+    }
+
+    /// Distinct register operands that live in memory.
+    fn count_slots(&self, insn: &Instruction) -> usize {
+        let mut seen = 0u32;
+        for i in 0..insn.op_count() {
+            if let Some(Home::Slot(n)) = register_home(insn, i) {
+                seen |= 1 << n;
+            }
+        }
+        seen.count_ones() as usize
+    }
+
+    fn rename_and_emit(&mut self, insn: &Instruction, copy: &mut Instruction, scratch: &[u8]) {
+        let ins = self.rename(insn, copy, scratch);
+        for i in 0..ins.len {
+            if ins.read & (1 << i) != 0 {
+                let (guest, host) = ins.list[i];
+                self.hot.gs(true, op::MOV, host, self.l.reg(guest));
+            }
+        }
+        self.note_fault_site(insn);
+        let encoded = self.encoder.encode(copy, 0).is_ok();
+        let mut code = self.encoder.take_buffer();
+        if encoded {
+            self.hot.bytes(&code);
+        }
+        code.clear();
+        self.encoder.set_buffer(code);
+        if !encoded {
+            return self.interp(insn);
+        }
+        for i in 0..ins.len {
+            if ins.written & (1 << i) != 0 {
+                let (guest, host) = ins.list[i];
+                self.hot.gs(true, op::MOV_STORE, host, self.l.reg(guest));
+            }
+        }
+    }
+
+    /// Replaces register operands by their homes or stand-ins.
+    fn rename(&mut self, insn: &Instruction, copy: &mut Instruction, scratch: &[u8]) -> StandIns {
+        let mut ins = StandIns::default();
+        let access = self.access.of(insn);
+        for i in 0..insn.op_count() {
+            let Some(place) = register_home(insn, i) else { continue };
+            let r = insn.op_register(i);
+            let host = match place {
+                Home::Host(h) => h,
+                Home::Slot(guest) => {
+                    let k = ins.get(guest).unwrap_or_else(|| {
+                        ins.list[ins.len] = (guest, scratch[ins.len % scratch.len()]);
+                        ins.len += 1;
+                        ins.len - 1
+                    });
+                    // A write of part of a register keeps the rest.
+                    let partial = r.size() < 4;
+                    ins.read |= u8::from(access.reads(i) || partial) << k;
+                    ins.written |= u8::from(access.writes(i)) << k;
+                    ins.list[k].1
+                }
+            };
+            let new = named(host, r.size());
+            if new != r {
+                copy.set_op_register(i, new);
+            }
+        }
+        ins
+    }
+
+    /// LEA: an address computation without segment or access.
+    pub(super) fn lea(&mut self, step: &Step) {
+        let insn = &step.insn;
+        let dst = insn.op0_register();
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let host = match home(dst.full_register().number()) {
+            Home::Host(h) => h,
+            Home::Slot(_) => T2,
+        };
+        let any = if base != Register::None { base } else { index };
+        if insn.is_ip_rel_memory_operand() {
+            self.lea_constant(host, dst, insn.ip_rel_memory_address());
+        } else if any == Register::None {
+            self.lea_constant(host, dst, insn.memory_displacement64());
+        } else {
+            // The narrower of operand and address size decides the result.
+            let w = dst.size() == 8 && any.size() == 8;
+            let disp = insn.memory_displacement64() as i32;
+            let scale = insn.memory_index_scale().trailing_zeros() as u8;
+            if base == Register::None {
+                let i = self.fetch(index, T1);
+                self.hot.lea_scaled(w, host, i, scale, disp);
+            } else {
+                let b = self.fetch(base, T0);
+                let i = (index != Register::None).then(|| (self.fetch(index, T1), scale));
+                self.hot.mem(w, op::LEA, host, b, i, disp);
+            }
+        }
+        if let Home::Slot(n) = home(dst.full_register().number()) {
+            self.hot.gs(true, op::MOV_STORE, host, self.l.reg(n));
+        }
+    }
+
+    fn lea_constant(&mut self, host: u8, dst: Register, value: u64) {
+        let value = if dst.size() == 8 { value } else { value & 0xffff_ffff };
+        self.hot.mov_imm(host, value);
+    }
+}
+
+/// Home of register operand `i` if it is a general register that can be
+/// renamed.
+fn register_home(insn: &Instruction, i: u32) -> Option<Home> {
+    if insn.op_kind(i) != OpKind::Register {
+        return None;
+    }
+    let r = insn.op_register(i);
+    (r.is_gpr() && !crate::regs::is_high_byte(r)).then(|| home(r.full_register().number()))
+}
+
+fn needs_renaming(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|i| match register_home(insn, i) {
+        Some(Home::Slot(_)) => true,
+        Some(Home::Host(h)) => {
+            usize::from(h) != insn.op_register(i).full_register().number()
+        }
+        None => false,
+    })
+}

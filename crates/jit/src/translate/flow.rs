@@ -1,0 +1,212 @@
+//! Control flow: links, the jump cache, polls.
+
+use super::{Emitter, Link};
+use crate::asm::op;
+use crate::block::Step;
+use crate::layout::ExitKind;
+use crate::regs::{T0, T1, T2};
+use iced_x86::{Instruction, OpKind};
+use x86::flags;
+
+const RCX: u8 = 1;
+
+impl Emitter<'_> {
+    fn same_page(&self, from: u64, to: u64) -> bool {
+        from >> 12 == to >> 12
+    }
+
+    /// Registers a link whose displacement is at hot offset `at`; its stub
+    /// goes to the cold stream.
+    fn add_link(&mut self, at: usize, target: u64, crosses: bool) {
+        self.hot_to_cold(at);
+        let id = self.to.first_link + self.out.links.len() as u32;
+        self.out.links.push(Link {
+            at: (self.to.hot + at) as u32,
+            stub: (self.to.cold + self.cold.len()) as u32,
+            target,
+            crosses,
+        });
+        self.cold.gs_store_imm(self.l.exit_site(), id);
+        let jump = self.cold.jmp();
+        self.cold_to_stub(jump, self.stubs.exits[ExitKind::Link as usize]);
+    }
+
+    /// True if a direct jump from this block to `target` may be patched.
+    fn linkable(&self, from: u64, target: u64) -> bool {
+        self.to.link_across_pages || self.same_page(from, target)
+    }
+
+    /// Unconditional jump to a known address; the flags are in place.
+    pub(super) fn jump_to(&mut self, target: u64) {
+        // `target` follows or belongs to the block, so its own page tells
+        // whether the jump leaves it only together with the block's start.
+        self.jump_from(target.wrapping_sub(1), target);
+    }
+
+    fn jump_from(&mut self, from: u64, target: u64) {
+        if self.linkable(from, target) {
+            let at = self.hot.jmp();
+            let crosses = !self.same_page(from, target);
+            self.add_link(at, target, crosses);
+        } else {
+            self.hot.mov_imm(T0, target);
+            self.probe();
+        }
+    }
+
+    /// Leaves with [`ExitKind::Poll`] if the poll word is set; `rip` is where
+    /// the guest then stands, `None` for the address in T0.
+    fn poll(&mut self, rip: Option<u64>, live: u64) {
+        let l = self.l;
+        if live == 0 {
+            self.hot.gs_cmp_imm8(l.poll(), 0);
+            let at = self.hot.jcc(crate::asm::cc::NE);
+            self.hot_to_cold(at);
+        } else {
+            self.hot.rr(true, op::MOV, T2, RCX);
+            self.hot.gs(false, op::MOV, RCX, l.poll());
+            let clear = self.hot.jrcxz(true);
+            self.hot.rr(true, op::MOV, RCX, T2);
+            let at = self.hot.jmp();
+            self.hot_to_cold(at);
+            self.hot.land8(clear);
+            self.hot.rr(true, op::MOV, RCX, T2);
+        }
+        if let Some(rip) = rip {
+            self.cold.mov_imm(T0, rip);
+        }
+        self.cold.gs(true, op::MOV_STORE, T0, l.rip);
+        let out = self.cold.jmp();
+        self.cold_to_stub(out, self.stubs.exits[ExitKind::Poll as usize]);
+    }
+
+    /// Jumps to the guest address in T0 through the jump cache.
+    fn probe(&mut self) {
+        let a = &mut self.hot;
+        a.rr(true, op::MOV, T2, RCX);
+        a.movzx16(T1, T0);
+        a.mem(true, op::LEA, T1, T1, Some((T1, 0)), 0);
+        a.gs(true, op::MOV, RCX, self.l.jump_cache());
+        a.mem(true, op::LEA, T1, RCX, Some((T1, 3)), 0);
+        a.mem(true, op::MOV, RCX, T1, None, 0);
+        a.mem(true, op::LEA, RCX, RCX, Some((T0, 0)), 0);
+        let hit = a.jrcxz(false);
+        a.rr(true, op::MOV, RCX, T2);
+        let miss = a.jmp();
+        a.land8(hit);
+        a.rr(true, op::MOV, RCX, T2);
+        a.jmp_mem(T1, 8);
+        self.hot_to_stub(miss, self.stubs.lookup);
+    }
+
+    /// Direct JMP.
+    pub(super) fn jump(&mut self, step: &Step) {
+        self.restore_flags(step.live_target);
+        let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
+        if target <= ip {
+            self.poll(Some(target), step.live_target);
+        }
+        self.jump_from(ip, target);
+    }
+
+    /// Jcc: the taken edge leaves the block, the other stays in it.
+    pub(super) fn jcc(&mut self, step: &Step) {
+        self.restore_flags(flags::ARITH);
+        let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
+        let cond = condition(&step.insn);
+        if target > ip && self.linkable(ip, target) {
+            let at = self.hot.jcc(cond);
+            let crosses = !self.same_page(ip, target);
+            return self.add_link(at, target, crosses);
+        }
+        let skip = self.hot.jcc(cond ^ 1);
+        if target <= ip {
+            self.poll(Some(target), step.live_target);
+        }
+        self.jump_from(ip, target);
+        self.hot.land(skip);
+    }
+
+    /// Near CALL of a known address.
+    pub(super) fn call(&mut self, step: &Step) {
+        self.push_return(step);
+        self.restore_flags(flags::ARITH);
+        let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
+        if target <= ip {
+            self.poll(Some(target), flags::ARITH);
+        }
+        self.jump_from(ip, target);
+    }
+
+    /// T0 = the target operand of an indirect branch.
+    fn branch_operand(&mut self, step: &Step) {
+        let insn = &step.insn;
+        if insn.op0_kind() == OpKind::Memory {
+            self.linear_address(insn);
+            self.check(insn.ip(), 8, false, step.live_in);
+            self.hot.mem(true, op::MOV, T0, T1, Some((T0, 0)), 0);
+        } else {
+            let r = self.fetch(insn.op0_register(), T0);
+            if r != T0 {
+                self.hot.rr(true, op::MOV, T0, r);
+            }
+        }
+    }
+
+    /// Near indirect CALL.
+    pub(super) fn call_indirect(&mut self, step: &Step) {
+        self.branch_operand(step);
+        self.hot.gs(true, op::MOV_STORE, T0, self.l.temp());
+        self.push_return(step);
+        self.hot.gs(true, op::MOV, T0, self.l.temp());
+        self.indirect();
+    }
+
+    /// Near indirect JMP.
+    pub(super) fn jump_indirect(&mut self, step: &Step) {
+        self.branch_operand(step);
+        self.indirect();
+    }
+
+    /// Near RET.
+    pub(super) fn ret(&mut self, step: &Step) {
+        let extra = ret_bytes(&step.insn);
+        self.pop_return(step, extra);
+        self.indirect();
+    }
+
+    /// To the address in T0, with a poll: a loop may consist of indirect
+    /// jumps only.
+    fn indirect(&mut self) {
+        self.restore_flags(flags::ARITH);
+        self.poll(None, flags::ARITH);
+        self.probe();
+    }
+}
+
+fn ret_bytes(insn: &Instruction) -> i32 {
+    if insn.op_count() == 1 { i32::from(insn.immediate16()) } else { 0 }
+}
+
+/// Condition number as Jcc encodes it.
+fn condition(insn: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match insn.condition_code() {
+        C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        _ => 15,
+    }
+}

@@ -1,0 +1,111 @@
+//! Effective addresses and the inline TLB check.
+
+use super::{Emitter, Site};
+use crate::asm::{cc, op};
+use crate::regs::{Home, T0, T1, T2, home};
+use iced_x86::{Instruction, Register};
+
+/// Bits of the slow path's info argument.
+pub mod info {
+    /// The access writes.
+    pub const WRITE: u32 = 1 << 8;
+    /// Position of the TLB bank.
+    pub const BANK_SHIFT: u32 = 9;
+    /// The access's size in bytes.
+    pub const SIZE: u32 = 0xff;
+}
+
+impl Emitter<'_> {
+    /// Host register that holds `r`; loaded into `scratch` if it lives in
+    /// memory.
+    pub(super) fn fetch(&mut self, r: Register, scratch: u8) -> u8 {
+        match home(r.full_register().number()) {
+            Home::Host(h) => h,
+            Home::Slot(n) => {
+                self.hot.gs(true, op::MOV, scratch, self.l.reg(n));
+                scratch
+            }
+        }
+    }
+
+    /// T0 = linear address of the memory operand. Leaves flags alone.
+    pub(super) fn linear_address(&mut self, insn: &Instruction) {
+        self.effective_address(insn);
+        let base = match insn.memory_segment() {
+            Register::FS => self.l.fs_base,
+            Register::GS => self.l.gs_base,
+            _ => return,
+        };
+        self.hot.gs(true, op::MOV, T1, base);
+        self.hot.mem(true, op::LEA, T0, T0, Some((T1, 0)), 0);
+    }
+
+    fn effective_address(&mut self, insn: &Instruction) {
+        if insn.is_ip_rel_memory_operand() {
+            return self.hot.mov_imm(T0, insn.ip_rel_memory_address());
+        }
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let disp = insn.memory_displacement64();
+        let short = disp as i32;
+        let any = if base != Register::None { base } else { index };
+        let w = any.size() == 8;
+        let scale = insn.memory_index_scale().trailing_zeros() as u8;
+        match (base != Register::None, index != Register::None) {
+            (false, false) => self.hot.mov_imm(T0, disp),
+            (true, false) => {
+                let b = self.fetch(base, T0);
+                self.hot.mem(w, op::LEA, T0, b, None, short);
+            }
+            (false, true) => {
+                let i = self.fetch(index, T1);
+                self.hot.lea_scaled(w, T0, i, scale, short);
+            }
+            (true, true) => {
+                let b = self.fetch(base, T0);
+                let i = self.fetch(index, T1);
+                self.hot.mem(w, op::LEA, T0, b, Some((i, scale)), short);
+            }
+        }
+    }
+
+    /// Checks the access at T0; afterwards `[T1 + T0]` is the operand in host
+    /// memory. Flags that are live before instruction `rip` are set aside.
+    pub(super) fn check(&mut self, rip: u64, size: u32, write: bool, live: u64) {
+        self.save_flags(live);
+        let l = self.l;
+        let bank = l.tlb[self.to.bank];
+        let tag = bank + l.entry[usize::from(write)];
+        let shift = 12 - l.entry_shift;
+        let retry = self.hot.len();
+        if self.to.bmi2 {
+            self.hot.rorx(T1, T0, shift);
+        } else {
+            self.hot.rr(true, op::MOV, T1, T0);
+            self.hot.shr_imm(T1, shift);
+        }
+        self.hot.and_imm(T1, (l.entries - 1) << l.entry_shift);
+        self.hot.gs_index(true, op::XOR, T0, T1, tag);
+        self.hot.cmp_imm(T0, 4096 - size);
+        let miss = self.hot.jcc(cc::A);
+        self.hot_to_cold(miss);
+        self.hot.gs_index(true, op::MOV, T1, T1, bank + l.entry[2]);
+        let write_bit = if write { info::WRITE } else { 0 };
+        let arg = size | write_bit | (self.to.bank as u32) << info::BANK_SHIFT;
+        self.slow_path(rip, tag, arg, retry);
+    }
+
+    /// The cold half of a check.
+    fn slow_path(&mut self, rip: u64, tag: u32, arg: u32, retry: usize) {
+        self.cold.gs_index(true, op::XOR, T0, T1, tag); // T0 = address again
+        self.cold.mov_imm(T2, u64::from(arg));
+        let call = self.cold.call();
+        self.cold_to_stub(call, self.stubs.slow);
+        self.out.accesses.push(Site {
+            at: (self.to.cold + self.cold.len()) as u32,
+            flags_in_slot: u32::from(self.flags_in_slot),
+            rip,
+        });
+        let back = self.cold.jmp();
+        self.cold_to_hot(back, retry);
+    }
+}

@@ -1,0 +1,268 @@
+//! Emission of one block into a hot and a cold stream.
+//!
+//! # Flags
+//! Guest arithmetic flags live in the host's. A TLB check clobbers them, so
+//! where they are still needed they are set aside in [`crate::JitCtx::flags`]
+//! once and brought back before the next instruction that touches flags. At
+//! every point: if a flag is live, it is in the slot when `flags_in_slot`,
+//! else in the host's flags.
+
+mod copy;
+mod flow;
+mod memory;
+mod stack;
+
+use crate::asm::Asm;
+use crate::block::{Block, Step};
+use crate::classify::{AccessTable, Treatment, Vector, vector_class};
+use crate::layout::{ExitKind, Layout};
+use crate::regs::{T0, T1, T2};
+use crate::stubs::Stubs;
+use iced_x86::{Encoder, Instruction, Mnemonic};
+
+/// Where the translation goes and what it may assume.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Arena offset of the hot stream.
+    pub hot: usize,
+    /// Arena offset of the cold stream.
+    pub cold: usize,
+    /// Number of the first link made.
+    pub first_link: u32,
+    /// Number of the first interpreted instruction.
+    pub first_interp: u32,
+    /// TLB array of data accesses.
+    pub bank: usize,
+    /// Direct links may cross pages (kernel code, whose mappings are global).
+    pub link_across_pages: bool,
+    /// The host has BMI2.
+    pub bmi2: bool,
+}
+
+/// A direct jump that can be patched to its target's translation.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// Arena offset of the 32-bit displacement.
+    pub at: u32,
+    /// Arena offset of the stub it leads to while unlinked.
+    pub stub: u32,
+    /// Guest linear address of the target.
+    pub target: u64,
+    /// The target lies in another page.
+    pub crosses: bool,
+}
+
+/// A place in the code and the guest instruction it belongs to.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Site {
+    /// Arena offset.
+    pub at: u32,
+    /// Flags are in the slot here.
+    pub flags_in_slot: u32,
+    /// Guest RIP.
+    pub rip: u64,
+}
+
+/// The product.
+#[derive(Default)]
+pub struct Output {
+    /// Hot stream.
+    pub hot: Vec<u8>,
+    /// Cold stream.
+    pub cold: Vec<u8>,
+    /// Links made, in the order of their numbers.
+    pub links: Vec<Link>,
+    /// Instructions left to the interpreter.
+    pub interp: Vec<Instruction>,
+    /// Return PCs of slow-path calls, ascending.
+    pub accesses: Vec<Site>,
+    /// Copied instructions that may raise a host exception, ascending.
+    pub faults: Vec<Site>,
+}
+
+/// Translates blocks; keeps the tables and buffers between them.
+pub struct Translator {
+    layout: Layout,
+    stubs: Stubs,
+    access: AccessTable,
+    encoder: Encoder,
+}
+
+/// One block in the making.
+struct Emitter<'a> {
+    l: &'a Layout,
+    stubs: &'a Stubs,
+    access: &'a mut AccessTable,
+    encoder: &'a mut Encoder,
+    to: Target,
+    page: &'a [u8],
+    hot: Asm,
+    cold: Asm,
+    out: Output,
+    flags_in_slot: bool,
+}
+
+impl Translator {
+    /// A translator for one layout and its stubs.
+    pub fn new(layout: Layout, stubs: Stubs) -> Self {
+        Self { layout, stubs, access: AccessTable::default(), encoder: Encoder::new(64) }
+    }
+
+    /// Translates `block`, whose bytes are in `page`.
+    pub fn translate(&mut self, block: &Block, page: &[u8], to: Target) -> Output {
+        let mut e = Emitter {
+            l: &self.layout,
+            stubs: &self.stubs,
+            access: &mut self.access,
+            encoder: &mut self.encoder,
+            to,
+            page,
+            hot: Asm::default(),
+            cold: Asm::default(),
+            out: Output::default(),
+            flags_in_slot: false,
+        };
+        e.hot.buf.reserve(1024);
+        e.cold.buf.reserve(1024);
+        e.block(block);
+        Output { hot: e.hot.buf, cold: e.cold.buf, ..e.out }
+    }
+}
+
+impl Emitter<'_> {
+    fn block(&mut self, block: &Block) {
+        if block.vector {
+            self.load_vector(block.steps[0].live_in);
+        }
+        for step in &block.steps {
+            self.step(step);
+        }
+        let open = block.steps.last().is_none_or(|s| {
+            matches!(
+                s.treatment,
+                Treatment::Copy | Treatment::Nothing | Treatment::Lea | Treatment::Push
+                    | Treatment::Pop | Treatment::Leave | Treatment::Jcc
+            )
+        });
+        if open {
+            self.restore_flags(x86::flags::ARITH);
+            self.jump_to(block.end);
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step.treatment {
+            Treatment::Nothing => {}
+            Treatment::Lea => self.lea(step),
+            Treatment::Copy => self.copy(step),
+            Treatment::Push => self.push(step),
+            Treatment::Pop => self.pop(step),
+            Treatment::Leave => self.leave(step),
+            Treatment::Call => self.call(step),
+            Treatment::CallIndirect => self.call_indirect(step),
+            Treatment::Ret => self.ret(step),
+            Treatment::Jump => self.jump(step),
+            Treatment::JumpIndirect => self.jump_indirect(step),
+            Treatment::Jcc => self.jcc(step),
+            Treatment::Interp => self.interp(&step.insn),
+        }
+    }
+
+    /// Leaves `insn` to the interpreter and ends the path.
+    fn interp(&mut self, insn: &Instruction) {
+        self.restore_flags(x86::flags::ARITH);
+        let id = self.to.first_interp + self.out.interp.len() as u32;
+        self.out.interp.push(*insn);
+        self.hot.gs_store_imm(self.l.exit_site(), id);
+        let at = self.hot.jmp();
+        self.hot_to_stub(at, self.stubs.exits[ExitKind::Interp as usize]);
+    }
+
+    fn hot_to_stub(&mut self, at: usize, stub: usize) {
+        self.hot.link_abs(at, self.to.hot, stub);
+    }
+
+    fn cold_to_stub(&mut self, at: usize, stub: usize) {
+        self.cold.link_abs(at, self.to.cold, stub);
+    }
+
+    /// Points a hot displacement at the cold stream's end.
+    fn hot_to_cold(&mut self, at: usize) {
+        let target = self.to.cold + self.cold.len();
+        self.hot.link_abs(at, self.to.hot, target);
+    }
+
+    /// Points a cold displacement at a hot offset.
+    fn cold_to_hot(&mut self, at: usize, hot: usize) {
+        let target = self.to.hot + hot;
+        self.cold.link_abs(at, self.to.cold, target);
+    }
+
+    /// Sets the flags aside if any is live and they are not yet.
+    fn save_flags(&mut self, live: u64) {
+        if live == 0 || self.flags_in_slot {
+            return;
+        }
+        let a = &mut self.hot;
+        a.rr(true, crate::asm::op::MOV, T2, 0);
+        a.bytes(&[0x9f, 0x0f, 0x90, 0xc0]); // lahf; seto al
+        a.gs(false, crate::asm::op::MOV_STORE, 0, self.l.flags());
+        a.rr(true, crate::asm::op::MOV, 0, T2);
+        self.flags_in_slot = true;
+    }
+
+    /// Brings the flags back if any is live and they are in the slot.
+    fn restore_flags(&mut self, live: u64) {
+        if self.flags_in_slot && live != 0 {
+            let a = &mut self.hot;
+            a.rr(true, crate::asm::op::MOV, T2, 0);
+            a.gs(false, crate::asm::op::MOV, 0, self.l.flags());
+            a.bytes(&[0x04, 0x7f, 0x9e]); // add al, 0x7f (OF); sahf
+            a.rr(true, crate::asm::op::MOV, 0, T2);
+        }
+        self.flags_in_slot = false;
+    }
+
+    /// Makes sure the guest's vector state is in the host's registers.
+    fn load_vector(&mut self, live: u64) {
+        let l = self.l;
+        if live == 0 {
+            self.hot.gs_cmp_imm8(l.vec_loaded(), 0);
+            let at = self.hot.jcc(crate::asm::cc::E);
+            self.hot_to_cold(at);
+            let call = self.cold.call();
+            self.cold_to_stub(call, self.stubs.load_vector);
+            let back = self.cold.jmp();
+            let here = self.hot.len();
+            self.cold_to_hot(back, here);
+            return;
+        }
+        let mov = crate::asm::op::MOV;
+        self.hot.rr(true, mov, T2, 1);
+        self.hot.gs(false, mov, 1, l.vec_loaded());
+        let need = self.hot.jrcxz(true);
+        self.hot.rr(true, mov, 1, T2);
+        let over = self.hot.jmp();
+        self.hot.land8(need);
+        self.hot.rr(true, mov, 1, T2);
+        let call = self.hot.call();
+        self.hot_to_stub(call, self.stubs.load_vector);
+        self.hot.land(over);
+    }
+
+    /// Remembers a copied instruction that may raise a host exception.
+    fn note_fault_site(&mut self, insn: &Instruction) {
+        let divides = matches!(insn.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
+        if divides || vector_class(insn) != Vector::None {
+            self.out.faults.push(Site {
+                at: (self.to.hot + self.hot.len()) as u32,
+                flags_in_slot: u32::from(self.flags_in_slot),
+                rip: insn.ip(),
+            });
+        }
+    }
+
+    /// The operand of a checked access: `[T1 + T0]`.
+    const OPERAND: (u8, u8) = (T1, T0);
+}

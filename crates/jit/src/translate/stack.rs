@@ -1,0 +1,102 @@
+//! Stack instructions. Guest RSP changes only after the check succeeded.
+
+use super::Emitter;
+use crate::asm::op;
+use crate::block::Step;
+use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
+use iced_x86::OpKind;
+
+impl Emitter<'_> {
+    /// T0 = guest RSP - 8, checked for an 8-byte write.
+    fn check_push(&mut self, step: &Step) {
+        self.hot.mem(true, op::LEA, T0, GUEST_RSP, None, -8);
+        self.check(step.insn.ip(), 8, true, step.live_in);
+    }
+
+    /// T0 = guest RSP, checked for an 8-byte read.
+    fn check_pop(&mut self, step: &Step) {
+        self.hot.rr(true, op::MOV, T0, GUEST_RSP);
+        self.check(step.insn.ip(), 8, false, step.live_in);
+    }
+
+    fn adjust_rsp(&mut self, by: i32) {
+        self.hot.mem(true, op::LEA, GUEST_RSP, GUEST_RSP, None, by);
+    }
+
+    fn store_top(&mut self, reg: u8) {
+        self.hot.mem(true, op::MOV_STORE, reg, T1, Some((T0, 0)), 0);
+    }
+
+    fn load_top(&mut self, reg: u8) {
+        self.hot.mem(true, op::MOV, reg, T1, Some((T0, 0)), 0);
+    }
+
+    /// PUSH r64 / imm / m64.
+    pub(super) fn push(&mut self, step: &Step) {
+        let insn = &step.insn;
+        match insn.op0_kind() {
+            OpKind::Register => {
+                self.check_push(step);
+                let r = self.fetch(insn.op0_register(), T2);
+                self.store_top(r);
+            }
+            OpKind::Memory => {
+                self.linear_address(insn);
+                self.check(insn.ip(), 8, false, step.live_in);
+                self.load_top(T2);
+                self.hot.gs(true, op::MOV_STORE, T2, self.l.temp());
+                self.check_push(step);
+                self.hot.gs(true, op::MOV, T2, self.l.temp());
+                self.store_top(T2);
+            }
+            _ => {
+                self.check_push(step);
+                self.hot.mem_store_imm(T1, T0, insn.immediate(0) as i32);
+            }
+        }
+        self.adjust_rsp(-8);
+    }
+
+    /// POP r64.
+    pub(super) fn pop(&mut self, step: &Step) {
+        self.check_pop(step);
+        match home(step.insn.op0_register().number()) {
+            Home::Host(GUEST_RSP) => return self.load_top(GUEST_RSP),
+            Home::Host(h) => self.load_top(h),
+            Home::Slot(n) => {
+                self.load_top(T2);
+                self.hot.gs(true, op::MOV_STORE, T2, self.l.reg(n));
+            }
+        }
+        self.adjust_rsp(8);
+    }
+
+    /// LEAVE: RSP = RBP + 8, RBP = [RBP].
+    pub(super) fn leave(&mut self, step: &Step) {
+        const RBP: u8 = 5;
+        self.hot.rr(true, op::MOV, T0, RBP);
+        self.check(step.insn.ip(), 8, false, step.live_in);
+        self.hot.mem(true, op::LEA, GUEST_RSP, RBP, None, 8);
+        self.load_top(RBP);
+    }
+
+    /// Pushes the address after the instruction.
+    pub(super) fn push_return(&mut self, step: &Step) {
+        self.check_push(step);
+        let next = step.insn.next_ip();
+        if next as i64 == i64::from(next as i32) {
+            self.hot.mem_store_imm(T1, T0, next as i32);
+        } else {
+            self.hot.mov_imm(T2, next);
+            self.store_top(T2);
+        }
+        self.adjust_rsp(-8);
+    }
+
+    /// T0 = popped return address; RSP moves past it and `extra` bytes.
+    pub(super) fn pop_return(&mut self, step: &Step, extra: i32) {
+        self.check_pop(step);
+        self.load_top(T0);
+        self.adjust_rsp(8 + extra);
+    }
+}
