@@ -147,6 +147,7 @@ impl NativeExec {
             0
         };
         x87::sanitise(&mut cpu.xsave, self.host.mask(u64::MAX));
+        let high = x87::high_registers(cpu, insn);
         frame.image = cpu.xsave.0.as_mut_ptr() as u64;
         frame.stub = stub.at;
         frame.faulted = 0;
@@ -162,6 +163,9 @@ impl NativeExec {
         if stub.fpu {
             let at = frame.bounce.0.as_ptr() as usize;
             let data = at..at + frame.bounce.0.len();
+            if let Some(saved) = high {
+                saved.restore(&mut cpu.xsave);
+            }
             x87::hide_host(cpu, insn, self.host, &self.arena.rx_range(), &data);
         }
         if frame.faulted != 0 {

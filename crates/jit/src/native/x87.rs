@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Encoder, Instruction};
+use iced_x86::{CodeSize, Encoder, Instruction, Mnemonic};
 use x86::cpu::XsaveArea;
 use x86::{CpuState, Seg};
 
@@ -27,6 +27,32 @@ pub fn sanitise(image: &mut XsaveArea, mask: u64) {
     b[XCOMP_BV..XCOMP_BV + 56].fill(0);
     b[MXCSR + 2..MXCSR + 4].fill(0);
     const { assert!(MXCSR_MASK == 0xffff) };
+}
+
+/// Registers 8..=15, which VZEROUPPER and VZEROALL leave alone outside 64-bit
+/// mode (SDM vol 2) but change when executed in it.
+pub struct HighRegisters(Box<XsaveArea>);
+
+const HIGH: [Range<usize>; 3] = [
+    160 + 128..160 + 256,
+    576 + 128..576 + 256,
+    1152 + 256..1152 + 512,
+];
+
+/// Saves them if `insn` is one of those two in 16- or 32-bit code.
+pub fn high_registers(cpu: &CpuState, insn: &Instruction) -> Option<HighRegisters> {
+    let zero = matches!(insn.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall);
+    (zero && insn.code_size() != CodeSize::Code64)
+        .then(|| HighRegisters(Box::new(cpu.xsave.clone())))
+}
+
+impl HighRegisters {
+    /// Puts them back.
+    pub fn restore(self, image: &mut XsaveArea) {
+        for range in HIGH {
+            image.0[range.clone()].copy_from_slice(&self.0.0[range]);
+        }
+    }
 }
 
 /// Replaces host x87 pointers by the guest's: FIP by RIP, FDP by the operand's
@@ -75,8 +101,8 @@ fn segment_of(insn: &Instruction) -> Option<Seg> {
 /// The low 11 bits of the two opcode bytes (SDM vol 1, 8.1.9).
 fn opcode(insn: &Instruction) -> Option<u16> {
     let mut encoder = Encoder::new(match insn.code_size() {
-        iced_x86::CodeSize::Code16 => 16,
-        iced_x86::CodeSize::Code32 => 32,
+        CodeSize::Code16 => 16,
+        CodeSize::Code32 => 32,
         _ => 64,
     });
     encoder.encode(insn, insn.ip()).ok()?;

@@ -1,0 +1,186 @@
+//! What must agree between two outcomes.
+
+use iced_x86::{Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use x86::{flags, vector};
+
+use crate::case::{Case, Outcome};
+use crate::layout::DATA;
+
+/// Differences between the host's outcome and another's, one line each; empty
+/// if they agree.
+pub fn differences(case: &Case, host: &Outcome, other: &Outcome) -> Vec<String> {
+    let mut out = Vec::new();
+    if fault_key(case, host) != fault_key(case, other) {
+        out.push(format!(
+            "fault: {:x?} instead of {:x?}",
+            other.fault, host.fault
+        ));
+    }
+    for (i, (a, b)) in host.gpr.iter().zip(&other.gpr).enumerate() {
+        if a != b {
+            let name = Register::RAX + i as u32;
+            out.push(format!(
+                "{name:?}: {b:#x} instead of {a:#x} (was {:#x})",
+                case.gpr[i]
+            ));
+        }
+    }
+    if host.rip != other.rip {
+        out.push(format!("RIP: {:#x} instead of {:#x}", other.rip, host.rip));
+    }
+    let undefined = if host.fault.is_some() {
+        0
+    } else {
+        undefined_flags(case)
+    };
+    let changed = (host.rflags ^ other.rflags) & !undefined & !flags::RF;
+    if changed != 0 {
+        out.push(format!(
+            "RFLAGS: {:#x} instead of {:#x}, wrong bits {changed:#x} (was {:#x})",
+            other.rflags, host.rflags, case.rflags
+        ));
+    }
+    if let Some(at) = host.mem.iter().zip(&other.mem).position(|(a, b)| a != b) {
+        let line = |m: &[u8]| format!("{:02x?}", &m[at..(at + 16).min(m.len())]);
+        out.push(format!(
+            "memory at {:#x}: {} instead of {}",
+            DATA + at as u64,
+            line(&other.mem),
+            line(&host.mem)
+        ));
+    }
+    vector_state(case, host, other, &mut out);
+    out
+}
+
+/// The part of a fault that must agree. The P bit of a page fault's error code
+/// depends on whether the host kernel has a page-table entry.
+fn fault_key(case: &Case, o: &Outcome) -> Option<(u8, Option<u32>, u64)> {
+    o.fault.map(|f| match f.vector {
+        vector::PF => (
+            f.vector,
+            f.error.map(|e| e & 6),
+            page_fault_address(case, f.payload),
+        ),
+        _ => (f.vector, f.error, 0),
+    })
+}
+
+/// CR2 is exact but for instructions that access their operand in pieces of a
+/// size and order that no manual gives: there it is exact to the page.
+fn page_fault_address(case: &Case, la: u64) -> u64 {
+    use Mnemonic as M;
+    let pieces = matches!(
+        case.insn.mnemonic(),
+        M::Fnsave
+            | M::Fnstenv
+            | M::Frstor
+            | M::Fldenv
+            | M::Fbld
+            | M::Fbstp
+            | M::Fld
+            | M::Fstp
+            | M::Maskmovq
+            | M::Maskmovdqu
+            | M::Vmaskmovdqu
+            | M::Vmaskmovps
+            | M::Vmaskmovpd
+            | M::Vpmaskmovd
+            | M::Vpmaskmovq
+    );
+    if pieces { la & !0xfff } else { la }
+}
+
+/// A store that faults has already set TOP to 0 (MMX) or the sticky exception
+/// flags (SSE) on some CPUs; restarting the instruction sets them again.
+fn early_effect(case: &Case, host: &Outcome, part: &str) -> bool {
+    let faulted = host
+        .fault
+        .is_some_and(|f| f.vector != vector::XM && f.vector != vector::MF);
+    let mmx = (0..case.insn.op_count()).any(|i| case.insn.op_register(i).is_mm());
+    faulted && (part == "MXCSR" || mmx && matches!(part, "FCW, FSW" | "FTW, FOP" | "x87 registers"))
+}
+
+fn vector_state(case: &Case, host: &Outcome, other: &Outcome, out: &mut Vec<String>) {
+    const PARTS: [(&str, std::ops::Range<usize>); 9] = [
+        ("FCW, FSW", 0..4),
+        ("FTW, FOP", 4..8),
+        ("FIP", 8..16),
+        ("FDP", 16..24),
+        ("MXCSR", 24..28),
+        ("x87 registers", 32..160),
+        ("XMM", 160..416),
+        ("YMM", 576..832),
+        ("opmask, ZMM", 1088..2688),
+    ];
+    let (a, b) = (&host.xsave.0, &other.xsave.0);
+    for (name, range) in PARTS {
+        if early_effect(case, host, name) {
+            continue;
+        }
+        if let Some(at) = range.clone().find(|&i| a[i] != b[i]) {
+            let at = at & !7;
+            let end = (at + 8).min(range.end);
+            out.push(format!(
+                "{name} at image offset {at}: {:02x?} instead of {:02x?}",
+                &b[at..end],
+                &a[at..end]
+            ));
+        }
+    }
+}
+
+/// RFLAGS bits that the SDM leaves undefined after the instruction.
+pub fn undefined_flags(case: &Case) -> u64 {
+    let insn = &case.insn;
+    if let Some(bits) = shift_undefined(insn, case.gpr[1]) {
+        return bits;
+    }
+    let u = insn.rflags_undefined();
+    [
+        (RflagsBits::OF, flags::OF),
+        (RflagsBits::SF, flags::SF),
+        (RflagsBits::ZF, flags::ZF),
+        (RflagsBits::AF, flags::AF),
+        (RflagsBits::CF, flags::CF),
+        (RflagsBits::PF, flags::PF),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| u & bit != 0)
+    .fold(0, |all, (_, flag)| all | flag)
+}
+
+/// Shifts and rotates: what is undefined depends on the count (SDM vol 2,
+/// RCL/SAL/SHLD).
+fn shift_undefined(insn: &Instruction, rcx: u64) -> Option<u64> {
+    use Mnemonic as M;
+    let rotate = matches!(insn.mnemonic(), M::Rcl | M::Rcr | M::Rol | M::Ror);
+    let double = matches!(insn.mnemonic(), M::Shld | M::Shrd);
+    if !rotate && !double && !matches!(insn.mnemonic(), M::Shl | M::Sal | M::Shr | M::Sar) {
+        return None;
+    }
+    let last = insn.op_count() - 1;
+    let count = match insn.op_kind(last) {
+        OpKind::Immediate8 => u64::from(insn.immediate8()),
+        _ => rcx & 0xff,
+    };
+    let size = match insn.op0_kind() {
+        OpKind::Memory => insn.memory_size().size(),
+        _ => insn.op0_register().size(),
+    } as u64;
+    let count = count & if size == 8 { 63 } else { 31 };
+    let mut bits = 0;
+    if count > 1 {
+        bits |= flags::OF;
+    }
+    if count > 0 && !rotate {
+        bits |= flags::AF;
+    }
+    if double && count > size * 8 {
+        bits |= flags::ARITH;
+    }
+    if !rotate && !double && count >= size * 8 && insn.mnemonic() != M::Sar {
+        bits |= flags::CF;
+    }
+    Some(bits)
+}
