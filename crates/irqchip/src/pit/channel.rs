@@ -49,9 +49,27 @@ fn ns_of(ticks: u64) -> u64 {
         .saturating_add((rest * NS_PER_S).div_ceil(HZ))
 }
 
-/// ns as a signed time. Start times may lie before time 0.
-fn signed(ns: u64) -> i64 {
-    i64::try_from(ns).unwrap_or(i64::MAX)
+/// The input clock's number at a time.
+fn clock_at(ns: u64) -> i64 {
+    // At most 2^64 / 838 clocks.
+    ticks_of(ns) as i64
+}
+
+/// The time of an input clock, saturating at time 0.
+fn time_of(clock: i64) -> u64 {
+    ns_of(u64::try_from(clock).unwrap_or(0))
+}
+
+/// An input clock as a signed time: one before time 0 keeps its distance.
+fn signed_time_of(clock: i64) -> i64 {
+    let ns = i64::try_from(ns_of(clock.unsigned_abs())).unwrap_or(i64::MAX);
+    if clock < 0 { -ns } else { ns }
+}
+
+/// The inverse of [`signed_time_of`].
+fn clock_at_signed(ns: i64) -> i64 {
+    let clock = ticks_of(ns.unsigned_abs()) as i64;
+    if ns < 0 { -clock } else { clock }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +78,7 @@ enum Run {
     Unloaded,
     /// Modes 1 and 5: waiting for the gate.
     Armed,
-    /// Counting since this time.
+    /// Counting since this input clock; it may lie before time 0.
     Counting(i64),
     /// The gate stopped it after so many ticks.
     Paused(u64),
@@ -122,10 +140,7 @@ impl Channel {
     /// Ticks since the count was loaded, while counting or paused.
     fn elapsed(&self, now: u64) -> Option<u64> {
         match self.run {
-            Run::Counting(start) => {
-                let ns = signed(now).saturating_sub(start);
-                Some(ticks_of(u64::try_from(ns).unwrap_or(0)))
-            }
+            Run::Counting(start) => u64::try_from(clock_at(now) - start).ok().or(Some(0)),
             Run::Paused(ticks) => Some(ticks),
             Run::Unloaded | Run::Armed => None,
         }
@@ -143,8 +158,7 @@ impl Channel {
 
     fn switch(&mut self, reload: Reload) {
         if let Run::Counting(start) = self.run {
-            let at = start.saturating_add(signed(ns_of(reload.at)));
-            self.run = Run::Counting(at.saturating_sub(signed(ns_of(reload.phase))));
+            self.run = Run::Counting(start + reload.at as i64 - reload.phase as i64);
         }
         self.count = reload.count;
         self.next = None;
@@ -300,7 +314,7 @@ impl Channel {
         self.count = count;
         self.run = match self.mode {
             1 | 5 => Run::Armed,
-            _ if self.gate => Run::Counting(signed(now)),
+            _ if self.gate => Run::Counting(clock_at(now)),
             _ => Run::Paused(0),
         };
     }
@@ -331,11 +345,9 @@ impl Channel {
                 if let Some(reload) = self.next.take() {
                     self.count = reload.count;
                 }
-                Run::Counting(signed(now))
+                Run::Counting(clock_at(now))
             }
-            Run::Paused(ticks) if rose => {
-                Run::Counting(signed(now).saturating_sub(signed(ns_of(ticks))))
-            }
+            Run::Paused(ticks) if rose => Run::Counting(clock_at(now) - ticks as i64),
             Run::Counting(_) if fell && !matches!(self.mode, 1 | 5) => {
                 Run::Paused(self.elapsed(now).unwrap_or(0))
             }
@@ -364,8 +376,7 @@ impl Channel {
             && self.is_periodic()
             && self.elapsed(to).is_some_and(|ticks| ticks >= reload.at)
         {
-            let at = start.saturating_add(signed(ns_of(reload.at)));
-            let at = u64::try_from(at).unwrap_or(0).clamp(from, to);
+            let at = time_of(start + reload.at as i64).clamp(from, to);
             edges = self.edges_of_count(from, at);
             self.switch(reload);
             from = at;
@@ -405,12 +416,11 @@ impl Channel {
             after.switch(reload);
             return after.next_edge(from);
         }
-        u64::try_from(start.saturating_add(signed(ns_of(edge)))).ok()
+        Some(time_of(start + edge as i64))
     }
 
     pub(super) fn state(&mut self, now: u64) -> PitChannelState {
         self.settle(now);
-        let since = |ticks| signed(now).saturating_sub(signed(ns_of(ticks)));
         PitChannelState {
             count: match self.run {
                 Run::Unloaded => 0,
@@ -430,8 +440,8 @@ impl Channel {
             count_load_time: match self.run {
                 Run::Unloaded => 0,
                 Run::Armed => i64::MIN,
-                Run::Counting(start) => start,
-                Run::Paused(ticks) => since(ticks),
+                Run::Counting(start) => signed_time_of(start),
+                Run::Paused(ticks) => signed_time_of(clock_at(now) - ticks as i64),
             },
         }
     }
@@ -470,7 +480,7 @@ impl Channel {
         }
         self.run = match (s.count_load_time, self.mode) {
             (i64::MIN, 1 | 5) => Run::Armed,
-            (start, _) => Run::Counting(start.min(signed(now))),
+            (start, _) => Run::Counting(clock_at_signed(start).min(clock_at(now))),
         };
         if !gate && !matches!(self.mode, 1 | 5) {
             self.run = Run::Paused(self.elapsed(now).unwrap_or(0));
