@@ -21,7 +21,7 @@ pub mod uart;
 
 pub use bus::{BusError, MmioBus, MmioDevice, PortBus, PortDevice, all_ones};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use irq::{IrqLine, NoIrq};
+pub use irq::{IrqLine, NoIrq, OrGate};
 
 /// A machine-level consequence of a register write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,32 +2,31 @@
 //! boot, ACPI tables, CPUID, the run loop and the host ends of its devices.
 //!
 //! Guest-visible addresses, interrupts and ports follow QEMU's `pc`.
+//!
+//! [`MachineConfig`] says what to build, [`Machine::new`] checks it,
+//! [`Machine::run`] runs it to its [`Outcome`]. A reset builds everything
+//! guest-visible anew (`Board`); host ends (`Console`) stay.
 
+mod acpi;
+mod board;
+mod boot;
 mod config;
+mod console;
+mod control;
+mod cpuid;
+mod image;
+mod layout;
+mod machine;
 mod memory_serial;
 mod outcome;
+mod ram;
+mod routing;
+mod signals;
+mod stop_pipe;
+mod timers;
+mod vcpu_loop;
 
 pub use config::{CpuModel, Image, MachineConfig, PanicAction, SerialConfig};
+pub use machine::{Machine, MachineHandle};
 pub use memory_serial::MemorySerial;
 pub use outcome::{Error, Outcome, Result};
-
-use std::sync::Arc;
-
-/// A machine that can run.
-pub struct Machine {
-    #[allow(dead_code, reason = "first version")]
-    hypervisor: Arc<dyn hv::Hypervisor>,
-    #[allow(dead_code, reason = "first version")]
-    config: MachineConfig,
-}
-
-impl Machine {
-    /// Checks the configuration and opens what it names.
-    pub fn new(hypervisor: Arc<dyn hv::Hypervisor>, config: MachineConfig) -> Result<Self> {
-        Ok(Self { hypervisor, config })
-    }
-    /// Runs until the guest or the user ends it.
-    pub fn run(self) -> Result<Outcome> {
-        Err(Error::NoKernel)
-    }
-}

@@ -1,0 +1,111 @@
+//! Differentiated System Description Table: the devices that cannot be
+//! probed, and the power-off state.
+
+use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use acpi_tables::aml::{
+    Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
+};
+use acpi_tables::{Aml, sdt::Sdt};
+use devices::{acpi_pm, i8042, pvpanic, rtc::Rtc};
+
+/// Present, enabled, shown in the UI, working (ACPI 6.3.7); the same for a
+/// device that is not shown.
+const STA_VISIBLE: u8 = 0x0f;
+const STA_HIDDEN: u8 = 0x0b;
+
+/// One device of the board.
+struct Row {
+    name: String,
+    hid: Hid,
+    uid: Option<u8>,
+    sta: u8,
+    /// Port ranges: first, length.
+    ports: Vec<(u16, u8)>,
+    /// Edge-triggered, active-high ISA interrupt.
+    irq: Option<u32>,
+}
+
+enum Hid {
+    Eisa(&'static str),
+    Text(&'static str),
+}
+
+impl Row {
+    fn new(name: impl Into<String>, hid: Hid, ports: &[(u16, u8)], irq: Option<u32>) -> Self {
+        Self {
+            name: name.into(),
+            hid,
+            uid: None,
+            sta: STA_VISIBLE,
+            ports: ports.to_vec(),
+            irq,
+        }
+    }
+}
+
+fn rows(description: &Description) -> Vec<Row> {
+    let kbd_ports = [(i8042::DATA_PORT, 1), (i8042::COMMAND_PORT, 1)];
+    let mut rows = vec![
+        Row::new("RTC_", Hid::Eisa("PNP0B00"), &[(Rtc::PORT, 2)], Some(8)),
+        Row::new("KBD_", Hid::Eisa("PNP0303"), &kbd_ports, Some(1)),
+        Row {
+            sta: STA_HIDDEN,
+            ..Row::new("PEVT", Hid::Text("QEMU0001"), &[(pvpanic::PORT, 1)], None)
+        },
+    ];
+    for (i, &(port, irq)) in description.serial.iter().enumerate() {
+        let name = format!("COM{}", i + 1);
+        rows.push(Row {
+            uid: Some(i as u8 + 1),
+            ..Row::new(name, Hid::Eisa("PNP0501"), &[(port, 8)], Some(irq))
+        });
+    }
+    rows
+}
+
+/// Appends `Device (name) { _HID, _UID, _STA, _CRS }`.
+fn write_device(row: &Row, out: &mut Vec<u8>) {
+    let path = Path::new;
+    let hid = match row.hid {
+        Hid::Eisa(id) => Name::new(path("_HID"), &EISAName::new(id)),
+        Hid::Text(id) => Name::new(path("_HID"), &id),
+    };
+    let uid = row.uid.map(|uid| Name::new(path("_UID"), &uid));
+    let sta = Name::new(path("_STA"), &row.sta);
+    let ports: Vec<_> = row
+        .ports
+        .iter()
+        .map(|&(first, len)| IO::new(first, first, 1, len))
+        .collect();
+    let irq = row
+        .irq
+        .map(|gsi| Interrupt::new(true, true, false, false, gsi));
+    let mut resources: Vec<&dyn Aml> = ports.iter().map(|p| p as &dyn Aml).collect();
+    resources.extend(irq.iter().map(|i| i as &dyn Aml));
+    let crs = Name::new(path("_CRS"), &ResourceTemplate::new(resources));
+    let mut children: Vec<&dyn Aml> = vec![&hid];
+    children.extend(uid.iter().map(|u| u as &dyn Aml));
+    children.extend([&sta as &dyn Aml, &crs]);
+    Device::new(path(&row.name), children).to_aml_bytes(out);
+}
+
+/// The table.
+pub fn build(description: &Description) -> Sdt {
+    let mut devices = Vec::new();
+    for row in rows(description) {
+        write_device(&row, &mut devices);
+    }
+    let mut aml = Scope::raw(Path::new("\\_SB_"), devices);
+    let zero = 0u8;
+    let s5 = Package::new(vec![
+        &acpi_pm::SLP_TYP_S5,
+        &acpi_pm::SLP_TYP_S5,
+        &zero,
+        &zero,
+    ]);
+    Name::new(Path::new("\\_S5_"), &s5).to_aml_bytes(&mut aml);
+
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    dsdt.append_slice(&aml);
+    dsdt
+}

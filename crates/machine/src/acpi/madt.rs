@@ -1,0 +1,39 @@
+//! Multiple APIC Description Table (ACPI 5.2.12).
+
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use crate::layout::{IOAPIC, LAPIC};
+use acpi_tables::sdt::Sdt;
+
+/// PC-compatible: there is a pair of 8259s too.
+const PCAT_COMPAT: u32 = 1;
+const ENABLED: u32 = 1;
+/// MPS INTI flags: level-triggered, active high (table 5.26).
+const LEVEL_HIGH: u16 = 0x000d;
+const CONFORMING: u16 = 0;
+/// "All processors" in an NMI row.
+const ALL_PROCESSORS: u8 = 0xff;
+const NMI_LINT: u8 = 1;
+
+/// ISA interrupts whose GSI or trigger mode differs: source, GSI, flags.
+const OVERRIDES: [(u8, u32, u16); 2] = [(0, 2, CONFORMING), (9, 9, LEVEL_HIGH)];
+
+/// A MADT for `vcpus` processors with APIC ids from 0.
+pub fn build(vcpus: u32) -> Sdt {
+    let mut madt = Sdt::new(*b"APIC", 36, 3, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    madt.append_slice(&LAPIC.to_le_bytes());
+    madt.append_slice(&PCAT_COMPAT.to_le_bytes());
+    for id in 0..vcpus {
+        madt.append_slice(&[0, 8, id as u8, id as u8]);
+        madt.append_slice(&ENABLED.to_le_bytes());
+    }
+    madt.append_slice(&[1, 12, 0, 0]);
+    madt.append_slice(&IOAPIC.to_le_bytes());
+    madt.append_slice(&0u32.to_le_bytes());
+    for (source, gsi, flags) in OVERRIDES {
+        madt.append_slice(&[2, 10, 0, source]);
+        madt.append_slice(&gsi.to_le_bytes());
+        madt.append_slice(&flags.to_le_bytes());
+    }
+    madt.append_slice(&[4, 6, ALL_PROCESSORS, 0, 0, NMI_LINT]);
+    madt
+}

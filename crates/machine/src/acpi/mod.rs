@@ -1,0 +1,147 @@
+//! ACPI tables (ACPI specification 6.5) for the board, in the BIOS area.
+
+mod dsdt;
+mod fadt;
+mod madt;
+
+pub use fadt::SCI;
+
+use crate::layout::{BIOS_AREA, ONE_MIB};
+use crate::ram::{GuestRam, NotRam};
+use acpi_tables::{Aml, facs::FACS, rsdp::Rsdp, xsdt::XSDT};
+
+const OEM_ID: [u8; 6] = *b"TRPZE ";
+const OEM_TABLE_ID: [u8; 8] = *b"TRPZPC  ";
+const OEM_REVISION: u32 = 1;
+
+/// What the tables describe.
+#[derive(Clone, Debug)]
+pub struct Description<'a> {
+    /// Number of vCPUs; APIC ids count from 0.
+    pub vcpus: u32,
+    /// Serial ports: first I/O port and interrupt.
+    pub serial: &'a [(u16, u32)],
+}
+
+/// Guest-physical address of the RSDP.
+pub const RSDP: u64 = BIOS_AREA;
+/// Tables start here; every one is aligned to [`ALIGN`], as the FACS must be.
+const TABLES: u64 = BIOS_AREA + 0x40;
+const ALIGN: u64 = 64;
+
+/// Tables laid out one after the other.
+struct Area {
+    base: u64,
+    bytes: Vec<u8>,
+}
+
+impl Area {
+    /// Appends a table; returns its guest-physical address.
+    fn add(&mut self, table: &dyn Aml) -> u64 {
+        let at = (self.bytes.len() as u64).next_multiple_of(ALIGN);
+        self.bytes.resize(at as usize, 0);
+        table.to_aml_bytes(&mut self.bytes);
+        self.base + at
+    }
+}
+
+/// The bytes of the BIOS area from [`RSDP`] on.
+pub fn build(description: &Description) -> Vec<u8> {
+    let mut area = Area {
+        base: TABLES,
+        bytes: Vec::new(),
+    };
+    let facs = area.add(&FACS::new());
+    let dsdt = area.add(&dsdt::build(description));
+    let fadt = area.add(&fadt::build(facs, dsdt));
+    let madt = area.add(&madt::build(description.vcpus));
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = area.add(&xsdt);
+
+    let mut all = Vec::new();
+    Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut all);
+    all.resize((TABLES - RSDP) as usize, 0);
+    all.extend(area.bytes);
+    // At most 255 vCPUs of 8 bytes each: far below 128 KiB.
+    assert!(all.len() as u64 <= ONE_MIB - RSDP);
+    all
+}
+
+/// Builds the tables and copies them to guest memory.
+pub fn write(description: &Description, ram: &GuestRam) -> Result<(), NotRam> {
+    ram.write(RSDP, &build(description))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |a, b| a.wrapping_add(*b))
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    /// The table at a guest-physical address, by its own length field.
+    fn table(all: &[u8], gpa: u64) -> &[u8] {
+        let at = (gpa - RSDP) as usize;
+        let len = u32::from_le_bytes(all[at + 4..at + 8].try_into().unwrap());
+        &all[at..at + len as usize]
+    }
+
+    fn tables(vcpus: u32) -> Vec<u8> {
+        build(&Description {
+            vcpus,
+            serial: &[(0x3f8, 4), (0x2f8, 3)],
+        })
+    }
+
+    #[test]
+    fn the_chain_from_rsdp_is_sound() {
+        let all = tables(2);
+        assert_eq!(&all[..8], b"RSD PTR ");
+        assert_eq!((sum(&all[..20]), sum(&all[..36])), (0, 0));
+        let xsdt = table(&all, u64_at(&all, 24));
+        assert_eq!((&xsdt[..4], sum(xsdt)), (&b"XSDT"[..], 0));
+        let fadt = table(&all, u64_at(xsdt, 36));
+        assert_eq!((&fadt[..4], sum(fadt)), (&b"FACP"[..], 0));
+        let madt = table(&all, u64_at(xsdt, 44));
+        assert_eq!((&madt[..4], sum(madt)), (&b"APIC"[..], 0));
+        let dsdt = table(&all, u64_at(fadt, 140));
+        assert_eq!((&dsdt[..4], sum(dsdt)), (&b"DSDT"[..], 0));
+        let facs_gpa = u32::from_le_bytes(fadt[36..40].try_into().unwrap());
+        assert_eq!(facs_gpa % 64, 0);
+        assert_eq!(&table(&all, facs_gpa.into())[..4], b"FACS");
+    }
+
+    #[test]
+    fn madt_lists_every_vcpu_and_the_overrides() {
+        let all = tables(3);
+        let madt = {
+            let xsdt = table(&all, u64_at(&all, 24));
+            table(&all, u64_at(xsdt, 44))
+        };
+        let mut rows = Vec::new();
+        let mut at = 44;
+        while at < madt.len() {
+            let len = usize::from(madt[at + 1]);
+            rows.push(&madt[at..at + len]);
+            at += len;
+        }
+        assert_eq!(at, madt.len());
+        let ids: Vec<u8> = rows.iter().filter(|r| r[0] == 0).map(|r| r[3]).collect();
+        assert_eq!(ids, [0, 1, 2]);
+        // IRQ 0 is GSI 2; IRQ 9 (SCI) is level, active high.
+        assert!(rows.contains(&&[2, 10, 0, 0, 2, 0, 0, 0, 0, 0][..]));
+        assert!(rows.contains(&&[2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0][..]));
+    }
+
+    #[test]
+    fn largest_machine_fits() {
+        assert!(tables(255).len() < 0x2_0000);
+    }
+}

@@ -1,0 +1,227 @@
+//! One life of the machine, from reset to reset: VM, RAM, devices, vCPUs.
+#![allow(unsafe_code, reason = "lends guest RAM to the backend")]
+
+use crate::config::MachineConfig;
+use crate::console::Console;
+use crate::layout::{HIGH_RAM, Layout};
+use crate::outcome::{Error, Result};
+use crate::ram::GuestRam;
+use crate::{acpi, boot, cpuid, routing};
+use devices::acpi_pm::{self, AcpiPm, Gpe0};
+use devices::i8042::{self, CommandPort, I8042};
+use devices::pvpanic::{self, PvPanic};
+use devices::reset::{self, FastA20, ResetControl};
+use devices::rtc::{MemorySize, Rtc};
+use devices::sink_port::SinkPort;
+use devices::timed::{Timed, Waker};
+use devices::uart::SerialPort;
+use devices::{Clock, IrqLine, MmioBus, OrGate, PortBus, PortDevice, SystemClock};
+use hv::{Hypervisor, MemFlags, MemSlot, Vcpu, Vm};
+use std::sync::{Arc, Weak};
+
+/// COM1 to COM4: first port and ISA interrupt.
+pub const SERIAL_PORTS: [(u16, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+const RTC_IRQ: u32 = 8;
+const KEYBOARD_IRQ: u32 = 1;
+const POST_PORT: u16 = 0x80;
+const DELAY_PORT: u16 = 0xed;
+
+/// The machine between two resets. Fields drop in this order: everything that
+/// uses guest RAM goes before it.
+pub struct Board {
+    /// Processors, by APIC id.
+    pub vcpus: Vec<Box<dyn Vcpu>>,
+    /// I/O ports.
+    pub ports: PortBus,
+    /// Guest-physical addresses without RAM.
+    pub mmio: MmioBus,
+    /// Devices with deadlines, and who wakes their thread.
+    pub timed: Vec<Arc<dyn Timed>>,
+    /// Wakes the thread that serves `timed`.
+    pub waker: Waker,
+    /// Time of `timed`.
+    pub clock: Arc<SystemClock>,
+    /// For the power button.
+    pub pm: Arc<AcpiPm>,
+    /// The serial ports, kept alive for the consoles.
+    pub serial: Vec<Arc<SerialPort>>,
+    /// The virtual machine.
+    pub vm: Arc<dyn Vm>,
+    _ram: GuestRam,
+}
+
+/// An interrupt input of the VM.
+struct GsiLine {
+    /// Weak: a console thread may outlive the board's last moment.
+    vm: Weak<dyn Vm>,
+    gsi: u32,
+}
+
+impl IrqLine for GsiLine {
+    fn set_level(&self, high: bool) {
+        if let Some(vm) = self.vm.upgrade()
+            && let Err(error) = vm.set_irq_line(self.gsi, high)
+        {
+            log::warn!("interrupt line {}: {error}", self.gsi);
+        }
+    }
+}
+
+fn gsi(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn IrqLine> {
+    Arc::new(GsiLine {
+        vm: Arc::downgrade(vm),
+        gsi,
+    })
+}
+
+/// Devices on their buses.
+struct Devices {
+    ports: PortBus,
+    timed: Vec<Arc<dyn Timed>>,
+    waker: Waker,
+    clock: Arc<SystemClock>,
+    pm: Arc<AcpiPm>,
+    serial: Vec<Arc<SerialPort>>,
+}
+
+impl Board {
+    /// Builds the machine, loads the kernel and readies the vCPUs.
+    pub fn new(
+        hypervisor: &dyn Hypervisor,
+        config: &MachineConfig,
+        layout: &Layout,
+        consoles: &[Console],
+    ) -> Result<Self> {
+        let ram = GuestRam::new(layout)?;
+        let serial = &SERIAL_PORTS[..consoles.len()];
+        let description = acpi::Description {
+            vcpus: config.vcpus,
+            serial,
+        };
+        acpi::write(&description, &ram).map_err(|_| Error::Ram {
+            bytes: config.ram_bytes,
+            why: "too small for the ACPI tables".into(),
+        })?;
+        let start = boot::load(config, layout, &ram, acpi::RSDP)?;
+
+        let vm = hypervisor.create_vm()?;
+        for (slot, (range, hva)) in ram.slots().enumerate() {
+            let slot = MemSlot {
+                slot: slot as u32,
+                gpa: range.gpa,
+                size: range.size,
+                hva,
+                flags: MemFlags::NONE,
+            };
+            // SAFETY: the mapping lives in `ram`, which the board drops after
+            // vCPUs and VM, and is accessed through raw pointers only.
+            unsafe { vm.set_memory(slot)? };
+        }
+        vm.create_irqchip()?;
+        vm.set_gsi_routing(&routing::pc())?;
+        vm.create_pit()?;
+        let devices = build_devices(&vm, layout, consoles)?;
+        let vcpus = create_vcpus(hypervisor, &*vm, config, &start, &ram)?;
+        Ok(Self {
+            vcpus,
+            ports: devices.ports,
+            mmio: MmioBus::new(),
+            timed: devices.timed,
+            waker: devices.waker,
+            clock: devices.clock,
+            pm: devices.pm,
+            serial: devices.serial,
+            vm,
+            _ram: ram,
+        })
+    }
+}
+
+fn create_vcpus(
+    hypervisor: &dyn Hypervisor,
+    vm: &dyn Vm,
+    config: &MachineConfig,
+    start: &boot::Start,
+    ram: &GuestRam,
+) -> Result<Vec<Box<dyn Vcpu>>> {
+    let supported = hypervisor.supported_cpuid()?;
+    let mut vcpus = Vec::new();
+    for id in 0..config.vcpus {
+        let mut vcpu = vm.create_vcpu(id)?;
+        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, id, config.vcpus))?;
+        boot::firmware_state(&mut *vcpu, id)?;
+        if id == 0 {
+            boot::apply(start, ram, &mut *vcpu)?;
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
+}
+
+fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Result<Devices> {
+    let clock = Arc::new(SystemClock::new());
+    let time: Arc<dyn Clock> = clock.clone();
+    let waker = Waker::default();
+    let sci = gsi(vm, acpi::SCI.into());
+    let pm = Arc::new(AcpiPm::new(sci, time.clone(), waker.clone()));
+    let memory = MemorySize {
+        below_4g: layout.low_end,
+        above_4g: layout.high_end - HIGH_RAM,
+    };
+    let rtc = Arc::new(Rtc::new(memory, gsi(vm, RTC_IRQ), time, waker.clone()));
+    let keyboard = Arc::new(I8042::new(gsi(vm, KEYBOARD_IRQ)));
+    let sink = Arc::new(SinkPort);
+    let fixed: [(u16, u16, Arc<dyn PortDevice>); 10] = [
+        (acpi_pm::PM_BASE, acpi_pm::PM_LEN, pm.clone()),
+        (
+            acpi_pm::GPE0_BASE,
+            acpi_pm::GPE0_LEN,
+            Arc::new(Gpe0(pm.clone())),
+        ),
+        (Rtc::PORT, 2, rtc.clone()),
+        (i8042::DATA_PORT, 1, keyboard.clone()),
+        (i8042::COMMAND_PORT, 1, Arc::new(CommandPort(keyboard))),
+        (
+            reset::RESET_CONTROL_PORT,
+            1,
+            Arc::new(ResetControl::default()),
+        ),
+        (reset::FAST_A20_PORT, 1, Arc::new(FastA20::default())),
+        (pvpanic::PORT, 1, Arc::new(PvPanic)),
+        (POST_PORT, 1, sink.clone()),
+        (DELAY_PORT, 1, sink),
+    ];
+    let serial = build_serial(vm, consoles);
+    let mut ports = PortBus::new();
+    let serial_rows = SERIAL_PORTS.iter().zip(&serial);
+    let serial_rows =
+        serial_rows.map(|(&(port, _), s)| (port, 8, s.clone() as Arc<dyn PortDevice>));
+    for (first, len, device) in fixed.into_iter().chain(serial_rows) {
+        let registered = ports.register(first, len, device);
+        assert!(
+            registered.is_ok(),
+            "the board's port table overlaps at {first:#x}"
+        );
+    }
+    Ok(Devices {
+        ports,
+        timed: vec![pm.clone(), rtc],
+        waker,
+        clock,
+        pm,
+        serial,
+    })
+}
+
+/// One port per console; COM1 and COM3, COM2 and COM4 share an interrupt.
+fn build_serial(vm: &Arc<dyn Vm>, consoles: &[Console]) -> Vec<Arc<SerialPort>> {
+    let gates = [4, 3].map(|irq| OrGate::new(gsi(vm, irq)));
+    let build = |(i, console): (usize, &Console)| {
+        let irq = gates[i % 2].input((i / 2) as u32);
+        let output = console.output.clone();
+        let port = Arc::new(SerialPort::new(irq, output, console.input.clone()));
+        console.attach(&port);
+        port
+    };
+    consoles.iter().enumerate().map(build).collect()
+}

@@ -1,0 +1,84 @@
+//! Bytes on their way into the guest.
+
+use devices::uart::{ByteSource, SerialPort};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Weak;
+
+/// A producer waits while this many bytes are queued.
+const CAPACITY: usize = 4096;
+
+/// A bounded queue between a reader thread and a serial port. Lock order: the
+/// port's lock, then `state`; `push` holds neither when it calls the port.
+#[derive(Default)]
+pub struct InputQueue {
+    state: Mutex<State>,
+    changed: Condvar,
+    port: Mutex<Weak<SerialPort>>,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: VecDeque<u8>,
+    closed: bool,
+}
+
+impl InputQueue {
+    /// Queues bytes and offers them to the port; waits while the queue is
+    /// full. False once closed.
+    pub fn push(&self, bytes: &[u8]) -> bool {
+        for chunk in bytes.chunks(CAPACITY) {
+            let mut state = self.state.lock();
+            while state.bytes.len() + chunk.len() > CAPACITY && !state.closed {
+                self.changed.wait(&mut state);
+            }
+            if state.closed {
+                return false;
+            }
+            state.bytes.extend(chunk);
+            drop(state);
+            self.offer();
+        }
+        true
+    }
+
+    /// Sends a break.
+    pub fn send_break(&self) {
+        if let Some(port) = self.port.lock().upgrade() {
+            port.send_break();
+        }
+    }
+
+    /// Sets the port that gets the bytes.
+    pub fn attach(&self, port: Weak<SerialPort>) {
+        *self.port.lock() = port;
+        self.offer();
+    }
+
+    /// Wakes and refuses producers.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn offer(&self) {
+        let port = self.port.lock().upgrade();
+        if let Some(port) = port {
+            port.pump();
+        }
+    }
+}
+
+impl ByteSource for InputQueue {
+    fn get(&self, buf: &mut [u8]) -> usize {
+        let mut state = self.state.lock();
+        let n = buf.len().min(state.bytes.len());
+        if n > 0 {
+            buf.iter_mut()
+                .zip(state.bytes.drain(..n))
+                .for_each(|(to, from)| *to = from);
+            self.changed.notify_all();
+        }
+        n
+    }
+}

@@ -1,0 +1,251 @@
+//! Bytes on their way out of the guest.
+//!
+//! A guest sends single bytes; a host call for each would dominate a boot.
+//! Bytes for files and terminals gather in a buffer that a writer thread
+//! empties, after a short wait in which more may come.
+
+use crate::memory_serial::MemorySerial;
+use devices::uart::ByteSink;
+use parking_lot::{Condvar, Mutex};
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A guest that sends faster than the host reads waits beyond this.
+const CAPACITY: usize = 64 << 10;
+/// How long the writer lets bytes gather.
+const GATHER: Duration = Duration::from_micros(500);
+
+/// The host end of a transmitter.
+pub struct Output {
+    target: Target,
+    panic_watch: PanicWatch,
+}
+
+enum Target {
+    Discard,
+    Memory(MemorySerial),
+    Buffered(Writer),
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The writer has something to do.
+    work: Condvar,
+    /// The buffer shrank, or all of it was written.
+    drained: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    buffer: Vec<u8>,
+    writing: bool,
+    closed: bool,
+}
+
+impl Output {
+    /// Drops everything.
+    pub fn discard() -> Self {
+        Self::with(Target::Discard)
+    }
+
+    /// Keeps everything in memory.
+    pub fn to_memory(memory: MemorySerial) -> Self {
+        Self::with(Target::Memory(memory))
+    }
+
+    /// Writes to a file, pipe or terminal.
+    pub fn to_file(mut file: File) -> Self {
+        let shared = Arc::new(Shared::default());
+        let for_thread = shared.clone();
+        let work = move || for_thread.write_until_closed(&mut file);
+        let thread = std::thread::Builder::new().name("serial-output".into());
+        let thread = thread.spawn(work).ok();
+        Self::with(Target::Buffered(Writer { shared, thread }))
+    }
+
+    fn with(target: Target) -> Self {
+        Self {
+            target,
+            panic_watch: PanicWatch::default(),
+        }
+    }
+
+    /// Writes a text of our own.
+    pub fn print(&self, text: &str) {
+        match &self.target {
+            Target::Discard => {}
+            Target::Memory(memory) => memory.append(text.as_bytes()),
+            Target::Buffered(writer) => writer.shared.append(text.as_bytes()),
+        }
+    }
+
+    /// Waits until everything was written.
+    pub fn flush(&self) {
+        if let Target::Buffered(writer) = &self.target {
+            writer.flush();
+        }
+    }
+
+    /// Whether a Linux kernel reported its panic on this console and said
+    /// little since.
+    pub fn saw_kernel_panic(&self) -> bool {
+        self.panic_watch.recent()
+    }
+}
+
+impl ByteSink for Output {
+    fn put(&self, byte: u8) {
+        self.panic_watch.take(byte);
+        match &self.target {
+            Target::Discard => {}
+            Target::Memory(memory) => memory.append(&[byte]),
+            Target::Buffered(writer) => writer.shared.append(&[byte]),
+        }
+    }
+}
+
+impl Writer {
+    fn flush(&self) {
+        let mut state = self.shared.state.lock();
+        let alive = self.thread.as_ref().is_some_and(|t| !t.is_finished());
+        while alive && (state.writing || !state.buffer.is_empty()) {
+            self.shared.drained.wait(&mut state);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.flush();
+        self.shared.state.lock().closed = true;
+        self.shared.work.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn append(&self, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        while state.buffer.len() + bytes.len() > CAPACITY && !state.closed {
+            self.drained.wait(&mut state);
+        }
+        let idle = state.buffer.is_empty() && !state.writing;
+        state.buffer.extend_from_slice(bytes);
+        drop(state);
+        if idle {
+            self.work.notify_one();
+        }
+    }
+
+    /// The writer thread. A target that takes no more bytes (a closed pipe)
+    /// swallows the rest: the guest goes on.
+    fn write_until_closed(&self, file: &mut File) {
+        let mut broken = false;
+        let mut state = self.state.lock();
+        loop {
+            while state.buffer.is_empty() {
+                if state.closed {
+                    return;
+                }
+                self.work.wait(&mut state);
+            }
+            state.writing = true;
+            parking_lot::MutexGuard::unlocked(&mut state, || std::thread::sleep(GATHER));
+            let bytes = std::mem::take(&mut state.buffer);
+            self.drained.notify_all();
+            parking_lot::MutexGuard::unlocked(&mut state, || {
+                broken = broken || file.write_all(&bytes).is_err();
+            });
+            state.writing = false;
+            self.drained.notify_all();
+        }
+    }
+}
+
+/// Recognises a Linux kernel's panic report. A kernel with `panic=-1` resets
+/// the machine right after it; without a pvpanic driver in the guest this is
+/// the only difference from an ordinary reboot.
+#[derive(Default)]
+struct PanicWatch {
+    /// Number of bytes of [`REPORT`] matched so far.
+    matched: AtomicU64,
+    /// Bytes sent since the report, or 0 if there was none.
+    since: AtomicU64,
+}
+
+const REPORT: &[u8] = b"Kernel panic - not syncing";
+/// A report is followed by a stack trace, not by another life.
+const RECENT: u64 = 16 << 10;
+
+impl PanicWatch {
+    fn take(&self, byte: u8) {
+        let matched = self.matched.load(Ordering::Relaxed) as usize;
+        let next = match byte {
+            b if REPORT[matched] == b => matched + 1,
+            // No proper prefix of the report is also its suffix but "K".
+            b if REPORT[0] == b => 1,
+            _ => 0,
+        };
+        let since = self.since.load(Ordering::Relaxed);
+        if next == REPORT.len() {
+            self.since.store(1, Ordering::Relaxed);
+        } else if since > 0 {
+            self.since.store(since + 1, Ordering::Relaxed);
+        }
+        self.matched
+            .store((next % REPORT.len()) as u64, Ordering::Relaxed);
+    }
+
+    fn recent(&self) -> bool {
+        (1..=RECENT).contains(&self.since.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recognises_a_panic_report() {
+        let output = Output::discard();
+        let send = |text: &str| text.bytes().for_each(|b| output.put(b));
+        send("[ 1.0] Kernel panic - not sync");
+        assert!(!output.saw_kernel_panic());
+        send("KKernel panic - not syncing: VFS");
+        assert!(output.saw_kernel_panic());
+        send(&"x".repeat(20_000));
+        assert!(!output.saw_kernel_panic());
+    }
+
+    #[test]
+    fn a_file_gets_every_byte_in_order() {
+        let path = std::env::temp_dir().join(format!("trapeze-output-{}", std::process::id()));
+        let text: Vec<u8> = (0..200_000u32).map(|i| (i % 253) as u8).collect();
+        let output = Output::to_file(File::create(&path).unwrap());
+        text.iter().for_each(|&b| output.put(b));
+        output.flush();
+        let written = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(written == text);
+    }
+
+    #[test]
+    fn a_broken_pipe_does_not_stop_the_guest() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = Output::to_file(full);
+        (0..100_000).for_each(|_| output.put(b'x'));
+        output.flush();
+    }
+}

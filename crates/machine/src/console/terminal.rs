@@ -1,0 +1,58 @@
+//! Raw mode of the controlling terminal.
+#![allow(unsafe_code, reason = "termios")]
+
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+
+/// A terminal in raw mode; dropping it restores what was there.
+pub struct RawTerminal {
+    fd: RawFd,
+    saved: libc::termios,
+}
+
+impl RawTerminal {
+    /// Puts `fd` into raw mode; `None` if it is no terminal or the process is
+    /// in the background (touching it would stop the process).
+    pub fn enter(fd: RawFd) -> Option<Self> {
+        let mut saved = MaybeUninit::uninit();
+        // SAFETY: tcgetattr writes a termios through a valid pointer, or
+        // fails and writes nothing.
+        let saved = unsafe {
+            if libc::tcgetattr(fd, saved.as_mut_ptr()) != 0 {
+                return None;
+            }
+            saved.assume_init()
+        };
+        // SAFETY: both calls take and return plain numbers.
+        let foreground = unsafe { libc::tcgetpgrp(fd) == libc::getpgrp() };
+        if !foreground {
+            return None;
+        }
+        let mut raw = saved;
+        // Input goes to the guest untouched, signals included; output keeps
+        // its newline translation for messages of our own.
+        raw.c_iflag &= !(libc::IGNBRK
+            | libc::BRKINT
+            | libc::PARMRK
+            | libc::ISTRIP
+            | libc::INLCR
+            | libc::IGNCR
+            | libc::ICRNL
+            | libc::IXON);
+        raw.c_lflag &= !(libc::ECHO | libc::ECHONL | libc::ICANON | libc::ISIG | libc::IEXTEN);
+        raw.c_cflag = raw.c_cflag & !(libc::CSIZE | libc::PARENB) | libc::CS8;
+        raw.c_oflag |= libc::OPOST;
+        raw.c_cc[libc::VMIN] = 1;
+        raw.c_cc[libc::VTIME] = 0;
+        // SAFETY: `raw` is an initialised termios.
+        let done = unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw) } == 0;
+        done.then_some(Self { fd, saved })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // SAFETY: `saved` is what tcgetattr returned for this descriptor.
+        unsafe { libc::tcsetattr(self.fd, libc::TCSADRAIN, &self.saved) };
+    }
+}

@@ -1,0 +1,204 @@
+//! The machine across resets.
+
+use crate::board::{Board, SERIAL_PORTS};
+use crate::config::MachineConfig;
+use crate::console::Console;
+use crate::control::{Control, Ending};
+use crate::layout::Layout;
+use crate::outcome::{Error, Outcome, Result};
+use crate::signals::SignalGuard;
+use crate::timers;
+use crate::vcpu_loop::Context;
+use devices::acpi_pm::AcpiPm;
+use hv::{Hypervisor, Vm};
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
+
+/// APIC ids are 8 bits and 255 is the broadcast.
+const MAX_VCPUS: u32 = 255;
+
+/// A machine that can run.
+pub struct Machine {
+    hypervisor: Arc<dyn Hypervisor>,
+    config: MachineConfig,
+    layout: Layout,
+    consoles: Vec<Console>,
+    handle: MachineHandle,
+}
+
+/// Acts on a machine from other threads; also outlives it.
+#[derive(Clone, Default)]
+pub struct MachineHandle(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    control: Arc<Control>,
+    live: Mutex<Live>,
+}
+
+/// The parts of the present board, and what the last one left.
+#[derive(Default)]
+struct Live {
+    vm: Option<Weak<dyn Vm>>,
+    pm: Weak<AcpiPm>,
+    counters: Vec<(&'static str, u64)>,
+}
+
+impl MachineHandle {
+    /// Ends the machine with [`Outcome::Quit`].
+    pub fn quit(&self) {
+        self.0.control.end(Outcome::Quit);
+    }
+
+    /// Resets the machine (never ends it, whatever `no_reboot` says).
+    pub fn reset(&self) {
+        self.0.control.request(Ending::Reset);
+    }
+
+    /// Stops the vCPUs, or lets them go on.
+    pub fn set_paused(&self, paused: bool) {
+        self.0.control.set_paused(paused);
+    }
+
+    /// Presses the power button; an ACPI guest shuts down.
+    pub fn press_power_button(&self) {
+        let pm = self.0.live.lock().pm.upgrade();
+        if let Some(pm) = pm {
+            pm.press_power_button();
+        }
+    }
+
+    /// The backend's counters; after the end those of the last moment.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let live = self.0.live.lock();
+        match live.vm.as_ref().and_then(Weak::upgrade) {
+            Some(vm) => vm.counters(),
+            None => live.counters.clone(),
+        }
+    }
+}
+
+impl Machine {
+    /// Checks the configuration and opens what it names.
+    pub fn new(hypervisor: Arc<dyn Hypervisor>, config: MachineConfig) -> Result<Self> {
+        let capabilities = hypervisor.capabilities();
+        let max_vcpus = capabilities.max_vcpus.min(MAX_VCPUS);
+        if !(1..=max_vcpus).contains(&config.vcpus) {
+            return Err(Error::Vcpus {
+                count: config.vcpus,
+                why: format!("a machine has 1 to {max_vcpus} with this accelerator"),
+            });
+        }
+        let layout = Layout::new(config.ram_bytes, capabilities.phys_bits)?;
+        if config.kernel.is_none() {
+            return Err(Error::NoKernel);
+        }
+        if config.serial.len() > SERIAL_PORTS.len() {
+            return Err(Error::Serial {
+                index: SERIAL_PORTS.len(),
+                why: "a PC has at most four serial ports".into(),
+            });
+        }
+        let consoles: Result<_> = config.serial.iter().map(Console::open).collect();
+        Ok(Self {
+            hypervisor,
+            layout,
+            consoles: consoles?,
+            config,
+            handle: MachineHandle::default(),
+        })
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> MachineHandle {
+        self.handle.clone()
+    }
+
+    /// Runs until the guest, the user or a signal ends it. Takes over SIGINT,
+    /// SIGTERM and SIGHUP and, for a console on standard input, the terminal;
+    /// both are given back before it returns.
+    pub fn run(mut self) -> Result<Outcome> {
+        // What can fail for reasons of the user comes before the terminal is
+        // touched.
+        let mut board = self.build()?;
+        let control = self.handle.0.control.clone();
+        let _signals = SignalGuard::new(control.clone())?;
+        for console in &mut self.consoles {
+            console.start(&control)?;
+        }
+        loop {
+            match self.run_board(board) {
+                Some(Ending::Done(outcome)) => return Ok(outcome),
+                Some(Ending::Failed(error)) => return Err(error),
+                Some(Ending::Reset) | None => board = self.build()?,
+            }
+        }
+    }
+
+    fn build(&self) -> Result<Board> {
+        Board::new(
+            &*self.hypervisor,
+            &self.config,
+            &self.layout,
+            &self.consoles,
+        )
+    }
+
+    /// Runs one board until all its vCPUs have stopped.
+    fn run_board(&self, mut board: Board) -> Option<Ending> {
+        let control = &*self.handle.0.control;
+        self.handle.0.live.lock().set(&board);
+        let mut vcpus = std::mem::take(&mut board.vcpus);
+        control.set_kickers(vcpus.iter().map(|v| v.kicker()).collect());
+        let console = self.consoles.first().map(|c| &*c.output);
+        let context = &Context::new(&board, control, console, &self.config);
+        std::thread::scope(|scope| {
+            let timers = scope.spawn(|| timers::serve(&board.timed, &board.clock, &board.waker));
+            let threads: Vec<_> = vcpus
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(id, vcpu)| start_vcpu(scope, context, id as u32, &mut **vcpu))
+                .collect();
+            let panicked: Vec<_> = threads.into_iter().filter_map(|t| t.join().err()).collect();
+            board.waker.stop();
+            let _ = timers.join();
+            if let Some(panic) = panicked.into_iter().next() {
+                std::panic::resume_unwind(panic);
+            }
+        });
+        self.consoles.iter().for_each(Console::detach);
+        self.handle.0.live.lock().clear(&board);
+        drop(vcpus);
+        control.take_ending()
+    }
+}
+
+/// Starts a vCPU's thread. Thread names are what `top -H` shows.
+fn start_vcpu<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    context: &'scope Context<'_>,
+    id: u32,
+    vcpu: &'scope mut dyn hv::Vcpu,
+) -> Option<std::thread::ScopedJoinHandle<'scope, ()>> {
+    let builder = std::thread::Builder::new().name(format!("vcpu{id}"));
+    let spawned = builder.spawn_scoped(scope, move || context.run(id, vcpu));
+    let failed = |source| {
+        let what = "starting a thread";
+        let error = Error::Host { what, source };
+        context.control.request(Ending::Failed(error));
+    };
+    spawned.map_err(failed).ok()
+}
+
+impl Live {
+    fn set(&mut self, board: &Board) {
+        self.vm = Some(Arc::downgrade(&board.vm));
+        self.pm = Arc::downgrade(&board.pm);
+    }
+
+    fn clear(&mut self, board: &Board) {
+        self.counters = board.vm.counters();
+        self.vm = None;
+        self.pm = Weak::new();
+    }
+}

@@ -1,0 +1,148 @@
+//! What a vCPU's thread does: run, serve the exit, run again.
+
+use crate::board::Board;
+use crate::config::{MachineConfig, PanicAction};
+use crate::console::Output;
+use crate::control::{Control, Ending};
+use crate::outcome::{Error, Outcome};
+use devices::{Effect, MmioBus, PortBus};
+use hv::{Vcpu, VcpuExit};
+
+/// What the threads of all vCPUs share.
+pub struct Context<'a> {
+    /// How to stop.
+    pub control: &'a Control,
+    /// I/O ports.
+    pub ports: &'a PortBus,
+    /// Memory-mapped devices.
+    pub mmio: &'a MmioBus,
+    /// Where a kernel would report a panic: the first serial port.
+    pub console: Option<&'a Output>,
+    /// Policies.
+    pub config: &'a MachineConfig,
+}
+
+impl<'a> Context<'a> {
+    /// The context of a board without its vCPUs.
+    pub fn new(
+        board: &'a Board,
+        control: &'a Control,
+        console: Option<&'a Output>,
+        config: &'a MachineConfig,
+    ) -> Self {
+        Self {
+            control,
+            ports: &board.ports,
+            mmio: &board.mmio,
+            console,
+            config,
+        }
+    }
+
+    /// Runs a vCPU until the machine stops.
+    pub fn run(&self, id: u32, vcpu: &mut dyn Vcpu) {
+        let _guard = EndOnPanic(self.control, id);
+        while self.control.may_run() {
+            let served = match vcpu.run() {
+                Ok(exit) => self.serve(exit, vcpu),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = served {
+                let error = Error::VcpuStopped { vcpu: id, why };
+                self.control.request(Ending::Failed(error));
+            }
+        }
+    }
+
+    fn serve(&self, exit: VcpuExit, vcpu: &mut dyn Vcpu) -> Result<(), String> {
+        let effect = match exit {
+            VcpuExit::IoIn { port, size } => {
+                vcpu.complete_read(self.ports.read(port, size).into());
+                None
+            }
+            VcpuExit::IoOut { port, size, value } => self.ports.write(port, size, value),
+            VcpuExit::MmioRead { gpa, size } => {
+                vcpu.complete_read(self.mmio.read(gpa, size));
+                None
+            }
+            VcpuExit::MmioWrite { gpa, size, value } => self.mmio.write(gpa, size, value),
+            VcpuExit::Interrupted | VcpuExit::IrqWindowOpen => None,
+            VcpuExit::Shutdown => {
+                self.reset(Outcome::TripleFault);
+                None
+            }
+            VcpuExit::Hlt | VcpuExit::Debug(_) => {
+                return Err(format!("unexpected exit {exit:?}"));
+            }
+            VcpuExit::InternalError {
+                suberror,
+                rip,
+                bytes,
+                len,
+            } => {
+                let bytes = &bytes[..usize::from(len).min(bytes.len())];
+                return Err(format!(
+                    "the backend cannot go on at rip {rip:#x} (suberror {suberror}, \
+                     instruction bytes {bytes:02x?})"
+                ));
+            }
+            VcpuExit::FailEntry { reason } => {
+                return Err(format!(
+                    "the hardware refused to enter the guest ({reason:#x})"
+                ));
+            }
+            VcpuExit::Unknown(number) => return Err(format!("unknown exit reason {number}")),
+        };
+        if let Some(effect) = effect {
+            self.perform(effect);
+        }
+        Ok(())
+    }
+
+    fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::PowerOff => self.control.end(Outcome::PowerOff),
+            Effect::Reset => self.reset(Outcome::Reset),
+            Effect::GuestPanicked => drop(self.guest_panicked()),
+            Effect::CrashLoaded => log::info!("the guest panicked and runs a crash kernel"),
+        }
+    }
+
+    /// A reset asked for by the guest, or by a triple fault. Right after a
+    /// kernel's panic report it is the panic's own.
+    fn reset(&self, outcome: Outcome) {
+        let panicked = self.console.is_some_and(Output::saw_kernel_panic);
+        if panicked && self.guest_panicked() {
+            return;
+        }
+        self.control.request(match self.config.no_reboot {
+            true => Ending::Done(outcome),
+            false => Ending::Reset,
+        });
+    }
+
+    /// Carries out the panic action; false if there is none.
+    fn guest_panicked(&self) -> bool {
+        match self.config.panic_action {
+            PanicAction::None => return false,
+            PanicAction::Pause => self.control.set_paused(true),
+            action => self.control.end(Outcome::GuestPanic(action)),
+        }
+        true
+    }
+}
+
+/// Stops the machine if our own code panics on a vCPU's thread.
+struct EndOnPanic<'a>(&'a Control, u32);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Error::VcpuStopped {
+                vcpu: self.1,
+                why: "internal error".into(),
+            };
+            self.0.request(Ending::Failed(error));
+        }
+    }
+}
