@@ -513,6 +513,14 @@ impl Chipset {
         }
     }
 
+    /// Replaces the pending NMI, INIT and SIPI (`KVM_SET_VCPU_EVENTS`).
+    pub fn restore_events(&mut self, cpu: usize, nmi: bool, init: bool, sipi: Option<u8>) {
+        if let Some(lapic) = self.lapics.get_mut(cpu) {
+            lapic.restore_events(nmi, init, sipi);
+            self.sync(cpu);
+        }
+    }
+
     /// The 8254, if there is one.
     pub fn pit(&mut self) -> Option<&mut Pit> {
         self.pit.as_mut()

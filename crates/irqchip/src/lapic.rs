@@ -70,6 +70,9 @@ const LVT_WRITABLE: [u32; LVT_COUNT] = [
 
 const SVR_ENABLE: u32 = 1 << 8;
 const SVR_NO_EOI_BROADCAST: u32 = 1 << 12;
+/// Vector, enable, focus checking (which does nothing, but 32-bit kernels set
+/// it in either mode) and EOI-broadcast suppression.
+const SVR_WRITABLE: u32 = 0xff | SVR_ENABLE | 1 << 9 | SVR_NO_EOI_BROADCAST;
 
 const ESR_SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
 const ESR_RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
@@ -226,6 +229,27 @@ impl Lapic {
     /// True if there is an NMI, INIT or SIPI to take.
     pub fn has_event(&self) -> bool {
         self.nmi || self.init || self.sipi.is_some()
+    }
+
+    /// An NMI waits to be taken.
+    pub fn nmi_pending(&self) -> bool {
+        self.nmi
+    }
+
+    /// An INIT waits to be taken.
+    pub fn init_pending(&self) -> bool {
+        self.init
+    }
+
+    /// The startup IPI that waits to be taken.
+    pub fn sipi_pending(&self) -> Option<u8> {
+        self.sipi
+    }
+
+    /// Replaces the pending events by saved ones.
+    pub fn restore_events(&mut self, nmi: bool, init: bool, sipi: Option<u8>) {
+        (self.nmi, self.init, self.sipi) = (nmi, init, sipi);
+        self.attention |= self.has_event();
     }
 
     /// True once after `pending` or an event rose.
@@ -504,7 +528,7 @@ impl Lapic {
     }
 
     fn write_svr(&mut self, value: u32) {
-        self.svr = value & (0xff | SVR_ENABLE | SVR_NO_EOI_BROADCAST);
+        self.svr = value & SVR_WRITABLE;
         if !self.is_software_enabled() {
             for lvt in &mut self.lvt {
                 *lvt |= LVT_MASKED;

@@ -1,13 +1,9 @@
 //! How interrupts travel between the chips.
 
-use super::{Chipset, NEVER, PIT_GSI, Source};
+use super::{Chipset, IOAPIC_PINS, NEVER, PIT_GSI, Source};
 use crate::lapic::SELF;
 use crate::message::{Delivery, Destination, Message};
 use crate::pit::Pit;
-
-/// EOIs that one access may pass on: each may make an asserted level-triggered
-/// pin send anew, and a directly following EOI is the guest's, not ours.
-const IOAPIC_PINS: u8 = 24;
 
 impl Chipset {
     /// Brings the per-vCPU caches up to date after a local APIC changed.
@@ -114,7 +110,7 @@ impl Chipset {
     }
 
     pub(super) fn service_ioapic(&mut self, pins: u32) {
-        for pin in (0..IOAPIC_PINS).filter(|pin| pins >> pin & 1 != 0) {
+        for pin in (0..IOAPIC_PINS as u8).filter(|pin| pins >> pin & 1 != 0) {
             self.service_pin(pin);
         }
     }

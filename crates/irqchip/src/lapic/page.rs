@@ -8,8 +8,7 @@ use super::registers::{
     CURRENT_COUNT, DFR, DIVIDE, ESR, ICR_HIGH, ICR_LOW, ID, INITIAL_COUNT, IRR, ISR, LDR, PPR, SVR,
     TMR, TPR, VERSION, lvt_register,
 };
-use super::{LVT_COUNT, LVT_READ_ONLY, LVT_TIMER, LVT_WRITABLE, Lapic, SVR_ENABLE};
-use super::{SVR_NO_EOI_BROADCAST, timer::Mode};
+use super::{LVT_COUNT, LVT_READ_ONLY, LVT_TIMER, LVT_WRITABLE, Lapic, SVR_WRITABLE, timer::Mode};
 
 /// Size of the register page in bytes (`KVM_APIC_REG_SIZE`).
 pub const LAPIC_PAGE: usize = 0x400;
@@ -60,7 +59,7 @@ impl Lapic {
             self.ldr = word(page, LDR) & 0xff00_0000;
         }
         self.dfr = word(page, DFR) | 0x0fff_ffff;
-        self.svr = word(page, SVR) & (0xff | SVR_ENABLE | SVR_NO_EOI_BROADCAST);
+        self.svr = word(page, SVR) & SVR_WRITABLE;
         for i in 0..8 {
             self.isr.set_word(i, word(page, ISR + i));
             self.tmr.set_word(i, word(page, TMR + i));

@@ -3,7 +3,7 @@
 
 use super::{
     ESR_ILLEGAL_REGISTER, Effect, LVT_COUNT, LVT_READ_ONLY, LVT_WRITABLE, Lapic, MsrFault,
-    SVR_ENABLE, SVR_NO_EOI_BROADCAST,
+    SVR_WRITABLE,
 };
 
 pub(super) const ID: u32 = 0x02;
@@ -207,7 +207,7 @@ fn writable_in_x2apic(register: u32) -> Option<u64> {
     Some(match register {
         TPR | SELF_IPI => 0xff,
         EOI | ESR => 0,
-        SVR => (0xff | SVR_ENABLE | SVR_NO_EOI_BROADCAST).into(),
+        SVR => SVR_WRITABLE.into(),
         // Bit 12 was delivery status; writes of it are ignored.
         ICR_LOW => 0xffff_ffff_000c_dfff,
         INITIAL_COUNT => 0xffff_ffff,
