@@ -131,7 +131,7 @@ pub(crate) fn set_gpr(cpu: &mut CpuState, n: usize, size: u32, v: u64) {
 /// Checks `len` bytes at `offset` against a segment outside 64-bit mode
 /// (SDM vol 3, 5.3 and 5.4). In real mode only the limit counts.
 fn segment_allows(cpu: &CpuState, s: &Segment, offset: u64, len: u32, how: Access) -> bool {
-    let last = offset + u64::from(len.max(1)) - 1;
+    let last = offset.saturating_add(u64::from(len.max(1)) - 1);
     if cpu.protected() {
         let code = s.attr & attr::X != 0;
         let rw = s.attr & attr::RW != 0;

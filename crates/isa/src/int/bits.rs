@@ -2,7 +2,7 @@
 
 use super::flags::{bit, bits, szp, top};
 use crate::env::{Env, Stop};
-use crate::operand::{Ctx, Handled, get_reg, mask, sext};
+use crate::operand::{Ctx, Handled, get_reg, mask, set_reg, sext};
 use iced_x86::{CpuidFeature, Mnemonic as M, OpKind};
 use x86::flags::{AF, ARITH, CF, OF, PF, SF, ZF};
 
@@ -27,7 +27,12 @@ pub(super) fn test<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
         change(op, v, b)
     };
     if !ctx.is_mem(0) {
-        ctx.modify_op(0, &mut f)?;
+        let reg = ctx.insn.op0_register();
+        let v = f(get_reg(ctx.cpu, reg));
+        // BT writes nothing, not even the upper half.
+        if op != M::Bt {
+            set_reg(ctx.cpu, reg, v);
+        }
     } else {
         let (seg, mut off) = ctx.ea(0);
         if ctx.insn.op_kind(1) == OpKind::Register {

@@ -16,6 +16,9 @@ mod stack;
 mod string;
 mod vector;
 
+#[cfg(test)]
+mod tests;
+
 use crate::env::{Env, Stop};
 use crate::operand::{Ctx, Handled};
 use crate::table::{self, Class, Int};

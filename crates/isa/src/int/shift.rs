@@ -4,7 +4,8 @@
 use super::flags::{Shift, bits, double_shift, shift};
 use crate::env::{Env, Stop};
 use crate::operand::{Ctx, Handled, mask};
-use iced_x86::Mnemonic as M;
+use iced_x86::{Mnemonic as M, OpKind};
+use x86::flags::OF;
 
 /// The count masked to 6 bits for 64-bit operands and 5 bits for all others.
 fn masked(count: u64, size: u32) -> u32 {
@@ -29,9 +30,17 @@ fn single<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let count = masked(ctx.read_op(1)?, size);
     let op = kind(ctx.insn.mnemonic());
     let old = ctx.cpu.rflags;
+    // Rotates by an immediate other than 1 were measured to keep OF.
+    let rotate = matches!(op, Shift::Rol | Shift::Ror);
+    let keep = if rotate && count != 1 && ctx.insn.op_kind(1) != OpKind::Register {
+        OF
+    } else {
+        0
+    };
     let mut f = old;
     ctx.modify_op(0, &mut |a| {
         let (r, out) = shift(op, a, count, size, old);
+        let out = (out & !keep) | (old & keep);
         f = out;
         r
     })?;

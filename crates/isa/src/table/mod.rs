@@ -172,7 +172,7 @@ fn derive(code: Code) -> Class {
     if let Some(c) = lists::by_code(code) {
         return c;
     }
-    if code.is_excluded_vendor() {
+    if is_vendor(code) {
         return Class::Excluded(Why::Vendor);
     }
     if let Some(c) = lists::by_mnemonic(code.mnemonic()) {
@@ -215,19 +215,11 @@ fn by_feature(code: Code) -> Class {
     }
 }
 
-/// Codes of other vendors' processors that reuse a common mnemonic.
-trait Vendor {
-    fn is_excluded_vendor(self) -> bool;
-}
-
-impl Vendor for Code {
-    fn is_excluded_vendor(self) -> bool {
-        self.encoding() == EncodingKind::MVEX
-            || self
-                .cpuid_features()
-                .iter()
-                .any(|f| lists::VENDOR.contains(f))
-    }
+/// Does `code` belong to processors that are not 64-bit Intel or AMD, though its
+/// mnemonic may be a common one?
+fn is_vendor(code: Code) -> bool {
+    let features = code.cpuid_features();
+    features.iter().any(|f| lists::VENDOR.contains(f))
 }
 
 /// Is `m` one of the string mnemonics? (For callers that only decode.)
