@@ -23,6 +23,14 @@ echo "Linux $(uname -r) $(uname -m), $(grep -c ^processor /proc/cpuinfo) vCPU, $
 echo "First user process after ${up} s of guest time. poweroff ends the guest, Ctrl-A X quits at once."
 echo
 cd /root
-# cttyhack makes the console the controlling terminal: Ctrl-C and job control.
-setsid cttyhack sh -i
-exec poweroff
+# busybox's poweroff, reboot and halt send these signals to the first process.
+trap 'sync; busybox poweroff -f' USR2
+trap 'sync; busybox reboot -f' TERM
+trap 'sync; busybox halt -f' USR1
+# Started this way the session does not inherit the ignored SIGINT of a
+# script's background commands.
+start-stop-daemon -S -b -x /etc/session
+while :; do
+    sleep 2147483 &
+    wait $!
+done

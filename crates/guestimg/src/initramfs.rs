@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const INIT: &str = include_str!("init.sh");
+const SESSION: &str = include_str!("session.sh");
 const FOLDERS: [&str; 9] = [
     "bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr",
 ];
-/// Applets that would ask an init process; ours is a script, so they act
-/// themselves.
-const DIRECT: [&str; 3] = ["poweroff", "reboot", "halt"];
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n";
 
 /// What the guest does when it is up.
@@ -83,7 +81,7 @@ fn pack(busybox: &[u8], applets: &[String]) -> Vec<u8> {
     archive.device("dev/console", 0o600, 5, 1);
     archive.device("dev/null", 0o666, 1, 3);
     archive.file("bin/busybox", 0o755, busybox);
-    for name in applets.iter().filter(|n| !DIRECT.contains(&n.as_str())) {
+    for name in applets {
         archive.symlink(&format!("bin/{name}"), "busybox");
     }
     if applets.is_empty() {
@@ -91,15 +89,12 @@ fn pack(busybox: &[u8], applets: &[String]) -> Vec<u8> {
             archive.symlink(&format!("bin/{name}"), "busybox");
         }
     }
-    for name in DIRECT {
-        let script = format!("#!/bin/busybox sh\nbusybox sync\nexec busybox {name} -f \"$@\"\n");
-        archive.file(&format!("bin/{name}"), 0o755, script.as_bytes());
-    }
     archive.symlink("sbin", "bin");
     archive.symlink("usr/bin", "../bin");
     archive.symlink("usr/sbin", "../bin");
     archive.file("etc/passwd", 0o644, PASSWD.as_bytes());
     archive.file("etc/group", 0o644, b"root:x:0:\n");
+    archive.file("etc/session", 0o755, SESSION.as_bytes());
     archive.file("init", 0o755, INIT.as_bytes());
     archive.finish()
 }
@@ -122,12 +117,21 @@ mod tests {
     }
 
     #[test]
-    fn power_off_is_never_a_plain_applet() {
+    fn every_applet_is_a_link_and_the_kernel_finds_its_init() {
         let applets = ["ls", "poweroff", "sh"].map(String::from);
         let bytes = pack(b"ELF", &applets);
         let text = String::from_utf8_lossy(&bytes);
-        assert!(text.contains("exec busybox poweroff -f"));
-        assert_eq!(text.matches("bin/poweroff\0").count(), 1);
-        assert_eq!(text.matches("bin/ls\0").count(), 1);
+        for name in [
+            "bin/ls\0",
+            "bin/poweroff\0",
+            "bin/sh\0",
+            "init\0#!/bin/busybox sh",
+        ] {
+            assert_eq!(
+                text.replace("init\0\0", "init\0").matches(name).count(),
+                1,
+                "{name}"
+            );
+        }
     }
 }

@@ -1,2 +1,92 @@
-//! placeholder
-fn main() {}
+//! The project's own commands: set-up, tests, benchmarks, tidy checks.
+
+mod bench;
+mod boots;
+mod expect;
+mod paths;
+mod process;
+mod setup;
+mod soak;
+mod suite;
+mod tidy;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+struct Command {
+    name: &'static str,
+    arguments: &'static str,
+    help: &'static str,
+    run: fn(&[String]) -> Result<bool>,
+}
+
+const COMMANDS: [Command; 6] = [
+    Command {
+        name: "test",
+        arguments: "[STEP...]",
+        help: "install what is needed and run every check, or only the named steps",
+        run: suite::run,
+    },
+    Command {
+        name: "setup",
+        arguments: "",
+        help: "install the Debian packages the tests use",
+        run: |_| setup::run(),
+    },
+    Command {
+        name: "tidy",
+        arguments: "[--bless]",
+        help: "dependency law, lengths, forbidden words; --bless lowers the ratchet",
+        run: tidy::run,
+    },
+    Command {
+        name: "boot",
+        arguments: "[--accel NAME] [CASE...]",
+        help: "the boot tests, or only the named ones",
+        run: boots::run,
+    },
+    Command {
+        name: "bench",
+        arguments: "boot [--runs N] [--json FILE]",
+        help: "boots alternately here and under QEMU TCG and compares",
+        run: bench::run,
+    },
+    Command {
+        name: "soak",
+        arguments: "boots N",
+        help: "N boots in a row; goes on where it was interrupted",
+        run: soak::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<bool> {
+    let Some(first) = arguments.first() else {
+        bail!("which command?\n{}", usage());
+    };
+    match COMMANDS.iter().find(|c| c.name == first) {
+        Some(command) => (command.run)(&arguments[1..]),
+        None => bail!("no command '{first}'\n{}", usage()),
+    }
+}
+
+fn usage() -> String {
+    let row = |c: &Command| {
+        format!(
+            "  cargo xtask {} {}\n      {}\n",
+            c.name, c.arguments, c.help
+        )
+    };
+    COMMANDS.iter().map(row).collect()
+}

@@ -1,0 +1,207 @@
+//! The boot tests: real guests, driven over a pseudo-terminal.
+
+use crate::expect::Session;
+use crate::paths;
+use crate::process::Counts;
+use anyhow::{Context, Result, bail};
+use guestimg::{Flavour, Mode, Progress};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// What boots.
+enum Guest {
+    /// The embedded one.
+    Embedded,
+    /// `trapeze` without arguments.
+    Plain,
+    /// A Debian kernel.
+    Debian(Flavour),
+}
+
+struct Case {
+    name: &'static str,
+    guest: Guest,
+    /// More options of `trapeze system`.
+    options: &'static [&'static str],
+    /// What is waited for, and typed when it came.
+    steps: &'static [(&'static str, &'static str)],
+    exit: i32,
+}
+
+const PROMPT: &str = ":~# ";
+/// Longest wait for one step; a debug aid, not a promise of speed.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What a healthy kernel never says.
+const ALARMS: [&str; 6] = [
+    "WARNING: CPU",
+    "BUG: ",
+    "Oops",
+    "Marking clocksource 'tsc' as unstable",
+    "soft lockup",
+    "self-detected stall",
+];
+
+const CASES: [Case; 6] = [
+    Case {
+        name: "embedded",
+        guest: Guest::Embedded,
+        options: &["-append", "check"],
+        steps: &[("self-check", ""), ("GUEST-OK", "")],
+        exit: 0,
+    },
+    Case {
+        name: "echo",
+        guest: Guest::Embedded,
+        options: &[],
+        steps: &[
+            ("> ", "hello there\r"),
+            ("\nhello there", ""),
+            ("> ", "poweroff\r"),
+        ],
+        exit: 0,
+    },
+    Case {
+        name: "shell",
+        guest: Guest::Plain,
+        options: &[],
+        steps: &[
+            (PROMPT, "ls -l /\r"),
+            ("busybox", ""),
+            (PROMPT, "cat /proc/cpuinfo\r"),
+            ("processor\t: 0", ""),
+            (PROMPT, "dd if=/dev/zero bs=1M count=100 | md5sum\r"),
+            // md5 of 100 MiB of zeros, as metal computes it.
+            ("2f282b84e7e608d5852449ed940bfc51", ""),
+            (PROMPT, "sleep 300 & jobs\r"),
+            ("Running", ""),
+            (PROMPT, "kill %1; wait; echo killed $?\r"),
+            ("killed ", ""),
+            (PROMPT, "echo ready; sleep 300\r"),
+            ("\nready", "\x03"),
+            (PROMPT, "echo after $?\r"),
+            ("\nafter 130", ""),
+            (PROMPT, "vi /tmp/a\r"),
+            ("~", "ione two\x1b:wq\r"),
+            (PROMPT, "cat /tmp/a\r"),
+            ("\none two", ""),
+            (PROMPT, "poweroff\r"),
+        ],
+        exit: 0,
+    },
+    Case {
+        name: "panic",
+        guest: Guest::Debian(Flavour::Cloud),
+        options: &["-action", "panic=exit-failure"],
+        steps: &[(PROMPT, "echo c > /proc/sysrq-trigger\r"), ("panicked", "")],
+        exit: 1,
+    },
+    Case {
+        name: "i686",
+        guest: Guest::Debian(Flavour::I686),
+        options: &[],
+        steps: &[
+            (PROMPT, "uname -m\r"),
+            ("\ni686", ""),
+            (PROMPT, "poweroff\r"),
+        ],
+        exit: 0,
+    },
+    Case {
+        name: "i686-pae",
+        guest: Guest::Debian(Flavour::I686Pae),
+        options: &[],
+        steps: &[
+            (PROMPT, "uname -r\r"),
+            ("-686-pae", ""),
+            (PROMPT, "poweroff\r"),
+        ],
+        exit: 0,
+    },
+];
+
+/// `cargo xtask boot`.
+pub(crate) fn run(arguments: &[String]) -> Result<bool> {
+    let (accel, names) = match arguments {
+        [option, accel, names @ ..] if option == "--accel" => (accel.as_str(), names),
+        names => ("soft", names),
+    };
+    let known = |name: &String| CASES.iter().any(|c| c.name == name);
+    if let Some(name) = names.iter().find(|n| !known(n)) {
+        bail!(
+            "no case '{name}'; there are {}",
+            CASES.map(|c| c.name).join(", ")
+        );
+    }
+    let counts = some(accel, |case| {
+        names.is_empty() || names.iter().any(|n| n == case.name)
+    })?;
+    println!("{} passed, {} failed", counts.passed, counts.failed);
+    Ok(counts.failed == 0)
+}
+
+/// Every case under `accel`.
+pub(crate) fn all(accel: &str) -> Result<Counts> {
+    some(accel, |_| true)
+}
+
+fn some(accel: &str, wanted: impl Fn(&Case) -> bool) -> Result<Counts> {
+    let trapeze = paths::trapeze()?;
+    let mut counts = Counts::default();
+    for case in CASES.iter().filter(|c| wanted(c)) {
+        let begin = Instant::now();
+        let verdict = boot(&trapeze, accel, case);
+        let seconds = begin.elapsed().as_secs_f32();
+        match &verdict {
+            Ok(()) => println!("boot {:<12} ok      {seconds:6.1} s", case.name),
+            Err(why) => println!("boot {:<12} FAILED  {seconds:6.1} s: {why:#}", case.name),
+        }
+        counts.add(Counts::one(verdict.is_ok()));
+    }
+    Ok(counts)
+}
+
+fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
+    let mut command = command(trapeze, &case.guest)?;
+    command
+        .args(["-accel", accel])
+        .args(case.options)
+        .env("TERM", "vt100");
+    let mut session = Session::start(&mut command)?;
+    for (needle, typed) in case.steps {
+        session.expect(needle, PATIENCE)?;
+        if !typed.is_empty() {
+            session.send(typed)?;
+        }
+    }
+    let code = session.finish(PATIENCE)?;
+    if code != Some(case.exit) {
+        bail!("exit code {code:?} instead of {}", case.exit);
+    }
+    let output = session.output();
+    match ALARMS.iter().find(|a| output.contains(**a)) {
+        Some(alarm) => bail!("the kernel said '{alarm}'"),
+        None => Ok(()),
+    }
+}
+
+fn command(trapeze: &Path, guest: &Guest) -> Result<Command> {
+    let mut command = Command::new(trapeze);
+    match guest {
+        Guest::Embedded => command.arg("guest"),
+        Guest::Plain => command.arg("linux"),
+        Guest::Debian(flavour) => {
+            let image = guestimg::fetch(*flavour, false, &mut Progress::stderr())
+                .with_context(|| format!("kernel {}", flavour.name()))?;
+            let initramfs = guestimg::initramfs(&image)?;
+            let line = guestimg::command_line(Mode::Shell, Some("vt100"), Some((24, 80)));
+            command.args(["system", "-m", "1G", "-nographic", "-no-reboot", "-kernel"]);
+            command
+                .arg(&image.kernel)
+                .arg("-initrd")
+                .arg(initramfs)
+                .args(["-append", &line])
+        }
+    };
+    Ok(command)
+}

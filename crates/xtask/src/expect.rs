@@ -1,0 +1,205 @@
+//! A program on a pseudo-terminal, driven by what it prints.
+
+use anyhow::{Context, Result, bail};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::{Child, Command};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A running program and everything it has printed.
+pub(crate) struct Session {
+    child: Child,
+    terminal: File,
+    output: Arc<Output>,
+    /// Up to where the output has been matched.
+    matched: usize,
+}
+
+#[derive(Default)]
+struct Output {
+    /// Bytes so far, and whether more can come.
+    state: Mutex<(Vec<u8>, bool)>,
+    changed: Condvar,
+}
+
+impl Session {
+    /// Starts `command` with a new terminal as its standard streams.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let (master, slave) = pseudo_terminal().context("pseudo-terminal")?;
+        let child = command
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave)
+            .spawn()
+            .with_context(|| format!("{}", command.get_program().display()))?;
+        // The command holds the slave end; without it the terminal ends with
+        // the program.
+        command.stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::null());
+        command.stderr(std::process::Stdio::null());
+        let terminal = File::from(master);
+        let output = Arc::new(Output::default());
+        collect(terminal.try_clone()?, Arc::clone(&output));
+        Ok(Self {
+            child,
+            terminal,
+            output,
+            matched: 0,
+        })
+    }
+
+    /// Waits until `needle` is printed after what was matched before.
+    pub(crate) fn expect(&mut self, needle: &str, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut state = self
+            .output
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let new = &state.0[self.matched..];
+            if let Some(at) = new
+                .windows(needle.len())
+                .position(|w| w == needle.as_bytes())
+            {
+                self.matched += at + needle.len();
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.1 || left.is_zero() {
+                let why = if state.1 { "it ended" } else { "time is up" };
+                let tail =
+                    String::from_utf8_lossy(&new[new.len().saturating_sub(1500)..]).into_owned();
+                bail!("'{needle}' did not come: {why}; the last it printed:\n{tail}");
+            }
+            let waited = self.output.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Types `text`.
+    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
+        self.terminal.write_all(text.as_bytes()).context("typing")
+    }
+
+    /// Everything printed so far.
+    pub(crate) fn output(&self) -> String {
+        let state = self
+            .output
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&state.0).into_owned()
+    }
+
+    /// Waits for the program's end: its exit code, none if a signal ended it.
+    pub(crate) fn finish(&mut self, patience: Duration) -> Result<Option<i32>> {
+        let deadline = Instant::now() + patience;
+        let mut state = self
+            .output
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while !state.1 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("it did not end");
+            }
+            let waited = self.output.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        Ok(self.child.wait()?.code())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Already gone in the good case.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut terminal: File, output: Arc<Output>) {
+    std::thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        // A master whose slave is closed reads EIO.
+        while let Ok(n @ 1..) = terminal.read(&mut chunk) {
+            let mut state = output.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.0.extend_from_slice(&chunk[..n]);
+            output.changed.notify_all();
+        }
+        output
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1 = true;
+        output.changed.notify_all();
+    });
+}
+
+/// Master and slave, 24 lines of 80.
+#[allow(
+    unsafe_code,
+    reason = "openpty has no safe wrapper among our dependencies"
+)]
+fn pseudo_terminal() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (mut master, mut slave) = (-1, -1);
+    let size = libc::winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the first two pointers are to live locals openpty writes, the
+    // last to a `winsize` it reads; null is allowed for name and attributes.
+    let answer = unsafe {
+        libc::openpty(
+            &mut master,
+            &mut slave,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            &size,
+        )
+    };
+    if answer < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    for fd in [master, slave] {
+        // SAFETY: sets a flag of a descriptor we own.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: openpty returned two new descriptors that nobody else owns.
+    Ok(unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_conversation_and_an_exit_code() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read a; echo got $a; exit 3"]);
+        let mut session = Session::start(&mut command).unwrap();
+        session.send("word\n").unwrap();
+        session.expect("got word", PATIENCE).unwrap();
+        assert_eq!(session.finish(PATIENCE).unwrap(), Some(3));
+        assert!(session.output().contains("got word"));
+    }
+
+    #[test]
+    fn what_does_not_come_is_an_error_with_the_output() {
+        let mut session = Session::start(Command::new("echo").arg("other")).unwrap();
+        let error = session.expect("this", PATIENCE).unwrap_err().to_string();
+        assert!(
+            error.contains("it ended") && error.contains("other"),
+            "{error}"
+        );
+    }
+}

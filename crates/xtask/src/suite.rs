@@ -1,0 +1,144 @@
+//! `cargo xtask test`: every check in order, then one summary.
+
+use crate::paths::{self, cargo, installed};
+use crate::process::{Counts, tested};
+use crate::{boots, setup, tidy};
+use anyhow::{Result, bail};
+use std::time::Instant;
+
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<Counts>,
+}
+
+const STEPS: [Step; 8] = [
+    Step {
+        name: "setup",
+        run: || setup::run().map(Counts::one),
+    },
+    Step {
+        name: "fmt",
+        run: || tested(cargo().args(["fmt", "--all", "--check"])),
+    },
+    Step {
+        name: "tidy",
+        run: tidy::check,
+    },
+    Step {
+        name: "clippy",
+        run: clippy,
+    },
+    Step {
+        name: "unit",
+        run: unit,
+    },
+    Step {
+        name: "conformance",
+        run: conformance,
+    },
+    Step {
+        name: "differential",
+        run: differential,
+    },
+    Step {
+        name: "boot",
+        run: || boots::all("soft"),
+    },
+];
+
+/// Runs the steps, or those named; true if nothing failed.
+pub(crate) fn run(names: &[String]) -> Result<bool> {
+    if let Some(name) = names.iter().find(|n| STEPS.iter().all(|s| s.name != **n)) {
+        let steps: Vec<&str> = STEPS.iter().map(|s| s.name).collect();
+        bail!("no step '{name}'; there are {}", steps.join(", "));
+    }
+    let mut total = Counts::default();
+    let mut table = Vec::new();
+    for step in STEPS
+        .iter()
+        .filter(|s| names.is_empty() || names.iter().any(|n| n == s.name))
+    {
+        println!("==== {} ====", step.name);
+        let begin = Instant::now();
+        let mut counts = (step.run)().unwrap_or_else(|error| {
+            println!("{}: {error:#}", step.name);
+            Counts::one(false)
+        });
+        if counts == Counts::default() {
+            // No count and no failure: the step itself is the check.
+            counts = Counts::one(true);
+        }
+        total.add(counts);
+        table.push((step.name, counts, begin.elapsed().as_secs()));
+    }
+    println!("==== summary ====");
+    for (name, counts, seconds) in table {
+        let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
+        println!(
+            "{name:<14}{:>6} passed {:>4} failed {seconds:>5} s  {verdict}",
+            counts.passed, counts.failed
+        );
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(total.failed == 0)
+}
+
+fn clippy() -> Result<Counts> {
+    tested(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "--deny",
+        "warnings",
+    ]))
+}
+
+fn unit() -> Result<Counts> {
+    let nextest = installed("cargo-nextest");
+    let words: &[&str] = match nextest {
+        true => &[
+            "nextest",
+            "run",
+            "--workspace",
+            "--no-fail-fast",
+            "--status-level",
+            "fail",
+        ],
+        false => &["test", "--workspace", "--no-fail-fast", "--quiet"],
+    };
+    must_count(tested(cargo().args(words))?)
+}
+
+fn conformance() -> Result<Counts> {
+    let words = [
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "conformance",
+        "--",
+        "--backend",
+        "soft",
+    ];
+    must_count(tested(cargo().args(words))?)
+}
+
+fn differential() -> Result<Counts> {
+    must_count(tested(cargo().args([
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "difftest",
+    ]))?)
+}
+
+/// A runner that ran nothing has not passed.
+fn must_count(counts: Counts) -> Result<Counts> {
+    if counts == Counts::default() {
+        bail!("no test ran in {}", paths::root().display());
+    }
+    Ok(counts)
+}
