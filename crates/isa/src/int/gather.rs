@@ -201,11 +201,23 @@ fn vmaskmov<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     Ok(Handled::Next)
 }
 
+/// What every MMX instruction does to the x87 state: #MF if an exception is
+/// pending, then top of stack 0 and all tags valid (SDM vol 1, 9.5.1). The host
+/// does it with an instruction that leaves the registers alone.
+fn enter_mmx<E: Env>(ctx: &mut Ctx<E>) -> Result<(), Stop> {
+    let mm0 = Register::MM0;
+    if let Ok(por) = Instruction::with2(Code::Por_mm_mmm64, mm0, mm0) {
+        ctx.env.native(ctx.cpu, &por, &mut [])?;
+    }
+    Ok(())
+}
+
 /// MASKMOVQ, MASKMOVDQU and VMASKMOVDQU: bytes whose mask byte has its top bit
 /// set go to DS:rDI.
 fn maskmov_bytes<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let insn = ctx.insn;
     let (data, masks, len) = if insn.code() == Code::Maskmovq_rDI_mm_mm {
+        enter_mmx(ctx)?;
         let get = |r| {
             let mut v = [0; 64];
             v[..8].copy_from_slice(&vector::mmx(ctx.cpu, r).to_le_bytes());
