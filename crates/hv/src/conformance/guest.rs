@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Processor mode a case starts in. Every mode but real and protected pages
-/// the first 8 MiB one to one.
+/// the first 2 MiB one to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Real mode, CS = CODE/16, DS = DATA/16, ES = MMIO/16, SS = 0.
@@ -99,7 +99,7 @@ pub struct Guest {
     pub cpu: Box<dyn Vcpu>,
     /// The VM.
     pub vm: Arc<dyn Vm>,
-    /// Memory behind the first 8 MiB.
+    /// Memory behind the first 2 MiB.
     pub ram: Ram,
     /// Mode it was built for.
     pub mode: Mode,
@@ -113,6 +113,10 @@ pub struct Guest {
     pub(super) tables: Tables,
     /// CPUID table given to the vCPUs.
     pub cpuid: Vec<kvm_cpuid_entry2>,
+    /// Load TR as available, not busy. AMD's VMRUN takes both, but QEMU's
+    /// emulation of it stops with "invalid tss type" at the first stack switch
+    /// if TR is busy; Intel's VM entry wants it busy.
+    pub(super) idle_tss: bool,
 }
 
 impl Guest {
@@ -145,6 +149,8 @@ impl Guest {
             unsafe { vm.set_memory(slot)? };
         }
         let cpu = vm.create_vcpu(0)?;
+        let cpuid = hv.supported_cpuid()?;
+        let idle_tss = hv.name() == "kvm" && is_amd(&cpuid);
         let mut guest = Self {
             cpu,
             vm,
@@ -154,7 +160,8 @@ impl Guest {
             log: Vec::new(),
             reads: VecDeque::new(),
             tables: Tables::new(),
-            cpuid: hv.supported_cpuid()?,
+            cpuid,
+            idle_tss,
         };
         guest.cpu.set_cpuid(&with_apic_id(&guest.cpuid, 0))?;
         guest.set_up_mode()?;
@@ -224,6 +231,11 @@ impl Guest {
             Some(e) if reg(e) & (1 << bit) != 0 => Ok(()),
             _ => Err(Failure::Skipped(what)),
         }
+    }
+
+    /// An AMD processor.
+    pub fn is_amd(&self) -> bool {
+        is_amd(&self.cpuid)
     }
 
     /// Assembles at a guest-physical address; `ip` is where the code will run.
@@ -399,6 +411,13 @@ impl Guest {
         let got = std::mem::take(&mut self.log);
         expect("exits", got.as_slice(), want)
     }
+}
+
+/// Vendor string "AuthenticAMD" (APM vol 3, appendix E.3.1).
+fn is_amd(table: &[kvm_cpuid_entry2]) -> bool {
+    table
+        .iter()
+        .any(|e| e.function == 0 && e.ebx.to_le_bytes() == *b"Auth")
 }
 
 /// The table with the initial APIC id in the leaves that carry it (SDM vol 2,

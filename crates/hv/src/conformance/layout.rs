@@ -1,10 +1,10 @@
 //! Where things are in a case's guest-physical memory, and its selectors.
 //!
-//! Paging modes map the first 8 MiB one to one, so these are linear addresses
+//! Paging modes map the first 2 MiB one to one, so these are linear addresses
 //! as well.
 
 /// Bytes of RAM behind guest-physical address 0, less the MMIO window.
-pub const RAM_SIZE: u64 = 8 << 20;
+pub const RAM_SIZE: u64 = 2 << 20;
 /// Guest-physical window without memory, reachable from every mode.
 pub const MMIO: u64 = 0xa_0000;
 /// First byte after the window.

@@ -104,14 +104,11 @@ impl Guest {
     /// Puts the vCPU into user mode at [`USER_CODE`] in the mode's bitness.
     pub fn enter_user(&mut self) -> Result<(), Failure> {
         use rights::{CODE32, CODE64, DATA32, DPL3};
-        let mut sregs = self.cpu.sregs()?;
-        sregs.cs = match self.mode {
+        let code = match self.mode {
             Mode::Long => flat(sel::USER64, CODE64 | DPL3),
             _ => flat(sel::USER32, CODE32 | DPL3),
         };
-        let data = flat(sel::USER_DATA, DATA32 | DPL3);
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        self.cpu.set_sregs(&sregs)?;
+        self.set_sregs(|s| load_flat(s, code, flat(sel::USER_DATA, DATA32 | DPL3)))?;
         self.set(|r| {
             r.rip = USER_CODE;
             r.rsp = USER_STACK_TOP;
@@ -121,26 +118,18 @@ impl Guest {
 
     /// Back to the start of the program at ring 0.
     pub fn enter_kernel(&mut self) -> Result<(), Failure> {
-        let mut sregs = self.cpu.sregs()?;
-        if self.mode == Mode::Real {
-            real_sregs(&mut sregs);
-            self.cpu.set_sregs(&sregs)?;
-            return self.set(|r| {
-                r.rip = 0;
-                r.rsp = STACK_TOP;
-                r.rflags = flags::FIXED1;
-            });
-        }
-        sregs.cs = match self.mode {
+        let real = self.mode == Mode::Real;
+        let code = match self.mode {
             Mode::Long => flat(sel::CODE, rights::CODE64),
             Mode::Compat => flat(sel::CODE32, rights::CODE32),
             _ => flat(sel::CODE, rights::CODE32),
         };
-        let data = flat(sel::DATA, rights::DATA32);
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        self.cpu.set_sregs(&sregs)?;
+        self.set_sregs(|s| match real {
+            true => real_segments(s),
+            false => load_flat(s, code, flat(sel::DATA, rights::DATA32)),
+        })?;
         self.set(|r| {
-            r.rip = CODE;
+            r.rip = if real { 0 } else { CODE };
             r.rsp = STACK_TOP;
             r.rflags = flags::FIXED1;
         })
@@ -150,6 +139,9 @@ impl Guest {
     pub fn set_sregs<F: FnOnce(&mut kvm_sregs)>(&mut self, f: F) -> Result<(), Failure> {
         let mut sregs = self.cpu.sregs()?;
         f(&mut sregs);
+        if self.idle_tss {
+            sregs.tr.type_ &= !2;
+        }
         Ok(self.cpu.set_sregs(&sregs)?)
     }
 
@@ -163,12 +155,11 @@ impl Guest {
         if !matches!(self.mode, Mode::Real | Mode::Prot32) {
             self.write_tables();
         }
-        let mut sregs = self.cpu.sregs()?;
-        match self.mode {
-            Mode::Real => real_sregs(&mut sregs),
-            mode => protected_sregs(&mut sregs, mode),
-        }
-        self.cpu.set_sregs(&sregs)?;
+        let mode = self.mode;
+        self.set_sregs(|s| match mode {
+            Mode::Real => real_sregs(s),
+            mode => protected_sregs(s, mode),
+        })?;
         self.cpu.set_regs(&kvm_regs {
             rip: if self.mode == Mode::Real { 0 } else { CODE },
             rsp: STACK_TOP,
@@ -230,7 +221,13 @@ impl Guest {
     }
 }
 
-fn real_sregs(sregs: &mut kvm_sregs) {
+/// CS and the data segments.
+fn load_flat(sregs: &mut kvm_sregs, code: kvm_segment, data: kvm_segment) {
+    sregs.cs = code;
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+}
+
+fn real_segments(sregs: &mut kvm_sregs) {
     let data = |base: u64| real((base >> 4) as u16, rights::DATA);
     sregs.cs = real((CODE >> 4) as u16, rights::CODE);
     sregs.ds = data(DATA);
@@ -238,6 +235,10 @@ fn real_sregs(sregs: &mut kvm_sregs) {
     sregs.fs = data(0);
     sregs.gs = data(0);
     sregs.ss = data(0);
+}
+
+fn real_sregs(sregs: &mut kvm_sregs) {
+    real_segments(sregs);
     sregs.idt.base = 0;
     sregs.idt.limit = 0x3ff;
     sregs.cr0 = cr0::ET | cr0::NE;
@@ -251,8 +252,7 @@ fn protected_sregs(sregs: &mut kvm_sregs, mode: Mode) {
         _ => (sel::CODE, rights::CODE32),
     };
     let data = flat(sel::DATA, rights::DATA32);
-    sregs.cs = flat(code, code_rights);
-    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    load_flat(sregs, flat(code, code_rights), data);
     sregs.tr = segment(sel::TSS, TSS, 0x67, rights::TSS_BUSY);
     sregs.ldt = segment(0, 0, 0xffff, rights::LDT);
     sregs.gdt.base = GDT;

@@ -21,6 +21,7 @@ group! { "delivery":
     not_present_segment "SDM 3 6.15 #NP",
     not_present_stack_segment "SDM 3 6.15 #SS",
     privileged_instructions_in_user_mode "SDM 3 5.9",
+    wbinvd_in_user_mode "SDM 2 WBINVD",
     gate_privilege "SDM 3 6.12.1.1",
     missing_gate_error_code "SDM 3 6.13",
     user_fault_switches_stack "SDM 3 6.12.1, 6.14.4",
@@ -195,10 +196,9 @@ fn not_present_stack_segment(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn privileged_instructions_in_user_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
     type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
-    let table: [(&str, Emit); 10] = [
+    let table: [(&str, Emit); 9] = [
         ("HLT", |a| a.hlt()),
         ("CLTS", |a| a.clts()),
-        ("WBINVD", |a| a.wbinvd()),
         ("RDMSR", |a| a.rdmsr()),
         ("WRMSR", |a| a.wrmsr()),
         ("CLI", |a| a.cli()),
@@ -222,6 +222,17 @@ fn privileged_instructions_in_user_mode(hv: &dyn Hypervisor) -> Result<(), Failu
     })
 }
 use iced_x86::IcedError;
+
+fn wbinvd_in_user_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &FLAT_MODES, |g| {
+        g.user_asm(|a| {
+            a.wbinvd()?;
+            a.ud2()
+        })?;
+        g.enter_user()?;
+        g.run_to_exception()?.expect(13, Some(0), USER_CODE)
+    })
+}
 
 fn gate_privilege(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &FLAT_MODES, |g| {
@@ -446,9 +457,9 @@ fn real_mode_interrupt_and_iret(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn page_fault_in_gate_lookup_is_double_fault(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
-        // #PF whose own gate's handler segment is bad: #PF then #GP.
-        g.set_gate_raw(14, sel::DATA, STUBS + 0xe0, 0x8e00);
+    in_modes(hv, &[Mode::Paging32, Mode::Pae, Mode::Long], |g| {
+        // #PF whose own gate is not present: #PF, then #NP.
+        g.set_gate_raw(14, sel::CODE, STUBS + 0xe0, 0x0e00);
         g.map(USER_DATA, USER_DATA, 0);
         g.asm(|a| a.mov(eax, dword_ptr(USER_DATA as u32)))?;
         let frame = g.run_to_exception()?;
@@ -458,10 +469,11 @@ fn page_fault_in_gate_lookup_is_double_fault(hv: &dyn Hypervisor) -> Result<(), 
 
 fn second_contributory_fault_is_double_fault(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &FLAT_MODES, |g| {
-        // #GP (bad selector) whose gate is missing: #NP during #GP.
-        g.set_gate_raw(13, sel::CODE, STUBS + 0xd0, 0x0e00);
+        // #NP (segment not present) whose gate is not present: #NP twice.
+        g.set_gate_raw(11, sel::CODE, STUBS + 0xb0, 0x0e00);
+        g.set_descriptor(sel::SPARE, 0x00cf_1300_0000_ffff);
         g.asm(|a| {
-            a.mov(eax, 0x200)?;
+            a.mov(eax, u32::from(sel::SPARE))?;
             a.mov(es, eax)
         })?;
         let frame = g.run_to_exception()?;

@@ -37,6 +37,7 @@ group! { "fault":
     rep_movs_stops_at_fault "SDM 2 REP",
     push_to_missing_page "SDM 2 PUSH",
     non_canonical_data "SDM 1 3.3.7.1",
+    data_across_the_canonical_edge "SDM 1 3.3.7.1",
     non_canonical_stack "SDM 1 3.3.7.1, SDM 3 6.15 #SS",
     cr2_survives_other_faults "SDM 3 6.15",
     retry_after_fix "SDM 3 6.15 #PF",
@@ -515,6 +516,14 @@ fn non_canonical_data(hv: &dyn Hypervisor) -> Result<(), Failure> {
         g.run_to_exception()?.expect(13, Some(0), CODE)?;
     }
     Ok(())
+}
+
+fn data_across_the_canonical_edge(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    let mut g = Guest::new(hv, Mode::Long)?;
+    g.map(0x7fff_ffff_f000, USER_DATA, RWU);
+    g.asm(|a| a.mov(eax, ptr(rbx)))?;
+    g.set(|r| r.rbx = 0x7fff_ffff_fffe)?;
+    g.run_to_exception()?.expect(13, Some(0), CODE)
 }
 
 fn non_canonical_stack(hv: &dyn Hypervisor) -> Result<(), Failure> {

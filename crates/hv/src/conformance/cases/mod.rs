@@ -16,10 +16,13 @@ macro_rules! group {
 
 mod delivery;
 mod fault;
+mod interrupt;
+mod irqchip;
 mod mmio;
 mod pio;
 mod regs;
 mod slots;
+mod tlb;
 
 use super::guest::{Guest, Mode};
 use super::{Case, Failure};
@@ -33,6 +36,9 @@ pub static GROUPS: &[&[Case]] = &[
     delivery::CASES,
     slots::CASES,
     regs::CASES,
+    tlb::CASES,
+    interrupt::CASES,
+    irqchip::CASES,
 ];
 
 /// Runs a check in each of several modes, naming the mode that fails.

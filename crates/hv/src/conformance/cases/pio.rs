@@ -111,9 +111,7 @@ fn string_registers(g: &mut Guest, count: u64) -> Result<u64, Failure> {
     // In real mode DS is based at DATA; ES has to follow for INS.
     let at = if g.mode == Mode::Real { 0 } else { DATA };
     if g.mode == Mode::Real {
-        let mut sregs = g.cpu.sregs()?;
-        sregs.es = sregs.ds;
-        g.cpu.set_sregs(&sregs)?;
+        g.set_sregs(|s| s.es = s.ds)?;
     }
     g.set(|r| {
         r.rsi = at;
@@ -263,9 +261,7 @@ fn open_ports(g: &mut Guest, ports: &[u16]) -> Result<(), Failure> {
         let byte = g.read_uint(at, 1) & !(1 << (port % 8));
         g.write_uint(at, 1, byte);
     }
-    let mut sregs = g.cpu.sregs()?;
-    sregs.tr.limit = 0x68 + 32;
-    Ok(g.cpu.set_sregs(&sregs)?)
+    g.set_sregs(|s| s.tr.limit = 0x68 + 32)
 }
 
 fn user_io_by_bitmap(hv: &dyn Hypervisor) -> Result<(), Failure> {

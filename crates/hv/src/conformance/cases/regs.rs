@@ -2,7 +2,7 @@
 
 use crate::Hypervisor;
 use crate::abi::{kvm_debugregs, kvm_regs};
-use crate::conformance::guest::{Guest, Mode};
+use crate::conformance::guest::{Chips, Guest, Mode};
 use crate::conformance::{Failure, ensure, expect};
 use iced_x86::code_asm::*;
 use x86::{cr0, cr4, efer, flags, msr};
@@ -168,7 +168,8 @@ fn msr_round_trip(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn msr_list_can_be_saved_and_restored(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    let mut g = Guest::new(hv, Mode::Long)?;
+    // Some paravirtual MSRs need a local APIC.
+    let mut g = Guest::with(hv, Mode::Long, Chips::Irqchip)?;
     let list = hv.msr_index_list()?;
     for index in [
         msr::LSTAR,
@@ -230,7 +231,6 @@ fn events_round_trip(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn mp_state_round_trip(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    use crate::conformance::guest::Chips;
     let mut g = Guest::with(hv, Mode::Long, Chips::Irqchip)?;
     expect("boot processor", g.cpu.mp_state()?, 0)?;
     let other = g.add_cpu(1)?;

@@ -89,7 +89,6 @@ fn store_at(g: &mut Guest, offsets: &[u32]) -> Result<(), Failure> {
         for offset in offsets {
             a.mov(byte_ptr(AT as u32 + offset), al)?;
         }
-        a.mov(ecx, dword_ptr(AT as u32 + 0x1000))?;
         a.hlt()
     })?;
     g.enter_kernel()?;
