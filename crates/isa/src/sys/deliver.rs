@@ -6,7 +6,7 @@ use super::descriptor::linear;
 use super::gate;
 use super::stack::Stack;
 use crate::{Access, Env, MmuEvent, Stop};
-use x86::{CpuState, Exception, Seg, Shadow, dr, flags, gpr, vector};
+use x86::{CpuState, Exception, MpState, Seg, Shadow, dr, flags, gpr, vector};
 
 /// Something to deliver through the IDT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,10 +128,16 @@ pub fn deliver<E: Env>(cpu: &mut CpuState, env: &mut E, event: Event) -> Result<
         apply_payload(cpu, &current);
         match deliver_once(cpu, env, &current) {
             Ok(()) => break,
-            Err(Stop::Fault(second)) => match combine(&current, second) {
-                Some(next) => current = Event::Exception(next),
-                None => return Err(Stop::Shutdown),
-            },
+            Err(Stop::Fault(second)) => {
+                if second.vector == vector::PF {
+                    // Loaded even if a double fault comes of it.
+                    cpu.cr2 = second.payload;
+                }
+                match combine(&current, second) {
+                    Some(next) => current = Event::Exception(next),
+                    None => return Err(Stop::Shutdown),
+                }
+            }
             Err(stop) => return Err(stop),
         }
     }
@@ -139,6 +145,9 @@ pub fn deliver<E: Env>(cpu: &mut CpuState, env: &mut E, event: Event) -> Result<
         cpu.events.nmi_blocked = true;
     }
     cpu.events.shadow = Shadow::None;
+    if cpu.mp_state == MpState::Halted {
+        cpu.mp_state = MpState::Runnable;
+    }
     env.mmu(cpu, MmuEvent::Mode);
     Ok(())
 }

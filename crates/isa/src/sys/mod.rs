@@ -21,6 +21,8 @@ mod soft;
 mod stack;
 mod tables;
 mod task;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod x87;
 mod xrstor;

@@ -9,7 +9,7 @@ use super::{gate, load};
 use crate::operand::{Ctx, Handled, mask};
 use crate::{Env, MmuEvent, Stop};
 use iced_x86::{Code, OpKind};
-use x86::{CpuState, Exception, Seg, canonical48, gpr};
+use x86::{CpuState, Exception, Seg, gpr};
 
 /// A far pointer and how it is used.
 #[derive(Clone, Copy)]
@@ -243,9 +243,6 @@ fn call_inner64<E: Env>(
 ) -> Result<(), Stop> {
     let cpl = cs.dpl();
     let rsp = task::stack_pointer64(cpu, env, 4 + u32::from(cpl) * 8, 0)?;
-    if !canonical48(rsp) {
-        return Err(Exception::SS0.into());
-    }
     let mut stack = Stack::long(rsp, cpl, true, 0);
     let frame = [
         u64::from(cpu.seg(Seg::Ss).selector),
