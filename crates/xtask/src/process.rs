@@ -79,7 +79,7 @@ pub(crate) fn summary(line: &str) -> Counts {
     let closing = line.contains("tests run:")
         || line.contains("test run:")
         || line.starts_with("test result:");
-    if !closing && !(plain || labelled) {
+    if !(closing || plain || labelled) {
         return Counts::default();
     }
     let count = |what: &str| {

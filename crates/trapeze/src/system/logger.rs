@@ -31,7 +31,10 @@ impl log::Log for Logger {
             // A full disk must not stop the machine.
             let _ = writeln!(file, "{}: {}", record.target(), record.args());
         } else if record.level() <= log::Level::Warn {
-            let level = record.level().as_str().to_ascii_lowercase();
+            let level = match record.level() {
+                log::Level::Error => "error",
+                _ => "warning",
+            };
             eprintln!("{}: {level}: {}", self.program, record.args());
         } else if asked {
             eprintln!("{}: {}", record.target(), record.args());

@@ -31,9 +31,22 @@ pub(crate) fn run(options: Options) -> u8 {
 fn start(options: Options, program: &'static str) -> Result<Outcome, String> {
     logger::install(program, &options.log, options.log_file.as_deref())?;
     let hypervisor = accel::open(&options.accelerators, options.personality)?;
-    warn_of_memory(options.config.ram_bytes);
+    let ram_bytes = options.config.ram_bytes;
     let machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
-    machine.run().map_err(|e| e.to_string())
+    warn_of_memory(ram_bytes);
+    let handle = machine.handle();
+    let outcome = machine.run().map_err(|e| e.to_string())?;
+    if options.log.counters {
+        eprint!("{}", counters(&handle.counters()));
+    }
+    Ok(outcome)
+}
+
+/// Name and value, one a line, as kvm_stat lists them.
+fn counters(list: &[(&'static str, u64)]) -> String {
+    list.iter()
+        .map(|(name, value)| format!("{name:<24}{value:>16}\n"))
+        .collect()
 }
 
 /// Guest memory is only taken as the guest touches it, so more than the host

@@ -1,0 +1,202 @@
+//! Bad input gets one line that names the item, exit code 1, and no panic.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+const TRAPEZE: &str = env!("CARGO_BIN_EXE_trapeze");
+
+/// A folder for one test's files.
+fn folder(test: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn file(test: &str, name: &str, content: &[u8]) -> String {
+    let path = folder(test).join(name);
+    File::create(&path).unwrap().write_all(content).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+fn system(arguments: &[&str]) -> Output {
+    Command::new(TRAPEZE)
+        .arg("system")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Exactly one line of complaint with every one of `names` in it.
+fn check(arguments: &[&str], names: &[&str]) {
+    let output = system(arguments);
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {complaint}");
+    assert_eq!(complaint.lines().count(), 1, "{arguments:?}: {complaint}");
+    assert!(
+        complaint.starts_with("trapeze: "),
+        "{arguments:?}: {complaint}"
+    );
+    assert!(
+        output.stdout.is_empty(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    for name in names {
+        assert!(
+            complaint.contains(name),
+            "{arguments:?}: no '{name}' in: {complaint}"
+        );
+    }
+}
+
+#[test]
+fn options_that_are_not_there() {
+    check(&["-kernal", "x"], &["-kernal", "-help", "'kernel'"]);
+    check(&["-vnc", ":1"], &["-vnc"]);
+    check(&["--nographics"], &["--nographics", "'nographic'"]);
+    check(&["disk.img"], &["disk.img", "disk images"]);
+    check(&["-kernel"], &["-kernel", "FILE is missing"]);
+}
+
+#[test]
+fn values_that_are_not_there() {
+    check(&["-accel", "hvf"], &["-accel hvf", "soft, kvm, tcg"]);
+    check(&["-accel", "kmv"], &["'kvm'", "soft, kvm, tcg"]);
+    check(&["-accel", "soft,thread=multi"], &["thread=multi"]);
+    check(&["-M", "q35"], &["-machine q35", "'q35'", "trapeze"]);
+    check(&["-machine", "trapeze,usb=on"], &["'usb'"]);
+    check(&["-cpu", "Nehalem"], &["'Nehalem'", "max and host"]);
+    check(&["-cpu", "max,-avx"], &["-avx"]);
+    check(&["-display", "gtk"], &["-display gtk", "none"]);
+    check(&["-serial", "pty"], &["-serial pty", "file:PATH"]);
+    check(
+        &["-action", "panic=explode"],
+        &["panic=explode", "exit-failure"],
+    );
+    check(&["-d", "countres"], &["'countres'", "'counters'"]);
+}
+
+#[test]
+fn numbers_of_cpus() {
+    for count in ["0", "-1", "many", "", "1,cores=2", "2,sockets=3"] {
+        check(&["-smp", count], &["-smp"]);
+    }
+    let kernel = file("cpus", "guest.elf", guest::ELF);
+    check(&["-smp", "100000", "-kernel", &kernel], &["100000 vCPUs"]);
+}
+
+#[test]
+fn sizes_of_memory() {
+    check(&["-m", "0"], &["-m 0", "1G"]);
+    for garbage in ["", "lots", "1X", "-5", "1G,slots=2", "99999999999999999999"] {
+        check(&["-m", garbage], &["-m"]);
+    }
+    let kernel = file("memory", "guest.elf", guest::ELF);
+    // Far more than any x86 CPU's 52 physical address bits.
+    check(&["-m", "8192T", "-kernel", &kernel], &["memory"]);
+}
+
+#[test]
+fn kernels() {
+    check(&["-nographic"], &["-kernel FILE"]);
+    check(
+        &["-kernel", "/nonexistent/vmlinuz"],
+        &["kernel '/nonexistent/vmlinuz'"],
+    );
+    check(&["-kernel", "/"], &["kernel '/'"]);
+    let text = file("kernels", "text", &b"not a kernel\n".repeat(500));
+    check(&["-kernel", &text], &["kernel", &text]);
+    let empty = file("kernels", "empty", b"");
+    check(&["-kernel", &empty], &["kernel", &empty]);
+    for length in [10, 100, guest::ELF.len() / 2] {
+        let cut = file("kernels", &format!("cut-{length}"), &guest::ELF[..length]);
+        check(&["-kernel", &cut], &["kernel", &cut]);
+    }
+}
+
+#[test]
+fn a_truncated_linux_kernel() {
+    // A boot sector that promises more than the file holds (Linux,
+    // Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
+    let mut image = vec![0u8; 1024];
+    image[0x1f1] = 30;
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&[0x0f, 0x02]);
+    image[0x211] = 1;
+    let kernel = file("truncated", "bzImage", &image);
+    check(&["-kernel", &kernel], &["kernel", &kernel]);
+}
+
+#[test]
+fn initial_ram_disks() {
+    let kernel = file("initrds", "guest.elf", guest::ELF);
+    check(
+        &["-kernel", &kernel, "-initrd", "/nonexistent/i"],
+        &["initrd '/nonexistent/i'"],
+    );
+    let large = folder("initrds").join("large");
+    File::create(&large).unwrap().set_len(256 << 20).unwrap();
+    let large = large.to_str().unwrap();
+    check(
+        &["-m", "64", "-kernel", &kernel, "-initrd", large],
+        &["initrd", large],
+    );
+}
+
+#[test]
+fn files_that_cannot_be_written() {
+    let kernel = file("files", "guest.elf", guest::ELF);
+    check(
+        &["-kernel", &kernel, "-serial", "file:/nonexistent/log"],
+        &["/nonexistent/log"],
+    );
+    check(
+        &["-kernel", &kernel, "-serial", "file:/"],
+        &["serial", "'/'"],
+    );
+    check(
+        &["-kernel", &kernel, "-D", "/nonexistent/log"],
+        &["-D /nonexistent/log"],
+    );
+    check(&["-serial", "stdio", "-serial", "stdio"], &["-serial"]);
+    check(&["-serial", "none", "-serial", "stdio"], &["-serial none"]);
+}
+
+#[test]
+fn a_link_with_qemus_name_speaks_for_itself() {
+    for name in ["qemu-system-x86_64", "qemu-kvm", "kvm"] {
+        let link = folder("links").join(name);
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(TRAPEZE, &link).unwrap();
+        let version = Command::new(&link).arg("-version").output().unwrap();
+        assert_eq!(version.status.code(), Some(0));
+        let text = String::from_utf8(version.stdout).unwrap();
+        assert!(text.contains("emulator version"), "{text}");
+        let bad = Command::new(&link).args(["-m", "0"]).output().unwrap();
+        assert_eq!(bad.status.code(), Some(1));
+        assert!(bad.stderr.starts_with(format!("{name}: -m 0: ").as_bytes()));
+    }
+}
+
+#[test]
+fn help_and_lists_are_no_errors() {
+    for (arguments, text) in [
+        (&["-help"][..], "-kernel FILE"),
+        (&["-accel", "help"], "soft"),
+        (&["-M", "help"], "trapeze"),
+        (&["-cpu", "help"], "max"),
+        (&["-d", "help"], "counters"),
+    ] {
+        let output = system(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(
+            String::from_utf8(output.stdout).unwrap().contains(text),
+            "{arguments:?}"
+        );
+        assert!(output.stderr.is_empty());
+    }
+}
