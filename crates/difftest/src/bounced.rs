@@ -29,13 +29,6 @@ impl Bounced {
             xcr0: 0xe7,
         })
     }
-    /// True if this executor runs such instructions.
-    pub fn accepts(&mut self, case: &Case) -> bool {
-        let unmasked = case.insn.op_mask() == Register::None || !has_memory(case);
-        let sparse = case.insn.is_vsib() || format!("{:?}", case.insn.mnemonic()).contains("mask");
-        let plain = unmasked && !sparse && case.rflags & flags::AC == 0;
-        plain && self.native.accepts(&case.insn)
-    }
     fn step(&mut self, case: &Case, cpu: &mut CpuState, mem: &mut Flat) -> Result<(), Exception> {
         let used = self.info.info(&case.insn).used_memory().first().copied();
         let Some(used) = used.filter(|u| u.access() != OpAccess::NoMemAccess) else {
@@ -96,6 +89,12 @@ fn register(cpu: &CpuState, r: Register) -> u64 {
 impl Executor for Bounced {
     fn name(&self) -> &'static str {
         "bounce buffer"
+    }
+    fn accepts(&mut self, case: &Case) -> bool {
+        let unmasked = case.insn.op_mask() == Register::None || !has_memory(case);
+        let sparse = case.insn.is_vsib() || format!("{:?}", case.insn.mnemonic()).contains("mask");
+        let plain = unmasked && !sparse && case.rflags & flags::AC == 0;
+        plain && self.native.accepts(&case.insn)
     }
     fn run(&mut self, case: &Case) -> Outcome {
         let mut cpu = case.cpu(self.xcr0);

@@ -53,6 +53,10 @@ pub struct Outcome {
 pub trait Executor {
     /// Name for reports.
     fn name(&self) -> &'static str;
+    /// True if this executor runs such a case.
+    fn accepts(&mut self, _case: &Case) -> bool {
+        true
+    }
     /// Executes the one instruction (with `rep`: all iterations).
     fn run(&mut self, case: &Case) -> Outcome;
 }

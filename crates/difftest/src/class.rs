@@ -1,179 +1,112 @@
-//! Which instructions are compared, and why the others are not.
+//! Which instructions are compared, and why the others are not. Every code is
+//! in exactly one class.
 
-use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic};
+use iced_x86::{Code, EncodingKind, Mnemonic, OpCodeOperandKind};
+use isa::table;
 
 /// What the tests do with a [`Code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Compared with the host CPU.
+    /// Compared with the host CPU (which may lack it: then both raise #UD).
     Compared,
+    /// Needs a kernel: tested by the named groups of the conformance suite.
+    System,
     /// Not compared; the reason.
-    Excluded(&'static str),
+    Excluded(Why),
 }
 
-const SYSTEM: &str = "loads segments, descriptors or control state: conformance suite";
-const HOST: &str = "acts on the host process or its kernel";
-const RANDOM: &str = "result differs from run to run";
-const TEST: &str = "outside 16-bit code only by privilege or mode: conformance suite";
-const GONE: &str = "no current CPU has it";
+/// Why a code is not compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The interpreter's table excludes it: no guest is offered it.
+    NotOffered,
+    /// iced's encoder makes it, its decoder decodes it as WAIT and another.
+    NeverDecoded,
+    /// Its result differs from run to run.
+    Random,
+    /// Exists in 16-bit address or operand forms only, which user mode on a
+    /// 64-bit kernel cannot reach.
+    SixteenBit,
+}
+
+/// System instructions that user mode may try: they fault the same everywhere
+/// or work on flags and x87 state only.
+const HARMLESS: &[Mnemonic] = &[
+    Mnemonic::Pushf,
+    Mnemonic::Pushfd,
+    Mnemonic::Pushfq,
+    Mnemonic::Popf,
+    Mnemonic::Popfd,
+    Mnemonic::Popfq,
+    Mnemonic::Cli,
+    Mnemonic::Sti,
+    Mnemonic::Hlt,
+    Mnemonic::In,
+    Mnemonic::Out,
+    Mnemonic::Insb,
+    Mnemonic::Insw,
+    Mnemonic::Insd,
+    Mnemonic::Outsb,
+    Mnemonic::Outsw,
+    Mnemonic::Outsd,
+    Mnemonic::Fldenv,
+    Mnemonic::Fnstenv,
+    Mnemonic::Fnsave,
+    Mnemonic::Frstor,
+    Mnemonic::Ud0,
+    Mnemonic::Ud1,
+    Mnemonic::Ud2,
+    Mnemonic::Lgdt,
+    Mnemonic::Lidt,
+    Mnemonic::Lldt,
+    Mnemonic::Ltr,
+    Mnemonic::Lmsw,
+    Mnemonic::Clts,
+    Mnemonic::Invd,
+    Mnemonic::Wbinvd,
+    Mnemonic::Invlpg,
+    Mnemonic::Rdmsr,
+    Mnemonic::Wrmsr,
+    Mnemonic::Swapgs,
+    Mnemonic::Sysexit,
+    Mnemonic::Sysexitq,
+];
 
 /// The class of `code`.
 pub fn class(code: Code) -> Class {
-    let op = code.op_code();
-    if !op.is_instruction() {
-        return Class::Excluded("not an instruction");
-    }
-    if !op.mode64() && !op.mode32() {
-        return Class::Excluded(TEST);
-    }
-    if matches!(op.encoding(), EncodingKind::MVEX | EncodingKind::D3NOW) || gone(code) {
-        return Class::Excluded(GONE);
-    }
-    match code.mnemonic() {
-        m if system(m) => Class::Excluded(SYSTEM),
-        m if host(m) => Class::Excluded(HOST),
-        m if random(m) => Class::Excluded(RANDOM),
-        _ if op.op_kinds().iter().any(|k| unsupported(*k)) => Class::Excluded(SYSTEM),
+    use table::Class as T;
+    match table::class(code) {
+        T::Excluded(table::Why::WaitForm) => Class::Excluded(Why::NeverDecoded),
+        T::Excluded(_) => Class::Excluded(Why::NotOffered),
+        T::Int(table::Int::Random) => Class::Excluded(Why::Random),
+        T::System if !HARMLESS.contains(&code.mnemonic()) => Class::System,
+        _ if far(code) => Class::System,
+        _ if gone(code) => Class::Excluded(Why::NotOffered),
+        _ if sixteen_bit(code) => Class::Excluded(Why::SixteenBit),
         _ => Class::Compared,
     }
 }
 
+fn has(code: Code, kinds: &[OpCodeOperandKind]) -> bool {
+    code.op_code().op_kinds().iter().any(|k| kinds.contains(k))
+}
+
+fn far(code: Code) -> bool {
+    use OpCodeOperandKind as K;
+    has(code, &[K::farbr2_2, K::farbr4_2])
+}
+
+/// Operand kinds of MPX and what no 64-bit processor decodes.
 fn gone(code: Code) -> bool {
-    use CpuidFeature as F;
-    code.cpuid_features().iter().any(|f| {
-        matches!(
-            f,
-            F::INTEL8086_ONLY
-                | F::INTEL286_ONLY
-                | F::INTEL386_ONLY
-                | F::INTEL386_A0_ONLY
-                | F::INTEL486_A_ONLY
-                | F::FPU287XL_ONLY
-                | F::FPU387SL_ONLY
-                | F::CYRIX_D3NOW
-                | F::CYRIX_DMI
-                | F::CYRIX_EMMI
-                | F::CYRIX_FPU
-                | F::CYRIX_SHR
-                | F::CYRIX_SMINT
-                | F::CYRIX_SMM
-                | F::CENTAUR_AIS
-                | F::UDBG
-                | F::MPX
-                | F::KNC
-        )
-    })
+    use OpCodeOperandKind as K;
+    let mpx = &[K::bnd_reg, K::bnd_or_mem_mpx, K::mem_mpx, K::mem_mib];
+    has(code, mpx) || code.op_code().encoding() == EncodingKind::MVEX
 }
 
-fn unsupported(k: iced_x86::OpCodeOperandKind) -> bool {
-    use iced_x86::OpCodeOperandKind as K;
-    matches!(
-        k,
-        K::farbr2_2
-            | K::farbr4_2
-            | K::tr_reg
-            | K::tmm_reg
-            | K::tmm_rm
-            | K::tmm_vvvv
-            | K::bnd_reg
-            | K::mem_mpx
-            | K::mem_mib
-            | K::xbegin_2
-            | K::xbegin_4
-            | K::brdisp_2
-            | K::brdisp_4
-    )
-}
-
-fn system(m: Mnemonic) -> bool {
-    use Mnemonic as M;
-    matches!(
-        m,
-        M::Lds
-            | M::Les
-            | M::Lfs
-            | M::Lgs
-            | M::Lss
-            | M::Lar
-            | M::Lsl
-            | M::Verr
-            | M::Verw
-            | M::Arpl
-            | M::Sgdt
-            | M::Sidt
-            | M::Sldt
-            | M::Str
-            | M::Smsw
-            | M::Iret
-            | M::Iretd
-            | M::Iretq
-            | M::Retf
-            | M::Int
-            | M::Int1
-            | M::Int3
-            | M::Into
-            | M::Cpuid
-            | M::Xgetbv
-            | M::Xsave
-            | M::Xsave64
-            | M::Xsavec
-            | M::Xsavec64
-            | M::Xsaveopt
-            | M::Xsaveopt64
-            | M::Xrstor
-            | M::Xrstor64
-            | M::Fxsave
-            | M::Fxsave64
-            | M::Fxrstor
-            | M::Fxrstor64
-    )
-}
-
-fn host(m: Mnemonic) -> bool {
-    use Mnemonic as M;
-    matches!(
-        m,
-        M::Syscall
-            | M::Sysenter
-            | M::Sysexit
-            | M::Sysexitq
-            | M::Sysret
-            | M::Sysretq
-            | M::Wrfsbase
-            | M::Wrgsbase
-            | M::Rdfsbase
-            | M::Rdgsbase
-            | M::Wrpkru
-            | M::Rdpkru
-            | M::Vmcall
-            | M::Vmmcall
-            | M::Vmgexit
-            | M::Tdcall
-            | M::Seamcall
-            | M::Enqcmd
-            | M::Monitorx
-            | M::Mwaitx
-            | M::Umonitor
-            | M::Umwait
-            | M::Tpause
-            | M::Senduipi
-            | M::Uiret
-            | M::Clui
-            | M::Stui
-            | M::Testui
-            | M::Xbegin
-            | M::Xend
-            | M::Xabort
-            | M::Xtest
-            | M::Ptwrite
-            | M::Clzero
-    )
-}
-
-fn random(m: Mnemonic) -> bool {
-    use Mnemonic as M;
-    matches!(
-        m,
-        M::Rdtsc | M::Rdtscp | M::Rdpmc | M::Rdpid | M::Rdrand | M::Rdseed | M::Rdpru
-    )
+/// Neither 64- nor 32-bit code can hold it, or only as a 16-bit form of an
+/// instruction whose width the mode decides.
+fn sixteen_bit(code: Code) -> bool {
+    let op = code.op_code();
+    let branch16 = has(code, &[OpCodeOperandKind::br16_1, OpCodeOperandKind::br16_2]);
+    (!op.mode64() && !op.mode32()) || (branch16 && !op.mode32()) || op.address_size() == 16
 }

@@ -360,8 +360,5 @@ fn random_flags(rng: &mut Rng) -> u64 {
     if rng.chance(30) {
         f |= flags::DF;
     }
-    if rng.chance(2) {
-        f |= flags::AC;
-    }
     f
 }

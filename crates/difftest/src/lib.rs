@@ -8,13 +8,18 @@ pub mod bounced;
 pub mod case;
 pub mod class;
 pub mod compare;
+pub mod features;
 pub mod flat;
 pub mod generate;
+pub mod interp;
 pub mod layout;
 pub mod metal;
 mod operand;
 pub mod rng;
+pub mod run;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use case::{Case, Executor, Outcome};

@@ -1,19 +1,22 @@
-//! `difftest [--seed S] [--cases N] [--code NAME] [--forever]`: compares random
-//! instructions with the host CPU and prints what differs.
+//! `difftest [--seed S] [--cases N] [--code NAME] [--native] [--forever] [--trace]`:
+//! compares random instructions with the host CPU and prints what differs.
+//! `--trace` names every case before it runs, for those that kill the process.
 
 use std::process::ExitCode;
 
 use difftest::bounced::Bounced;
 use difftest::class::{Class, class};
-use difftest::compare::differences;
-use difftest::{Executor, Generator, Metal};
+use difftest::interp::Interpreter;
+use difftest::run::Run;
 use iced_x86::Code;
 
 struct Options {
     seed: u64,
     cases: u64,
     code: Option<String>,
+    native: bool,
     forever: bool,
+    trace: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -21,7 +24,9 @@ fn options() -> Result<Options, String> {
         seed: 1,
         cases: 20,
         code: None,
+        native: false,
         forever: false,
+        trace: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
@@ -30,6 +35,8 @@ fn options() -> Result<Options, String> {
             "--seed" => o.seed = value()?.parse().map_err(|e| format!("--seed: {e}"))?,
             "--cases" => o.cases = value()?.parse().map_err(|e| format!("--cases: {e}"))?,
             "--code" => o.code = Some(value()?),
+            "--native" => o.native = true,
+            "--trace" => o.trace = true,
             "--forever" => o.forever = true,
             _ => return Err(format!("unknown option {a}")),
         }
@@ -49,56 +56,27 @@ fn main() -> ExitCode {
 }
 
 fn run(o: &Options) -> Result<bool, String> {
-    let mut metal = Metal::new().map_err(|e| format!("host CPU: {e}"))?;
-    let mut bounced = Bounced::new().map_err(|e| format!("bounce buffer: {e}"))?;
-    let mut generator = Generator::new();
+    let named = |c: &Code| o.code.as_ref().is_none_or(|n| format!("{c:?}").contains(n));
     let codes: Vec<Code> = Code::values()
         .filter(|&c| class(c) == Class::Compared)
-        .filter(|&c| {
-            o.code
-                .as_ref()
-                .is_none_or(|n| format!("{c:?}").contains(n.as_str()))
-        })
+        .filter(named)
         .collect();
-    let (mut compared, mut bad, mut none, mut ud) = (0u64, 0u64, 0u64, 0u64);
+    let mut run = Run::new().map_err(|e| format!("host CPU: {e}"))?;
+    run.trace = o.trace;
+    let mut bounced = Bounced::new().map_err(|e| format!("bounce buffer: {e}"))?;
+    let mut interpreter = Interpreter::new().map_err(|e| format!("interpreter: {e}"))?;
     let mut seed = o.seed;
     loop {
-        for &code in &codes {
-            let mut shown = 0;
-            for n in 0..o.cases {
-                let Some(case) = generator.case(code, seed + n) else {
-                    none += 1;
-                    continue;
-                };
-                if !bounced.accepts(&case) {
-                    continue;
-                }
-                let host = metal.run(&case);
-                let ours = bounced.run(&case);
-                compared += 1;
-                ud += u64::from(host.fault == Some(x86::Exception::UD));
-                let d = differences(&case, &host, &ours);
-                if !d.is_empty() {
-                    bad += 1;
-                    shown += 1;
-                    if shown <= 2 {
-                        println!(
-                            "{code:?} seed {} {} {:02x?}",
-                            case.seed, case.insn, case.bytes
-                        );
-                        for line in d {
-                            println!("    {line}");
-                        }
-                    }
-                }
-            }
-        }
-        println!(
-            "seed {seed}: {compared} compared ({ud} #UD), {bad} differ, {none} without encoding"
-        );
-        seed += o.cases;
+        let seeds = seed..seed + o.cases;
+        let summary = if o.native {
+            run.all(&codes, seeds, &mut bounced)
+        } else {
+            run.all(&codes, seeds, &mut interpreter)
+        };
+        println!("{summary}");
         if !o.forever {
-            return Ok(bad == 0);
+            return Ok(summary.different == 0);
         }
+        seed += o.cases;
     }
 }

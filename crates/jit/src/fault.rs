@@ -89,7 +89,8 @@ impl Drop for Registration {
 
 /// Sends faults whose PC lies in `range` to `handler`, and makes sure the
 /// process-wide signal handler is installed. Ranges may overlap: a handler
-/// that returns false leaves the fault to the others.
+/// that returns false leaves the fault to the others. An end of `usize::MAX`
+/// includes that address.
 ///
 /// # Errors
 /// `sigaction` failed, or 256 ranges are registered already.
@@ -114,7 +115,8 @@ fn dispatch(pc: usize, fault: &mut Fault<'_>) -> bool {
     TABLE.iter().any(|row| {
         let handler = row.handler.load(Ordering::Acquire);
         let range = row.start.load(Ordering::Relaxed)..row.end.load(Ordering::Relaxed);
-        if handler == 0 || !range.contains(&pc) {
+        let last = pc == usize::MAX && range.end == usize::MAX;
+        if handler == 0 || !(range.contains(&pc) || last) {
             return false;
         }
         // SAFETY: a non-zero value was stored by `register` from a `Handler`.
