@@ -1,1 +1,90 @@
-//! placeholder
+//! The software backend: vCPUs without hardware virtualization.
+//!
+//! A [`Soft`] makes VMs whose vCPUs run 64-bit guest code as translations
+//! (crate `jit`) and everything else in the interpreter (crate `isa`), on the
+//! software MMU of crate `softmmu`, with interrupt controllers of crate
+//! `irqchip`.
+//!
+//! * `ctx`: the memory of one vCPU that generated code addresses.
+//! * `world`: what an interpreted instruction sees of memory, ports and MSRs.
+//! * `run`: the loop that executes, injects events and leaves to the VMM.
+//! * `vm`: memory, interrupt controllers, code cache and timer of one VM.
+
+mod clock;
+mod counters;
+mod cpuid;
+mod ctx;
+mod features;
+mod msr;
+mod replay;
+mod run;
+mod shared;
+mod state;
+mod timer;
+mod translated;
+mod vcpu;
+mod vm;
+mod world;
+
+use hv::abi::kvm_cpuid_entry2;
+use std::sync::Arc;
+
+/// Highest APIC id plus one.
+pub const MAX_VCPUS: u32 = 255;
+
+/// The software backend.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Soft {
+    options: Options,
+}
+
+/// How the engine runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Translate 64-bit code; off runs everything in the interpreter.
+    pub translate: bool,
+    /// Bytes of the code cache.
+    pub code_cache: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { translate: true, code_cache: jit::cache::ARENA_SIZE }
+    }
+}
+
+impl Soft {
+    /// The backend with default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// The backend with `options`.
+    pub fn with_options(options: Options) -> Self {
+        Self { options }
+    }
+}
+
+impl hv::Hypervisor for Soft {
+    fn name(&self) -> &'static str {
+        "soft"
+    }
+    fn capabilities(&self) -> hv::Capabilities {
+        hv::Capabilities {
+            max_vcpus: MAX_VCPUS,
+            max_slots: 509,
+            phys_bits: cpuid::phys_bits() as u8,
+            readonly_mem: true,
+            guest_debug: true,
+            tsc_khz: Some(clock::host_tsc_khz()),
+        }
+    }
+    fn supported_cpuid(&self) -> hv::Result<Vec<kvm_cpuid_entry2>> {
+        Ok(cpuid::supported())
+    }
+    fn msr_index_list(&self) -> hv::Result<Vec<u32>> {
+        Ok(msr::LIST.to_vec())
+    }
+    fn create_vm(&self) -> hv::Result<Arc<dyn hv::Vm>> {
+        Ok(vm::SoftVm::create(self.options)?)
+    }
+}

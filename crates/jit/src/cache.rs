@@ -13,7 +13,7 @@ use crate::layout::Layout;
 use crate::stubs::{self, Stubs};
 use crate::translate::{Link, Site, Target, Translator};
 use iced_x86::Instruction;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 
@@ -104,6 +104,8 @@ pub struct CodeCache {
     entries: Vec<Entry>,
     links: Vec<Link>,
     crossing: Vec<u32>,
+    /// Linear pages that links between pages lead to.
+    linked_pages: HashSet<u64, BuildHasherDefault<KeyHasher>>,
     interp: Vec<Instruction>,
     accesses: Vec<Site>,
     faults: Box<FaultTable>,
@@ -147,6 +149,7 @@ impl CodeCache {
             entries: Vec::new(),
             links: Vec::new(),
             crossing: Vec::new(),
+            linked_pages: HashSet::default(),
             interp: Vec::new(),
             accesses: Vec::new(),
             faults,
@@ -269,6 +272,7 @@ impl CodeCache {
         self.entries[block as usize].incoming.push(id);
         if link.crosses {
             self.crossing.push(id);
+            self.linked_pages.insert(link.target >> 12);
         }
         self.stats.links += 1;
     }
@@ -280,9 +284,18 @@ impl CodeCache {
 
     /// Undoes every link between pages: a mapping of code changed.
     pub fn unlink_crossing(&mut self) {
+        self.linked_pages.clear();
         for id in std::mem::take(&mut self.crossing) {
             let link = self.links[id as usize];
             self.patch(link.at, link.stub);
+        }
+    }
+
+    /// The mapping of one linear page changed: undoes links between pages if
+    /// any of them leads there.
+    pub fn unlink_page(&mut self, la: u64) {
+        if self.linked_pages.contains(&(la >> 12)) {
+            self.unlink_crossing();
         }
     }
 
@@ -350,6 +363,7 @@ impl CodeCache {
         self.entries.clear();
         self.links.clear();
         self.crossing.clear();
+        self.linked_pages.clear();
         self.interp.clear();
         self.accesses.clear();
         self.faults.clear();

@@ -1,0 +1,80 @@
+//! The memory of one vCPU that generated code addresses through GS.
+#![allow(unsafe_code, reason = "shared between a vCPU's thread, generated code and kickers")]
+
+use jit::{JitCtx, Layout};
+use softmmu::tlb::{Entry, Tlb};
+use std::cell::UnsafeCell;
+use std::mem::offset_of;
+use std::sync::atomic::AtomicU32;
+use x86::{CpuState, Seg, Segment};
+
+/// One vCPU's memory. `jit` is first: the signal handler relies on it.
+#[repr(C, align(64))]
+pub struct Ctx {
+    /// What generated code and its driver use.
+    pub jit: JitCtx,
+    /// Architectural state; exact whenever generated code is not running.
+    pub cpu: CpuState,
+    /// TLBs.
+    pub tlb: Tlb,
+    /// What the slow path needs and leaves.
+    pub slow: crate::translated::Slow,
+}
+
+/// Offsets of [`Ctx`] for the translator.
+pub const LAYOUT: Layout = {
+    let cpu = offset_of!(Ctx, cpu);
+    let bank = offset_of!(Ctx, tlb) + offset_of!(Tlb, banks);
+    let size = size_of::<softmmu::tlb::Array>();
+    Layout {
+        jit: offset_of!(Ctx, jit) as u32,
+        gpr: (cpu + offset_of!(CpuState, gpr)) as u32,
+        rip: (cpu + offset_of!(CpuState, rip)) as u32,
+        rflags: (cpu + offset_of!(CpuState, rflags)) as u32,
+        fs_base: seg_base(Seg::Fs) as u32,
+        gs_base: seg_base(Seg::Gs) as u32,
+        xsave: (cpu + offset_of!(CpuState, xsave)) as u32,
+        tlb: [bank as u32, (bank + size) as u32, (bank + 2 * size) as u32],
+        entry: [
+            offset_of!(Entry, read) as u32,
+            offset_of!(Entry, write) as u32,
+            offset_of!(Entry, host) as u32,
+        ],
+        entry_shift: size_of::<Entry>().trailing_zeros() as u8,
+        entries: softmmu::tlb::L1_ENTRIES as u32,
+    }
+};
+
+const fn seg_base(s: Seg) -> usize {
+    offset_of!(Ctx, cpu)
+        + offset_of!(CpuState, seg)
+        + s as usize * size_of::<Segment>()
+        + offset_of!(Segment, base)
+}
+
+/// Owner of a [`Ctx`]. The vCPU has exclusive use of everything but the poll
+/// word, which kickers write.
+pub struct CtxCell(UnsafeCell<Box<Ctx>>);
+
+// SAFETY: only `poll` (an atomic) is reached from other threads; the rest is
+// used by the one owner of the vCPU, see `get`.
+unsafe impl Send for CtxCell {}
+// SAFETY: as above.
+unsafe impl Sync for CtxCell {}
+
+impl CtxCell {
+    /// Wraps a vCPU's memory.
+    pub fn new(ctx: Box<Ctx>) -> Self {
+        Self(UnsafeCell::new(ctx))
+    }
+    /// Address of the memory.
+    pub fn ptr(&self) -> *mut Ctx {
+        // SAFETY: reads the box's pointer, which never changes.
+        unsafe { &raw mut **self.0.get() }
+    }
+    /// The poll word.
+    pub fn poll(&self) -> &AtomicU32 {
+        // SAFETY: an atomic inside the box, alive as long as `self`.
+        unsafe { &(*self.ptr()).jit.poll }
+    }
+}

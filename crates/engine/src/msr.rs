@@ -1,0 +1,265 @@
+//! MSRs with behaviour: time, APIC, kvmclock, speculation controls.
+
+use crate::world::World;
+use isa::Stop;
+use x86::{CpuState, Exception, msr};
+
+/// MSRs worth saving (`KVM_GET_MSR_INDEX_LIST`).
+pub const LIST: &[u32] = &[
+    msr::TSC,
+    msr::APIC_BASE,
+    msr::TSC_ADJUST,
+    msr::SPEC_CTRL,
+    msr::SYSENTER_CS,
+    msr::SYSENTER_ESP,
+    msr::SYSENTER_EIP,
+    msr::MCG_STATUS,
+    msr::MISC_ENABLE,
+    msr::DEBUGCTL,
+    msr::PAT,
+    msr::MTRR_DEF_TYPE,
+    msr::TSC_DEADLINE,
+    msr::EFER,
+    msr::STAR,
+    msr::LSTAR,
+    msr::CSTAR,
+    msr::SFMASK,
+    msr::FS_BASE,
+    msr::GS_BASE,
+    msr::KERNEL_GS_BASE,
+    msr::TSC_AUX,
+    msr::KVM_WALL_CLOCK,
+    msr::KVM_SYSTEM_TIME,
+    msr::KVM_WALL_CLOCK_NEW,
+    msr::KVM_SYSTEM_TIME_NEW,
+];
+
+/// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, PSCHANGE_MC_NO, TAA_NO,
+/// SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, GDS_NO, RFDS_NO, ITS_NO
+/// (SDM vol 4, IA32_ARCH_CAPABILITIES): what the threat model says about them
+/// is in the design; the guest need not defend against what translation and
+/// the host already decide.
+const ARCH_CAPABILITIES: u64 = 1
+    | 1 << 1
+    | 1 << 3
+    | 1 << 5
+    | 1 << 6
+    | 1 << 8
+    | 1 << 13
+    | 1 << 14
+    | 1 << 15
+    | 1 << 20
+    | 1 << 26
+    | 1 << 27
+    | 1 << 62;
+/// 8 variable ranges, fixed ranges, write-combining (SDM vol 3, 11.11.1).
+const MTRR_CAP: u64 = 0x508;
+/// A microcode revision, so that guests do not ask for an update.
+const MICROCODE: u64 = 0x1_0000_0000;
+
+const GP0: Stop = Stop::Fault(Exception::GP0);
+
+/// kvmclock's MSRs as written, and the TSC.
+#[derive(Debug, Default)]
+pub struct ClockMsrs {
+    /// Guest TSC minus host TSC.
+    pub tsc_offset: u64,
+    /// KVM_SYSTEM_TIME(_NEW).
+    pub system_time: u64,
+    /// KVM_WALL_CLOCK(_NEW).
+    pub wall_clock: u64,
+    /// Version field of `pvclock_vcpu_time_info` as last written.
+    pub version: u32,
+}
+
+impl World<'_> {
+    /// Guest TSC now.
+    pub fn guest_tsc(&self) -> u64 {
+        crate::clock::host_tsc().wrapping_add(self.local.clock.tsc_offset)
+    }
+
+    /// RDMSR of what is not plain storage.
+    pub fn read_msr(&mut self, cpu: &CpuState, index: u32) -> Result<u64, Stop> {
+        let now = self.vm.clock.now_ns();
+        Ok(match index {
+            msr::TSC => self.guest_tsc(),
+            msr::APIC_BASE => self.apic_base(cpu),
+            msr::TSC_DEADLINE => self.vm.chipset.lock().tsc_deadline(self.index),
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST if self.vm.has_irqchip() => {
+                self.vm.chipset.lock().x2apic_read(self.index, index, now).map_err(|_| GP0)?
+            }
+            _ => return stored(cpu, &self.local.clock, index).ok_or(GP0),
+        })
+    }
+
+    fn apic_base(&self, cpu: &CpuState) -> u64 {
+        if self.vm.has_irqchip() {
+            self.vm.chipset.lock().apic_base(self.index)
+        } else {
+            cpu.msr.apic_base
+        }
+    }
+
+    /// WRMSR of what is not plain storage; `host` skips the checks that only
+    /// concern guests.
+    pub fn write_msr(
+        &mut self,
+        cpu: &mut CpuState,
+        index: u32,
+        value: u64,
+        host: bool,
+    ) -> Result<(), Stop> {
+        match index {
+            msr::TSC => self.set_tsc(cpu, value, host),
+            msr::TSC_ADJUST => {
+                if !host {
+                    let delta = value.wrapping_sub(cpu.msr.tsc_adjust);
+                    self.move_tsc(delta);
+                }
+                cpu.msr.tsc_adjust = value;
+            }
+            msr::APIC_BASE => self.set_apic_base(cpu, value, host)?,
+            msr::TSC_DEADLINE => {
+                let clock = self.vm.clock_now(self.local.clock.tsc_offset);
+                let index = self.index;
+                self.vm.with_chipset_on(index, |c| c.set_tsc_deadline(index, value, &clock));
+            }
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST if self.vm.has_irqchip() => {
+                let (cpu, now) = (self.index, self.vm.clock.now_ns());
+                self.vm
+                    .with_chipset_on(cpu, |c| c.x2apic_write(cpu, index, value, now))
+                    .map_err(|_| GP0)?;
+            }
+            // IBRS, STIBP, SSBD; nothing to do: the host decides.
+            msr::SPEC_CTRL if value & !7 == 0 => cpu.msr.spec_ctrl = value,
+            msr::PRED_CMD | msr::FLUSH_CMD if value & !1 == 0 => {}
+            msr::MISC_ENABLE => cpu.msr.misc_enable = value,
+            msr::DEBUGCTL if value & !3 == 0 => cpu.msr.debugctl = value,
+            msr::MCG_STATUS if value == 0 || host => cpu.msr.mcg_status = value,
+            msr::BIOS_SIGN_ID => {}
+            msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_NEW => {
+                self.local.clock.system_time = value;
+                self.update_kvmclock();
+            }
+            msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_NEW => {
+                self.local.clock.wall_clock = value;
+                if !host {
+                    self.write_wall_clock(value);
+                }
+            }
+            _ => return Err(GP0),
+        }
+        Ok(())
+    }
+
+    fn set_tsc(&mut self, cpu: &mut CpuState, value: u64, host: bool) {
+        let delta = value.wrapping_sub(self.guest_tsc());
+        if !host {
+            cpu.msr.tsc_adjust = cpu.msr.tsc_adjust.wrapping_add(delta);
+        }
+        self.move_tsc(delta);
+    }
+
+    fn move_tsc(&mut self, delta: u64) {
+        let clock = &mut self.local.clock;
+        clock.tsc_offset = clock.tsc_offset.wrapping_add(delta);
+        let (index, now) = (self.index, self.vm.clock_now(clock.tsc_offset));
+        self.vm.with_chipset_on(index, |c| c.tsc_changed(index, &now));
+        self.update_kvmclock();
+    }
+
+    fn set_apic_base(&mut self, cpu: &mut CpuState, value: u64, host: bool) -> Result<(), Stop> {
+        if self.vm.has_irqchip() {
+            let index = self.index;
+            self.vm
+                .with_chipset_on(index, |c| {
+                    if host { c.set_apic_base(index, value) } else { c.write_apic_base(index, value) }
+                })
+                .map_err(|_| GP0)?;
+        }
+        cpu.msr.apic_base = value;
+        Ok(())
+    }
+
+    /// Writes `pvclock_vcpu_time_info` (KVM's paravirtual clock interface).
+    pub fn update_kvmclock(&mut self) {
+        let clock = &mut self.local.clock;
+        if clock.system_time & 1 == 0 {
+            return;
+        }
+        let gpa = clock.system_time & !1;
+        clock.version = clock.version.wrapping_add(2);
+        let tsc = crate::clock::host_tsc().wrapping_add(clock.tsc_offset);
+        let ns = self.vm.clock.kvmclock_ns();
+        let (mul, shift) = scale(crate::clock::host_tsc_khz());
+        let mut b = [0u8; 32];
+        b[0..4].copy_from_slice(&clock.version.to_le_bytes());
+        b[8..16].copy_from_slice(&tsc.to_le_bytes());
+        b[16..24].copy_from_slice(&ns.to_le_bytes());
+        b[24..28].copy_from_slice(&mul.to_le_bytes());
+        b[28] = shift as u8;
+        b[29] = 1; // PVCLOCK_TSC_STABLE_BIT
+        // The version is odd while the rest changes.
+        let odd = clock.version.wrapping_sub(1).to_le_bytes();
+        self.write_guest(gpa, &odd);
+        self.write_guest(gpa + 4, &b[4..]);
+        self.write_guest(gpa, &b[..4]);
+    }
+
+    fn write_wall_clock(&mut self, gpa: u64) {
+        let real = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        let boot = real.saturating_sub(std::time::Duration::from_nanos(
+            self.vm.clock.kvmclock_ns(),
+        ));
+        let mut b = [0u8; 12];
+        b[0..4].copy_from_slice(&2u32.to_le_bytes());
+        b[4..8].copy_from_slice(&(boot.as_secs() as u32).to_le_bytes());
+        b[8..12].copy_from_slice(&boot.subsec_nanos().to_le_bytes());
+        self.write_guest(gpa, &b);
+    }
+
+    /// Writes guest-physical memory on the engine's behalf.
+    fn write_guest(&mut self, gpa: u64, bytes: &[u8]) {
+        if self.map.write(gpa, bytes) {
+            self.code_written(gpa, bytes.len() as u64);
+        }
+    }
+}
+
+/// `tsc_to_system_mul` and `tsc_shift`: ns = ((tsc << shift) * mul) >> 32.
+fn scale(khz: u32) -> (u32, i8) {
+    let mut hz = u64::from(khz) * 1000;
+    let mut shift = 0i8;
+    while hz > 2_000_000_000 {
+        hz >>= 1;
+        shift -= 1;
+    }
+    while hz <= 1_000_000_000 {
+        hz <<= 1;
+        shift += 1;
+    }
+    (((1_000_000_000u128 << 32) / u128::from(hz)) as u32, shift)
+}
+
+/// Value of an MSR that is storage of the vCPU outside [`x86::Msrs`]' plain
+/// ones.
+pub fn stored(cpu: &CpuState, clock: &ClockMsrs, index: u32) -> Option<u64> {
+    Some(match index {
+        msr::TSC_ADJUST => cpu.msr.tsc_adjust,
+        msr::APIC_BASE => cpu.msr.apic_base,
+        msr::SPEC_CTRL => cpu.msr.spec_ctrl,
+        msr::MISC_ENABLE => cpu.msr.misc_enable,
+        msr::DEBUGCTL => cpu.msr.debugctl,
+        msr::MCG_STATUS => cpu.msr.mcg_status,
+        msr::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
+        msr::MTRR_CAP => MTRR_CAP,
+        msr::BIOS_SIGN_ID => MICROCODE,
+        msr::FEATURE_CONTROL => 1, // locked, VMX off
+        msr::PLATFORM_ID | msr::MCG_CAP | msr::SMI_COUNT => 0,
+        msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_NEW => clock.system_time,
+        msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_NEW => clock.wall_clock,
+        _ => return None,
+    })
+}

@@ -1,0 +1,395 @@
+//! The run loop of a vCPU.
+
+use crate::counters::bump;
+use crate::translated::{self, Ended};
+use crate::vcpu::SoftVcpu;
+use hv::abi::*;
+use hv::{DebugExit, VcpuExit};
+use isa::{Event, Flow, Stop};
+use std::sync::atomic::Ordering;
+use x86::{MpState, Pending, Seg, Shadow, flags};
+
+/// What the loop does after a piece of work.
+pub enum Next {
+    /// Goes on.
+    Again,
+    /// The instruction waits for the VMM: its recorded access is the exit.
+    Suspended,
+    /// Leaves.
+    Exit(VcpuExit),
+}
+
+/// Interpreted instructions between looks at events when nothing is
+/// translated.
+const BURST: u32 = 64;
+
+impl SoftVcpu {
+    /// `KVM_RUN`.
+    pub(crate) fn run_until_exit(&mut self) -> VcpuExit {
+        self.prepare();
+        let exit = loop {
+            match self.turn() {
+                Next::Again => {}
+                Next::Exit(exit) => break exit,
+                Next::Suspended => break self.suspended(),
+            }
+        };
+        self.account(exit);
+        exit
+    }
+
+    fn prepare(&mut self) {
+        let ctx = self.ctx_mut();
+        translated::set_gs_base(ctx);
+        self.refresh_memory();
+        self.replay.absorb();
+    }
+
+    /// Takes over changed memory slots.
+    fn refresh_memory(&mut self) {
+        if self.vm.memory.version() != self.map_version {
+            self.map_version = self.vm.memory.version();
+            self.map = self.vm.memory.map();
+            let ctx = self.ctx_mut();
+            ctx.tlb.flush_all();
+            self.local.jumps.clear();
+        }
+        let ctx = self.ctx_mut();
+        ctx.slow.map = &raw const *self.map;
+        ctx.slow.vm = &raw const *self.vm;
+    }
+
+    /// The exit of an instruction that waits for the VMM.
+    fn suspended(&mut self) -> VcpuExit {
+        if let Some(exit) = self.local.abort.take() {
+            bump(&self.vm.counters.insn_emulation_fail);
+            self.replay.commit();
+            return exit;
+        }
+        match self.replay.asked() {
+            Some(op) => op.exit(),
+            None => VcpuExit::Unknown(u32::MAX),
+        }
+    }
+
+    fn account(&mut self, exit: VcpuExit) {
+        let c = &self.vm.counters;
+        bump(&c.exits);
+        bump(&c.host_state_reload);
+        match exit {
+            VcpuExit::IoIn { .. } | VcpuExit::IoOut { .. } => bump(&c.io_exits),
+            VcpuExit::MmioRead { .. } | VcpuExit::MmioWrite { .. } => bump(&c.mmio_exits),
+            VcpuExit::Interrupted => bump(&c.signal_exits),
+            VcpuExit::IrqWindowOpen => bump(&c.irq_window),
+            _ => {}
+        }
+        let stats = std::mem::take(&mut self.ctx_mut().tlb.stats);
+        for (counter, n) in [
+            (&c.pf_fixed, stats.fills),
+            (&c.mmu_cache_miss, stats.walks),
+            (&c.tlb_flush, stats.flushes),
+        ] {
+            counter.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// One turn: an instruction in flight is finished first, then requests,
+    /// then events, then code.
+    fn turn(&mut self) -> Next {
+        if self.replay.in_flight() {
+            return self.interpret_one();
+        }
+        self.clear_poll();
+        if self.shared.must_leave() {
+            return Next::Exit(VcpuExit::Interrupted);
+        }
+        if self.shared.take_flush() {
+            self.refresh_memory();
+            self.ctx_mut().tlb.drop_first_level();
+            self.local.jumps.clear();
+        }
+        if self.shared.take_event() {
+            self.look_at_chipset();
+        }
+        if self.cpu().mp_state != MpState::Runnable {
+            return self.not_running();
+        }
+        if let Some(next) = self.inject() {
+            return next;
+        }
+        self.execute()
+    }
+
+    fn clear_poll(&mut self) {
+        let poll = self.shared.ctx().poll();
+        if poll.load(Ordering::Relaxed) != 0 {
+            poll.store(0, Ordering::SeqCst);
+            bump(&self.vm.counters.irq_exits);
+        }
+    }
+
+    /// Takes INIT, SIPI and NMI from the local APIC and notes whether an
+    /// interrupt waits.
+    fn look_at_chipset(&mut self) {
+        if !self.vm.has_irqchip() {
+            return;
+        }
+        let me = self.index;
+        let mut chipset = self.vm.chipset.lock();
+        let (nmi, init, sipi) =
+            (chipset.take_nmi(me), chipset.take_init(me), chipset.take_sipi(me));
+        self.irq_waiting = chipset.pending_interrupt(me);
+        drop(chipset);
+        let cpu = self.cpu_mut();
+        if nmi {
+            cpu.events.nmi_pending = (cpu.events.nmi_pending + 1).min(2);
+        }
+        if init {
+            self.init_reset();
+        }
+        if let Some(vector) = sipi {
+            self.start_up(vector);
+        }
+    }
+
+    /// INIT (SDM vol 3, 9.1): power-up state except for caches, FPU and most
+    /// MSRs; application processors then wait for a SIPI.
+    fn init_reset(&mut self) {
+        let bsp = self.index == 0;
+        let cpu = self.cpu_mut();
+        let mut fresh = x86::CpuState::reset(u32::from(!bsp));
+        fresh.xsave = cpu.xsave.clone();
+        fresh.msr = cpu.msr.clone();
+        fresh.xcr0 = cpu.xcr0;
+        fresh.cr0 |= cpu.cr0 & (x86::cr0::CD | x86::cr0::NW);
+        fresh.mp_state = if bsp { MpState::Runnable } else { MpState::InitReceived };
+        *cpu = fresh;
+        let (cpu, mut world) = self.parts();
+        isa::Env::mmu(&mut world, cpu, isa::MmuEvent::FlushAll);
+    }
+
+    fn start_up(&mut self, vector: u8) {
+        let cpu = self.cpu_mut();
+        if cpu.mp_state == MpState::InitReceived {
+            let cs = cpu.seg_mut(Seg::Cs);
+            cs.selector = u16::from(vector) << 8;
+            cs.base = u64::from(vector) << 12;
+            cpu.rip = 0;
+            cpu.mp_state = MpState::Runnable;
+        }
+    }
+
+    /// Halted or waiting for INIT/SIPI.
+    fn not_running(&mut self) -> Next {
+        let cpu = self.cpu();
+        let halted = cpu.mp_state == MpState::Halted;
+        let irq = self.irq_waiting && cpu.rflags & flags::IF != 0;
+        let nmi = cpu.events.nmi_pending > 0 && !cpu.events.nmi_blocked;
+        if halted && (irq || nmi || cpu.events.pending.is_some()) {
+            self.cpu_mut().mp_state = MpState::Runnable;
+            bump(&self.vm.counters.halt_wakeup);
+            return Next::Again;
+        }
+        if halted && !self.vm.has_irqchip() {
+            self.cpu_mut().mp_state = MpState::Runnable;
+            return Next::Exit(VcpuExit::Hlt);
+        }
+        self.shared.sleep(None);
+        Next::Again
+    }
+
+    /// Delivers what is to be delivered before the next instruction.
+    fn inject(&mut self) -> Option<Next> {
+        let irq_waiting = self.irq_waiting;
+        let events = &mut self.cpu_mut().events;
+        if events.pending.is_none() {
+            if events.nmi_pending > 0 && !events.nmi_blocked && events.shadow == Shadow::None {
+                events.nmi_pending -= 1;
+                events.pending = Some(Pending::Nmi);
+                bump(&self.vm.counters.nmi_injections);
+            } else if crate::state::ready_for_irq(self.cpu()) {
+                if irq_waiting {
+                    self.acknowledge();
+                } else if self.want_window {
+                    return Some(Next::Exit(VcpuExit::IrqWindowOpen));
+                }
+            }
+        }
+        let pending = self.cpu().events.pending?;
+        if matches!(pending, Pending::Interrupt(_)) {
+            bump(&self.vm.counters.irq_injections);
+        }
+        Some(self.interpret_one())
+    }
+
+    /// Takes the interrupt that waits.
+    fn acknowledge(&mut self) {
+        let me = self.index;
+        let (vector, more) = self
+            .vm
+            .with_chipset_on(me, |c| (c.ack_interrupt(me), c.pending_interrupt(me)));
+        self.irq_waiting = more;
+        self.cpu_mut().events.pending = vector.map(Pending::Interrupt);
+    }
+
+    fn execute(&mut self) -> Next {
+        if self.debug.control & KVM_GUESTDBG_ENABLE != 0 {
+            return self.debugged_step();
+        }
+        if !self.vm.options.translate || !translated::translatable(self.cpu()) {
+            return self.interpret_burst();
+        }
+        match self.run_translated() {
+            Ended::Continue => Next::Again,
+            Ended::InterpretHere => self.interpret_one(),
+            Ended::Interpret(insn) => {
+                bump(&self.vm.counters.insn_emulation);
+                self.replay.begin();
+                let (cpu, mut world) = self.parts();
+                let result = isa::step_decoded(cpu, &mut world, &insn);
+                self.finish(result)
+            }
+            Ended::Fault(e) => {
+                if e.vector == x86::vector::PF {
+                    bump(&self.vm.counters.pf_guest);
+                }
+                self.replay.begin();
+                let (cpu, mut world) = self.parts();
+                match isa::deliver(cpu, &mut world, Event::Exception(e)) {
+                    Ok(()) => {
+                        self.replay.commit();
+                        Next::Again
+                    }
+                    Err(Stop::Suspend) => {
+                        self.cpu_mut().events.pending = Some(Pending::Exception(e));
+                        Next::Suspended
+                    }
+                    Err(stop) => stop.into(),
+                }
+            }
+        }
+    }
+
+    /// Interprets while nothing else asks for attention.
+    fn interpret_burst(&mut self) -> Next {
+        for _ in 0..BURST {
+            match self.interpret_one() {
+                Next::Again => {}
+                other => return other,
+            }
+            let stop = self.shared.ctx().poll().load(Ordering::Relaxed) != 0
+                || self.shared.anything_pending()
+                || self.cpu().mp_state != MpState::Runnable
+                || self.irq_waiting
+                || self.want_window;
+            if stop {
+                break;
+            }
+        }
+        Next::Again
+    }
+
+    /// One instruction or pending event through the interpreter.
+    pub(crate) fn interpret_one(&mut self) -> Next {
+        bump(&self.vm.counters.insn_emulation);
+        self.replay.begin();
+        let (cpu, mut world) = self.parts();
+        let result = isa::step(cpu, &mut world);
+        self.finish(result)
+    }
+
+    fn finish(&mut self, result: Result<Flow, Stop>) -> Next {
+        match result {
+            Ok(flow) => {
+                self.replay.commit();
+                if flow == Flow::Halt {
+                    bump(&self.vm.counters.halt_exits);
+                }
+                Next::Again
+            }
+            Err(Stop::Shutdown) => {
+                self.replay.commit();
+                Next::Exit(VcpuExit::Shutdown)
+            }
+            Err(stop) => stop.into(),
+        }
+    }
+
+    // ---- host debugging ----------------------------------------------------
+
+    /// One instruction with the VMM's breakpoints and single-step.
+    fn debugged_step(&mut self) -> Next {
+        let control = self.debug.control;
+        let hardware = control & KVM_GUESTDBG_USE_HW_BP != 0;
+        let saved = self.cpu().dr;
+        if hardware {
+            let host = self.debug.arch.debugreg;
+            let cpu = self.cpu_mut();
+            cpu.dr[..4].copy_from_slice(&host[..4]);
+            cpu.dr[7] = host[7];
+        }
+        self.replay.begin();
+        let step = control & KVM_GUESTDBG_SINGLESTEP != 0;
+        let software = control & KVM_GUESTDBG_USE_SW_BP != 0;
+        let (cpu, mut world) = self.parts();
+        let result = match isa::fetch(cpu, &mut world) {
+            Ok(insn) if software && insn.code() == iced_x86::Code::Int3 => {
+                let pc = cpu.rip.wrapping_add(cpu.seg(Seg::Cs).base);
+                self.cpu_mut().dr = saved;
+                return Next::Exit(self.debug_exit(x86::vector::BP, pc, 0));
+            }
+            Ok(insn) => isa::execute_only(cpu, &mut world, &insn),
+            Err(stop) => Err(stop),
+        };
+        let cpu = self.cpu_mut();
+        if hardware {
+            let seen = cpu.dr[6];
+            cpu.dr = saved;
+            cpu.dr[6] = seen;
+        }
+        let hit = debug_hit(&result, &mut cpu.events.pending, hardware);
+        let pc = cpu.rip.wrapping_add(cpu.seg(Seg::Cs).base);
+        match (hit, result) {
+            (Some(dr6), _) => {
+                self.replay.commit();
+                Next::Exit(self.debug_exit(x86::vector::DB, pc, dr6))
+            }
+            (None, Ok(_)) if step => {
+                self.replay.commit();
+                Next::Exit(self.debug_exit(x86::vector::DB, pc, x86::dr::DR6_BS))
+            }
+            (None, Err(Stop::Fault(e))) => {
+                self.cpu_mut().events.pending = Some(Pending::Exception(e));
+                self.replay.commit();
+                Next::Again
+            }
+            (None, result) => self.finish(result),
+        }
+    }
+
+    fn debug_exit(&self, exception: u8, pc: u64, dr6: u64) -> VcpuExit {
+        let dr6 = x86::dr::DR6_FIXED1 | dr6;
+        VcpuExit::Debug(DebugExit { exception, pc, dr6, dr7: self.debug.arch.debugreg[7] })
+    }
+}
+
+/// DR6 bits of a host breakpoint that was hit; takes the trap from `pending`.
+fn debug_hit(
+    result: &Result<Flow, Stop>,
+    pending: &mut Option<Pending>,
+    hardware: bool,
+) -> Option<u64> {
+    if !hardware {
+        return None;
+    }
+    if let Err(Stop::Fault(e)) = result {
+        return (e.vector == x86::vector::DB).then_some(e.payload);
+    }
+    match *pending {
+        Some(Pending::Exception(e)) if e.vector == x86::vector::DB => {
+            *pending = None;
+            Some(e.payload)
+        }
+        _ => None,
+    }
+}

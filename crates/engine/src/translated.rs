@@ -1,0 +1,402 @@
+//! Running translated code: which state allows it, finding and making
+//! translations, entering them, and the slow path they call.
+#![allow(unsafe_code, reason = "enters generated code and is called back by it")]
+
+use crate::ctx::Ctx;
+use crate::vcpu::SoftVcpu;
+use crate::vm::SoftVm;
+use iced_x86::Instruction;
+use isa::{Access, Env, Stop};
+use jit::block::Source;
+use jit::cache::{CodeCache, JumpCache, Key, Request, unpack_flags};
+use jit::classify::{Allowed, Copyable};
+use jit::{ExitKind, JitCtx};
+use softmmu::SlotMap;
+use softmmu::tlb::Bank;
+use softmmu::walk::Need;
+use x86::paging::{PAGE_MASK, PAGE_SIZE};
+use x86::{CpuState, Exception, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
+
+/// What the slow path needs, and what it leaves for its caller.
+pub struct Slow {
+    /// Memory slots; valid while generated code runs.
+    pub map: *const SlotMap,
+    /// The VM; valid likewise.
+    pub vm: *const SoftVm,
+    /// The exception behind [`ExitKind::Fault`].
+    pub fault: Option<Exception>,
+}
+
+/// Jump caches of the address spaces used last.
+pub struct Jumps {
+    caches: Vec<Cached>,
+    miss: u64,
+    clock: u64,
+}
+
+struct Cached {
+    space: u32,
+    mode: u32,
+    used: u64,
+    cache: JumpCache,
+}
+
+/// Address spaces whose jump caches are kept.
+const KEPT: usize = 12;
+
+impl Jumps {
+    /// No caches; misses go to code address `miss`.
+    pub fn new(miss: u64) -> Self {
+        Self { caches: Vec::new(), miss, clock: 0 }
+    }
+    /// The cache of a space (0 for kernel code) and mode.
+    fn get(&mut self, space: u32, mode: u32) -> &mut JumpCache {
+        self.clock += 1;
+        let i = match self.caches.iter().position(|c| c.space == space && c.mode == mode) {
+            Some(i) => i,
+            None => self.replace(space, mode),
+        };
+        self.caches[i].used = self.clock;
+        &mut self.caches[i].cache
+    }
+    fn replace(&mut self, space: u32, mode: u32) -> usize {
+        if self.caches.len() < KEPT {
+            let cache = JumpCache::new(self.miss);
+            self.caches.push(Cached { space, mode, used: 0, cache });
+            return self.caches.len() - 1;
+        }
+        let oldest = self.caches.iter().enumerate().min_by_key(|(_, c)| c.used);
+        let i = oldest.map_or(0, |(i, _)| i);
+        let c = &mut self.caches[i];
+        c.cache.clear();
+        (c.space, c.mode) = (space, mode);
+        i
+    }
+    /// Forgets one address everywhere.
+    pub fn remove(&mut self, rip: u64) {
+        self.caches.iter_mut().for_each(|c| c.cache.remove(rip));
+    }
+    /// Forgets the addresses of one page.
+    pub fn remove_page(&mut self, la: u64) {
+        self.caches.iter_mut().for_each(|c| c.cache.remove_page(la));
+    }
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.caches.iter_mut().for_each(|c| c.cache.clear());
+    }
+}
+
+/// Mode bits of a translation's key.
+fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
+    let bank = Bank::of(cpu);
+    let allowed = allowed(cpu);
+    let bits = [allowed.x87, allowed.sse, allowed.avx, allowed.avx512];
+    let files: u32 = bits.iter().enumerate().map(|(i, b)| u32::from(*b) << (i + 2)).sum();
+    (bank as u32 | files, bank, allowed)
+}
+
+/// Register files usable without #NM, #UD or emulated x87 errors.
+fn allowed(cpu: &CpuState) -> Allowed {
+    let on = cpu.cr0 & (cr0::EM | cr0::TS) == 0;
+    let sse = on && cpu.cr4 & cr4::OSFXSR != 0 && cpu.cr4 & cr4::OSXMMEXCPT != 0;
+    let xcr0 = if cpu.cr4 & cr4::OSXSAVE != 0 { cpu.xcr0 } else { 0 };
+    Allowed {
+        x87: on && cpu.cr0 & cr0::NE != 0,
+        sse,
+        avx: sse && xcr0 & xstate::AVX != 0,
+        avx512: sse && xcr0 & xstate::AVX512 == xstate::AVX512,
+    }
+}
+
+/// True if translated code behaves exactly as the state demands.
+pub fn translatable(cpu: &CpuState) -> bool {
+    let ac = cpu.cr0 & cr0::AM != 0 && cpu.rflags & flags::AC != 0;
+    let cpl = cpu.cpl();
+    cpu.code64()
+        && cpu.paging()
+        && (cpl == 0 || (cpl == 3 && !ac))
+        && cpu.rflags & (flags::TF | flags::RF) == 0
+        && cpu.dr[7] & dr::DR7_ENABLES == 0
+        && cpu.events.shadow == Shadow::None
+        && cpu.events.pending.is_none()
+}
+
+/// How a run of translated code ended.
+pub enum Ended {
+    /// Look at events and go on.
+    Continue,
+    /// The instruction is for the interpreter.
+    Interpret(Instruction),
+    /// The instruction at RIP is for the interpreter.
+    InterpretHere,
+    /// To be delivered.
+    Fault(Exception),
+}
+
+impl SoftVcpu {
+    /// Runs translated code from RIP until something else is needed.
+    pub(crate) fn run_translated(&mut self) -> Ended {
+        loop {
+            let block = match self.block_at_rip() {
+                Ok(Some(block)) => block,
+                Ok(None) => return Ended::InterpretHere,
+                Err(Stop::Fault(e)) => return Ended::Fault(e),
+                Err(_) => return Ended::InterpretHere,
+            };
+            if let Some(ended) = self.enter(block) {
+                return ended;
+            }
+        }
+    }
+
+    /// Enters a translation; `None` if RIP has one to go on with.
+    fn enter(&mut self, code: u64) -> Option<Ended> {
+        crate::counters::bump(&self.vm.counters.exits);
+        let ctx = self.ctx_mut();
+        // SAFETY: `code` is the address of a live translation for this mode
+        // and GS base was set to this vCPU's memory when the run began. The
+        // code follows the System V ABI towards us and touches only that
+        // memory and guest RAM.
+        unsafe {
+            let enter: extern "sysv64" fn(u64, u64) = std::mem::transmute(self.enter_address);
+            enter(0, code);
+        }
+        match ExitKind::from_raw(ctx.jit.exit_kind) {
+            ExitKind::Link => self.follow_link(),
+            ExitKind::Lookup => None,
+            ExitKind::Poll => Some(Ended::Continue),
+            ExitKind::Access => Some(Ended::InterpretHere),
+            ExitKind::Fault => {
+                Some(ctx.slow.fault.take().map_or(Ended::InterpretHere, Ended::Fault))
+            }
+            ExitKind::Interp => {
+                let code = self.vm.code.lock();
+                let insn = code.interpreted(ctx.jit.exit_site).copied();
+                drop(code);
+                Some(insn.map_or(Ended::InterpretHere, |insn| {
+                    ctx.cpu.rip = insn.ip();
+                    Ended::Interpret(insn)
+                }))
+            }
+        }
+    }
+
+    /// A link that was not made yet: find its target and make it.
+    fn follow_link(&mut self) -> Option<Ended> {
+        let site = self.ctx_mut().jit.exit_site;
+        let (target, crosses, generation) = {
+            let code = self.vm.code.lock();
+            (code.link_target(site), code.link_crosses(site), code.generation())
+        };
+        let Some(target) = target else { return Some(Ended::InterpretHere) };
+        self.ctx_mut().cpu.rip = target;
+        if let Ok(Some((block, global))) = self.find_block() {
+            let mut code = self.vm.code.lock();
+            if code.generation() == generation {
+                code.link(site, block);
+                drop(code);
+                self.local.local_links |= crosses && !global;
+            }
+        }
+        None
+    }
+
+    /// Code address of the translation at RIP, entered into the jump cache.
+    fn block_at_rip(&mut self) -> Result<Option<u64>, Stop> {
+        let Some((block, global)) = self.find_block()? else { return Ok(None) };
+        let address = self.vm.code.lock().address(block);
+        let ctx = self.ctx_mut();
+        let (mode, bank, _) = mode_of(&ctx.cpu);
+        let space = if bank == Bank::User { ctx.tlb.space() } else { 0 };
+        self.local.local_links |= bank != Bank::User && !global;
+        let cache = self.local.jumps.get(space, mode);
+        cache.insert(ctx.cpu.rip, address);
+        ctx.jit.jump_cache = cache.address();
+        Ok(Some(address))
+    }
+
+    /// The translation at RIP and whether its mapping is global.
+    fn find_block(&mut self) -> Result<Option<(u32, bool)>, Stop> {
+        let ctx = self.ctx_mut();
+        let rip = ctx.cpu.rip;
+        if !canonical48(rip) {
+            return Err(Exception::GP0.into());
+        }
+        let (mode, bank, allowed) = mode_of(&ctx.cpu);
+        let need = Need { write: false, exec: true, user: bank == Bank::User, implicit: false };
+        let map = self.map.clone();
+        let page = ctx.tlb.resolve(&ctx.cpu, &map, rip, need)?;
+        let Some(host) = page.host else { return Ok(None) };
+        let key = Key { gpa: page.gpa | (rip & PAGE_MASK), rip, mode };
+        let vm = self.vm.clone();
+        let mut code = vm.code.lock();
+        if let Some(block) = code.find(&key) {
+            return Ok(Some((block, page.global)));
+        }
+        self.track_code(&map, page.gpa);
+        let mut bytes = [0; PAGE_SIZE as usize];
+        // SAFETY: `host` is a whole mapped page of a slot.
+        unsafe { softmmu::host_read(host, &mut bytes) };
+        let copyable = self.copyable.clone();
+        let request = Request {
+            key,
+            source: Source { page: &bytes, base: rip & !PAGE_MASK, copyable: &copyable, allowed },
+            bank: bank as usize,
+            link_across_pages: bank != Bank::User,
+        };
+        let generation = code.generation();
+        let block = code.translate(&request);
+        if code.generation() != generation {
+            self.local.jumps.clear();
+        }
+        Ok(block.map(|b| (b, page.global)))
+    }
+
+    /// From now on writes to the page are noticed.
+    fn track_code(&mut self, map: &SlotMap, gpa: u64) {
+        let Some(page) = map.page(gpa) else { return };
+        if !page.set_code(true) {
+            self.ctx_mut().tlb.write_protect(gpa);
+            for (i, v) in self.vm.vcpus.read().iter().enumerate() {
+                if i != self.index {
+                    v.request_flush();
+                }
+            }
+        }
+    }
+}
+
+/// The instructions that run as copies: unprivileged, offered to the guest,
+/// with known operands.
+pub fn copyable(features: &crate::features::FeatureSet) -> Copyable {
+    use isa::table::{Class, class};
+    Copyable::new(|code| {
+        matches!(class(code), Class::Int(_) | Class::Native(_))
+            && code.cpuid_features().iter().all(|f| features.has(*f))
+    })
+}
+
+/// Called by generated code when an access misses its TLB check: 0 = look
+/// again, 1 = leave.
+///
+/// # Safety
+/// `ctx` is the running vCPU's memory with guest registers stored, and its
+/// `slow` pointers are valid.
+pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, info: u32, pc: u64) -> u32 {
+    // SAFETY: the caller's contract; nobody else uses the vCPU's memory now.
+    let ctx = unsafe { &mut *ctx };
+    // SAFETY: as above.
+    let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
+    let size = info & 0xff;
+    let write = info & (1 << 8) != 0;
+    let user = info >> 9 == Bank::User as u32;
+    let kind = match fill(ctx, map, la, size, write, user) {
+        Ok(true) => return 0,
+        Ok(false) => ExitKind::Access,
+        Err(e) => {
+            ctx.slow.fault = Some(e);
+            ExitKind::Fault
+        }
+    };
+    if let Some(site) = vm.code.lock().access_at(pc) {
+        ctx.cpu.rip = site.rip;
+        if site.flags_in_slot != 0 {
+            ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | unpack_flags(ctx.jit.flags);
+        }
+    }
+    ctx.jit.exit_kind = kind as u32;
+    1
+}
+
+/// Fills the TLB for an access; true if it will hit now.
+fn fill(
+    ctx: &mut Ctx,
+    map: &SlotMap,
+    la: u64,
+    size: u32,
+    write: bool,
+    user: bool,
+) -> Result<bool, Exception> {
+    if !canonical48(la) || (la & PAGE_MASK) + u64::from(size) > PAGE_SIZE {
+        return Ok(false);
+    }
+    let need = Need { write, exec: false, user, implicit: false };
+    let page = ctx.tlb.resolve(&ctx.cpu, map, la, need)?;
+    if page.host.is_none() || (write && !page.plain_write) {
+        return Ok(false);
+    }
+    Ok(ctx.tlb.hit(Bank::of(&ctx.cpu), la, size, write).is_some())
+}
+
+/// Sets GS base to a vCPU's memory for this thread.
+pub fn set_gs_base(ctx: *mut Ctx) {
+    // SAFETY: user-space GS is unused by Rust and the C library on x86-64
+    // Linux (thread-locals hang off FS).
+    unsafe {
+        if fsgsbase() {
+            std::arch::asm!("wrgsbase {}", in(reg) ctx as u64, options(nomem, nostack));
+        } else {
+            const ARCH_SET_GS: i64 = 0x1001;
+            libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, ctx as u64);
+        }
+    }
+}
+
+/// The kernel lets user space use WRGSBASE (AT_HWCAP2 bit 1).
+fn fsgsbase() -> bool {
+    use std::sync::OnceLock;
+    static HAVE: OnceLock<bool> = OnceLock::new();
+    // SAFETY: getauxval has no preconditions.
+    *HAVE.get_or_init(|| unsafe { libc::getauxval(libc::AT_HWCAP2) } & 2 != 0)
+}
+
+/// The generated code's part of a vCPU's memory.
+pub fn jit_ctx(code: &CodeCache) -> JitCtx {
+    let wide = crate::cpuid::xcr0_offered();
+    JitCtx {
+        poll: 0.into(),
+        vec_loaded: 0,
+        exit_kind: 0,
+        exit_site: 0,
+        host_rsp: 0,
+        spill: 0,
+        flags: 0,
+        temp: 0,
+        jump_cache: 0,
+        this: std::ptr::null_mut(),
+        slow: slow_path as *const () as u64,
+        xsave_mask: wide,
+        host_xsave: host_image(),
+        faults: code.fault_table(),
+        rip: std::ptr::null_mut(),
+    }
+}
+
+/// An initial XSAVE image: what Rust code expects of MXCSR and x87. With the
+/// XSTATE_BV of 0, XRSTOR puts every component into its initial state; FXRSTOR
+/// loads the same from the legacy region.
+fn host_image() -> u64 {
+    use std::sync::OnceLock;
+    static IMAGE: OnceLock<Box<x86::cpu::XsaveArea>> = OnceLock::new();
+    let image = IMAGE.get_or_init(|| {
+        let mut area = Box::<x86::cpu::XsaveArea>::default();
+        area.0[512] = 0;
+        area
+    });
+    &raw const **image as u64
+}
+
+impl crate::world::World<'_> {
+    /// Reads the bytes at RIP for an error report.
+    pub fn bytes_at_rip(&mut self, cpu: &mut CpuState) -> ([u8; 15], u8) {
+        let mut bytes = [0; 15];
+        let la = cpu.rip.wrapping_add(cpu.seg(x86::Seg::Cs).base);
+        for (i, b) in bytes.iter_mut().enumerate() {
+            match self.load(cpu, la.wrapping_add(i as u64), 1, Access::SystemRead) {
+                Ok(v) => *b = v as u8,
+                Err(_) => return (bytes, i as u8),
+            }
+        }
+        (bytes, 15)
+    }
+}

@@ -1,0 +1,258 @@
+//! One VM: memory, interrupt controllers, code cache, clock.
+
+use crate::Options;
+use crate::clock::VmClock;
+use crate::counters::Counters;
+use crate::ctx::LAYOUT;
+use crate::shared::Shared;
+use crate::timer::{self, Timer};
+use crate::vcpu::SoftVcpu;
+use hv::abi::*;
+use hv::{Error, MemFlags, MemSlot, Result};
+use irqchip::{Chipset, Clock, Route, Routing};
+use jit::cache::CodeCache;
+use parking_lot::{Mutex, RwLock};
+use softmmu::{GuestMemory, SlotError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A VM of the software backend. Lock order: `chipset`, then a vCPU's sleep
+/// lock; `code` is taken alone or first.
+pub struct SoftVm {
+    /// Guest-physical memory.
+    pub memory: GuestMemory,
+    /// PIC, I/O APIC, local APICs, PIT; empty of vCPUs until created.
+    pub chipset: Mutex<Chipset>,
+    /// True once `create_irqchip` was called.
+    has_irqchip: AtomicBool,
+    /// Translations of all vCPUs.
+    pub code: Mutex<CodeCache>,
+    /// Time base.
+    pub clock: Arc<VmClock>,
+    /// Earliest timer deadline.
+    pub timer: Arc<Timer>,
+    /// kvm_stat's counters.
+    pub counters: Counters,
+    /// Requests to each vCPU, by index.
+    pub vcpus: RwLock<Vec<Arc<Shared>>>,
+    ids: Mutex<Vec<u32>>,
+    /// How it runs.
+    pub options: Options,
+    this: std::sync::Weak<Self>,
+}
+
+impl SoftVm {
+    /// An empty VM and its timer thread.
+    pub fn create(options: Options) -> Result<Arc<Self>> {
+        let os = |what| move |source| Error::Os { what, source };
+        let code = CodeCache::new(LAYOUT, options.code_cache).map_err(os("code cache"))?;
+        let vm = Arc::new_cyclic(|this| Self {
+            memory: GuestMemory::new(),
+            chipset: Mutex::new(Chipset::new(crate::cpuid::phys_bits() as u8)),
+            has_irqchip: AtomicBool::new(false),
+            code: Mutex::new(code),
+            clock: Arc::new(VmClock::new()),
+            timer: Arc::new(Timer::new()),
+            counters: Counters::default(),
+            vcpus: RwLock::new(Vec::new()),
+            ids: Mutex::new(Vec::new()),
+            options,
+            this: this.clone(),
+        });
+        timer::start(&vm).map_err(os("timer thread"))?;
+        Ok(vm)
+    }
+
+    /// True if interrupt controllers exist.
+    pub fn has_irqchip(&self) -> bool {
+        self.has_irqchip.load(Ordering::Acquire)
+    }
+
+    /// Clock reading for a vCPU whose TSC is `offset` ahead of the host's.
+    pub fn clock_now(&self, tsc_offset: u64) -> Clock {
+        Clock {
+            now_ns: self.clock.now_ns(),
+            tsc: crate::clock::host_tsc().wrapping_add(tsc_offset),
+            tsc_khz: crate::clock::host_tsc_khz(),
+        }
+    }
+
+    /// Does something with the interrupt controllers, then tells the vCPUs it
+    /// concerns and the timer thread.
+    pub fn with_chipset<T>(&self, f: impl FnOnce(&mut Chipset) -> T) -> T {
+        self.with_chipset_on(usize::MAX, f)
+    }
+
+    /// As [`Self::with_chipset`], called by the thread of vCPU `running`,
+    /// which needs no wake-up.
+    pub fn with_chipset_on<T>(&self, running: usize, f: impl FnOnce(&mut Chipset) -> T) -> T {
+        let mut chipset = self.chipset.lock();
+        let result = f(&mut chipset);
+        let vcpus = self.vcpus.read();
+        for cpu in chipset.take_attention() {
+            match vcpus.get(cpu) {
+                Some(shared) if cpu == running => shared.note_event(),
+                Some(shared) => shared.notify_event(),
+                None => {}
+            }
+        }
+        if let Some(ns) = chipset.next_deadline() {
+            self.timer.deadline(ns);
+        }
+        result
+    }
+
+    /// Fires expired timers; the next deadline in ns.
+    pub fn fire_timers(&self) -> Option<u64> {
+        self.with_chipset(|c| {
+            c.advance(self.clock.now_ns());
+            c.next_deadline()
+        })
+    }
+
+    fn need_irqchip(&self, what: &'static str) -> Result<()> {
+        if self.has_irqchip() { Ok(()) } else { Err(Error::Missing(what, "an irqchip")) }
+    }
+
+    /// Makes every vCPU drop its first-level TLB.
+    fn flush_all(&self) {
+        for v in self.vcpus.read().iter() {
+            v.request_flush();
+        }
+    }
+}
+
+impl Drop for SoftVm {
+    fn drop(&mut self) {
+        self.timer.stop();
+    }
+}
+
+#[allow(unsafe_code, reason = "the trait's memory call is unsafe")]
+impl hv::Vm for SoftVm {
+    unsafe fn set_memory(&self, s: MemSlot) -> Result<()> {
+        let why = |e| match e {
+            SlotError::Misaligned => "address or size is not a multiple of 4 KiB, or wraps",
+            SlotError::Overlap => "overlaps another slot",
+            SlotError::NoSuchSlot => "no such slot to delete",
+            SlotError::Resize => "the size of a slot cannot change",
+        };
+        if s.slot >= 509 {
+            return Err(Error::BadSlot { slot: s.slot, why: "slot number above 508" });
+        }
+        let (ro, log) = (s.flags.has(MemFlags::READONLY), s.flags.has(MemFlags::LOG_DIRTY));
+        // SAFETY: the caller's contract is this trait method's.
+        unsafe { self.memory.set_slot(s.slot, s.gpa, s.size, s.hva, ro, log) }
+            .map_err(|e| Error::BadSlot { slot: s.slot, why: why(e) })?;
+        self.code.lock().flush();
+        self.flush_all();
+        Ok(())
+    }
+    fn dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
+        let log = self
+            .memory
+            .dirty_log(slot)
+            .ok_or(Error::BadSlot { slot, why: "does not exist or has no dirty log" })?;
+        self.flush_all();
+        Ok(log)
+    }
+    fn memory_written(&self, gpa: u64, len: u64) {
+        let map = self.memory.map();
+        map.mark_dirty(gpa, len);
+        let mut code = self.code.lock();
+        let mut hit = false;
+        let mut at = gpa;
+        let end = gpa.saturating_add(len);
+        while at < end {
+            let next = ((at | 0xfff) + 1).min(end);
+            if code.covers(at, next - at) {
+                code.invalidate(at, next - at);
+                hit = true;
+            }
+            at = next;
+        }
+        drop(code);
+        if hit {
+            self.flush_all();
+        }
+    }
+    fn create_irqchip(&self) -> Result<()> {
+        if !self.vcpus.read().is_empty() {
+            return Err(Error::Missing("create_irqchip", "a VM without vCPUs"));
+        }
+        self.has_irqchip.store(true, Ordering::Release);
+        Ok(())
+    }
+    fn create_pit(&self) -> Result<()> {
+        self.need_irqchip("create_pit")?;
+        self.with_chipset(Chipset::add_pit);
+        Ok(())
+    }
+    fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()> {
+        self.need_irqchip("set_irq_line")?;
+        self.with_chipset(|c| c.set_gsi(gsi, level));
+        Ok(())
+    }
+    fn signal_msi(&self, address: u64, data: u32) -> Result<bool> {
+        self.need_irqchip("signal_msi")?;
+        Ok(self.with_chipset(|c| c.msi(address, data)))
+    }
+    fn set_gsi_routing(&self, routes: &[kvm_irq_routing_entry]) -> Result<()> {
+        let mut table = Vec::with_capacity(routes.len());
+        for r in routes {
+            table.push((r.gsi, crate::state::route(r)?));
+        }
+        let table: Vec<(u32, Route)> = table;
+        let routing = Routing::new(table).map_err(|_| Error::InvalidState {
+            group: "GSI routing",
+            why: "a GSI, chip or pin is out of range",
+        })?;
+        self.with_chipset(|c| c.set_routing(routing));
+        Ok(())
+    }
+    fn irqchip(&self, chip: u32) -> Result<kvm_irqchip> {
+        self.need_irqchip("irqchip")?;
+        crate::state::irqchip(&self.chipset.lock(), chip)
+    }
+    fn set_irqchip(&self, chip: &kvm_irqchip) -> Result<()> {
+        self.need_irqchip("set_irqchip")?;
+        self.with_chipset(|c| crate::state::set_irqchip(c, chip))
+    }
+    fn pit(&self) -> Result<kvm_pit_state2> {
+        crate::state::pit(&mut self.chipset.lock(), self.clock.now_ns())
+    }
+    fn set_pit(&self, pit: &kvm_pit_state2) -> Result<()> {
+        let now = self.clock.now_ns();
+        self.with_chipset(|c| crate::state::set_pit(c, pit, now))
+    }
+    fn clock_ns(&self) -> Result<u64> {
+        Ok(self.clock.kvmclock_ns())
+    }
+    fn set_clock_ns(&self, ns: u64) -> Result<()> {
+        let offset = ns.wrapping_sub(self.clock.now_ns()).cast_signed();
+        self.clock.offset_ns.store(offset, Ordering::Relaxed);
+        Ok(())
+    }
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn hv::Vcpu>> {
+        if id >= crate::MAX_VCPUS {
+            return Err(Error::BadVcpu { id, why: "ids go up to 254" });
+        }
+        let mut ids = self.ids.lock();
+        if ids.contains(&id) {
+            return Err(Error::BadVcpu { id, why: "exists already" });
+        }
+        let vm = self.this.upgrade().ok_or(Error::Missing("create_vcpu", "a VM"))?;
+        let index = ids.len();
+        let vcpu = SoftVcpu::create(vm, id, index)?;
+        ids.push(id);
+        Ok(Box::new(vcpu))
+    }
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let code = self.code.lock().stats;
+        let set = |c: &std::sync::atomic::AtomicU64, v| c.store(v, Ordering::Relaxed);
+        set(&self.counters.translations, code.blocks);
+        set(&self.counters.translated_insns, code.instructions);
+        set(&self.counters.invalidations, code.invalidated);
+        self.counters.list()
+    }
+}
