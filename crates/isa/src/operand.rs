@@ -194,10 +194,12 @@ impl<'a, E: Env> Ctx<'a, E> {
 
     /// Address size of the instruction's memory operand in bytes (2, 4 or 8).
     pub fn address_size(&self) -> u32 {
-        let base = reg_size_addr(self.insn.memory_base());
-        let size = base | reg_size_addr(self.insn.memory_index());
-        if size != 0 {
-            return size;
+        // The base decides: XLAT's index is AL.
+        for r in [self.insn.memory_base(), self.insn.memory_index()] {
+            let size = reg_size_addr(r);
+            if size != 0 {
+                return size;
+            }
         }
         match self.insn.memory_displ_size() {
             n @ (2 | 4 | 8) => n,

@@ -95,6 +95,141 @@ fn is_packed(m: M) -> bool {
     )
 }
 
+/// Vector instructions whose masked-off elements still fault: exception types
+/// with NF (SDM vol 2, 2.8).
+const NO_SUPPRESSION: &[M] = {
+    use M::*;
+    &[
+        Vmovddup,
+        Vmovsldup,
+        Vmovshdup,
+        Vpsllw,
+        Vpslld,
+        Vpsllq,
+        Vpsrlw,
+        Vpsrld,
+        Vpsrlq,
+        Vpsraw,
+        Vpsrad,
+        Vpsraq,
+        Vpslldq,
+        Vpsrldq,
+        Vpunpckhbw,
+        Vpunpckhwd,
+        Vpunpckhdq,
+        Vpunpckhqdq,
+        Vpunpcklbw,
+        Vpunpcklwd,
+        Vpunpckldq,
+        Vpunpcklqdq,
+        Vunpckhps,
+        Vunpckhpd,
+        Vunpcklps,
+        Vunpcklpd,
+        Vpacksswb,
+        Vpackssdw,
+        Vpackuswb,
+        Vpackusdw,
+        Vpmaddwd,
+        Vpmaddubsw,
+        Vpshufb,
+        Vpshufd,
+        Vpshufhw,
+        Vpshuflw,
+        Vshufps,
+        Vshufpd,
+        Vshuff32x4,
+        Vshuff64x2,
+        Vshufi32x4,
+        Vshufi64x2,
+        Vpermb,
+        Vpermw,
+        Vpermd,
+        Vpermq,
+        Vpermps,
+        Vpermpd,
+        Vpermilps,
+        Vpermilpd,
+        Vpermi2b,
+        Vpermi2w,
+        Vpermi2d,
+        Vpermi2q,
+        Vpermi2ps,
+        Vpermi2pd,
+        Vpermt2b,
+        Vpermt2w,
+        Vpermt2d,
+        Vpermt2q,
+        Vpermt2ps,
+        Vpermt2pd,
+        Valignd,
+        Valignq,
+        Vpalignr,
+        Vdbpsadbw,
+        Vpsadbw,
+        Vpmultishiftqb,
+        Vgf2p8affineqb,
+        Vgf2p8affineinvqb,
+        Vinsertf32x4,
+        Vinsertf64x2,
+        Vinsertf32x8,
+        Vinsertf64x4,
+        Vinserti32x4,
+        Vinserti64x2,
+        Vinserti32x8,
+        Vinserti64x4,
+        Vcvtne2ps2bf16,
+        Vp2intersectd,
+        Vp2intersectq,
+        Vpshufbitqmb,
+    ]
+};
+
+/// Replicates one operand of `n` elements over a longer destination: the
+/// elements that any enabled destination element uses.
+fn fold(enabled: u64, n: usize) -> u64 {
+    (0..64)
+        .filter(|i| enabled >> i & 1 != 0)
+        .fold(0, |all, i| all | 1 << (i % n.max(1)))
+}
+
+/// The mask of the elements in memory under opmask value `k`.
+fn memory_mask(insn: &Instruction, k: u64, len: usize, element: usize) -> u64 {
+    let whole = insn.code().op_code().memory_size().size();
+    let destination = vector::vector_of(insn.op0_register()).1;
+    let count = if insn.is_broadcast() {
+        whole / element
+    } else if is_broadcast(insn.mnemonic()) {
+        destination / element
+    } else {
+        return k & mask_of(len / element);
+    };
+    fold(k & mask_of(count), len / element)
+}
+
+fn is_broadcast(m: M) -> bool {
+    use M::*;
+    matches!(
+        m,
+        Vbroadcastss
+            | Vbroadcastsd
+            | Vbroadcastf32x2
+            | Vbroadcastf32x4
+            | Vbroadcastf32x8
+            | Vbroadcastf64x2
+            | Vbroadcastf64x4
+            | Vbroadcasti32x2
+            | Vbroadcasti32x4
+            | Vbroadcasti32x8
+            | Vbroadcasti64x2
+            | Vbroadcasti64x4
+            | Vpbroadcastb
+            | Vpbroadcastw
+            | Vpbroadcastd
+            | Vpbroadcastq
+    )
+}
+
 /// The memory operand of one instruction.
 struct Operand {
     seg: Seg,
@@ -118,16 +253,16 @@ impl Operand {
         let size = insn.memory_size();
         let len = size.size().min(64);
         let element = size.element_size().max(1);
-        let (reads, writes) = table::op_access(insn, i);
+        let (reads, writes) = table::memory_access(insn, i);
         let k = insn.op_mask();
-        let masked = k != Register::None && !insn.is_broadcast();
+        let masked = k != Register::None && !NO_SUPPRESSION.contains(&insn.mnemonic());
         let mut o = Self {
             seg,
             offset,
             len,
             element,
             enabled: if masked {
-                vector::opmask(ctx.cpu, k)
+                memory_mask(insn, vector::opmask(ctx.cpu, k), len, element)
             } else {
                 u64::MAX
             },
@@ -138,20 +273,26 @@ impl Operand {
             writes,
         };
         if is_packed(insn.mnemonic()) {
-            let all = mask_of(len / element);
-            let n = (o.enabled & all).count_ones() as usize;
+            let n = (o.enabled & mask_of(len / element)).count_ones() as usize;
             (o.len, o.masked) = (n * element, false);
         }
         o
     }
 
-    /// Linear address of the whole operand, alignment checked.
-    fn linear<E: Env>(&self, ctx: &mut Ctx<E>, how: Access) -> Result<u64, Stop> {
-        let la = ctx.linear(self.seg, self.offset, self.len as u32, how)?;
-        if self.align && la & (self.len.next_power_of_two() as u64 - 1) != 0 {
+    /// No element is enabled, so memory is not accessed.
+    fn unused(&self) -> bool {
+        self.len == 0 || (self.masked && self.enabled == 0)
+    }
+
+    /// #GP(0) for a misaligned operand, before any other fault of the address.
+    fn check_aligned<E: Env>(&self, ctx: &Ctx<E>) -> Result<(), Stop> {
+        let flat = ctx.long && !matches!(self.seg, Seg::Fs | Seg::Gs);
+        let base = if flat { 0 } else { ctx.cpu.seg(self.seg).base };
+        let low = base.wrapping_add(self.offset) & (self.len.next_power_of_two() as u64 - 1);
+        if self.align && low != 0 {
             return Err(Exception::GP0.into());
         }
-        Ok(la)
+        Ok(())
     }
 
     /// Offsets and positions of the enabled elements.
@@ -164,13 +305,16 @@ impl Operand {
     }
 
     fn read<E: Env>(&self, ctx: &mut Ctx<E>, buf: &mut [u8]) -> Result<(), Stop> {
-        let whole = self.linear(ctx, Access::Read).and_then(|la| {
-            ctx.env
-                .load_bytes(ctx.cpu, la, &mut buf[..self.len], Access::Read)
-        });
+        self.check_aligned(ctx)?;
+        let whole = ctx
+            .linear(self.seg, self.offset, self.len as u32, Access::Read)
+            .and_then(|la| {
+                ctx.env
+                    .load_bytes(ctx.cpu, la, &mut buf[..self.len], Access::Read)
+            });
         match whole {
             // Masked-off elements do not fault (SDM vol 2, 2.7.10).
-            Err(Stop::Fault(e)) if self.masked && !(self.align && e == Exception::GP0) => {
+            Err(Stop::Fault(_)) if self.masked => {
                 for (offset, at) in self.elements() {
                     ctx.read_bytes(self.seg, offset, &mut buf[at..at + self.element])?;
                 }
@@ -182,12 +326,10 @@ impl Operand {
 
     /// Faults that the write will raise, before any register changes.
     fn check_write<E: Env>(&self, ctx: &mut Ctx<E>) -> Result<(), Stop> {
+        self.check_aligned(ctx)?;
         if !self.masked {
-            let la = self.linear(ctx, Access::Write)?;
+            let la = ctx.linear(self.seg, self.offset, self.len as u32, Access::Write)?;
             return ctx.env.probe(ctx.cpu, la, self.len as u32, Access::Write);
-        }
-        if self.align && self.offset & (self.len as u64 - 1) != 0 {
-            return Err(Exception::GP0.into());
         }
         for (offset, _) in self.elements() {
             let la = ctx.linear(self.seg, offset, self.element as u32, Access::Write)?;
@@ -226,15 +368,23 @@ fn check_mxcsr(m: M, buf: &[u8]) -> Result<(), Stop> {
 fn with_memory<E: Env>(ctx: &mut Ctx<E>, unit: Unit, o: &Operand) -> Result<(), Stop> {
     let mut buf = [0u8; 64];
     let full = ctx.insn.memory_size().size().min(64);
-    if o.reads && o.len > 0 {
+    if o.unused() {
+        ctx.env.native(ctx.cpu, ctx.insn, &mut buf[..full])?;
+        return Ok(());
+    }
+    if o.reads {
         o.read(ctx, &mut buf)?;
         check_mxcsr(ctx.insn.mnemonic(), &buf)?;
     }
-    if !o.writes || o.len == 0 {
+    if !o.writes {
         ctx.env.native(ctx.cpu, ctx.insn, &mut buf[..full])?;
         return Ok(());
     }
     o.check_write(ctx)?;
+    if unit == Unit::X87 {
+        // An unmasked exception leaves the operand as it was.
+        ctx.read_bytes(o.seg, o.offset, &mut buf[..o.len])?;
+    }
     // A store that pops the x87 stack must not have popped it if the write
     // has to be made again.
     let before = (unit == Unit::X87).then(|| ctx.cpu.xsave.clone());

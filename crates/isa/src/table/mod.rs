@@ -9,7 +9,7 @@ mod lists;
 use crate::env::Env;
 use iced_x86::{
     Code, CpuidFeature as F, EncodingKind, Instruction, InstructionInfoFactory,
-    InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
+    InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
 };
 use std::sync::LazyLock;
 
@@ -117,6 +117,14 @@ static ROWS: LazyLock<Box<[Row]>> = LazyLock::new(|| {
 fn row(factory: &mut InstructionInfoFactory, code: Code) -> Row {
     let mut insn = Instruction::default();
     insn.set_code(code);
+    // Distinct registers: with equal ones the access table takes XOR, PSUB and
+    // their like for the idiom that reads nothing.
+    for i in 0..insn.op_count().min(4) {
+        insn.set_op_register(i, Register::XMM0 + i);
+    }
+    // The answers are for memory operands; some codes merge into a register
+    // operand 0 but only write a memory one (MOVSS).
+    insn.set_op0_kind(OpKind::Memory);
     let options =
         InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
     let info = factory.info_options(&insn, options);
@@ -149,9 +157,9 @@ pub fn class(code: Code) -> Class {
     row_of(code).class
 }
 
-/// Does `insn` read (`.0`) and write (`.1`) its explicit operand `i`, as far
-/// as its code alone says? Masked stores count as writes.
-pub fn op_access(insn: &Instruction, i: u32) -> (bool, bool) {
+/// Does `insn` read (`.0`) and write (`.1`) its memory operand `i`, as far as
+/// its code alone says? Masked stores count as writes.
+pub fn memory_access(insn: &Instruction, i: u32) -> (bool, bool) {
     let r = row_of(insn.code());
     let bit = 1u8.checked_shl(i).unwrap_or(0);
     (r.reads & bit != 0, r.writes & bit != 0)

@@ -68,3 +68,40 @@ fn results_equal_the_recorded_ones() {
         wrong.join("\n")
     );
 }
+
+/// FNV-1a.
+struct Hash(u64);
+
+impl Hash {
+    fn add(&mut self, v: u64) {
+        for b in (v as u16).to_le_bytes() {
+            self.0 = (self.0 ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+/// AX and the six flags after a decimal adjustment of every AL with four AH
+/// and all AF and CF, hashed on the processor in the same order.
+#[test]
+fn decimal_adjustments_equal_the_recorded_ones() {
+    let recorded = [
+        (0x27, 0xe150_8a53_685d_3a65), // DAA
+        (0x2f, 0xd4b1_ee12_8c2a_9ff5), // DAS
+        (0x37, 0x3c71_5c47_6ed3_7f35), // AAA
+        (0x3f, 0xff28_7743_2d93_aedd), // AAS
+    ];
+    for (op, expected) in recorded {
+        let (mut h, mut w) = (Hash(0xcbf2_9ce4_8422_2325), World::new());
+        for ax in (0..256).step_by(85).flat_map(|ah| ah << 8..(ah << 8) + 256) {
+            for f in [0, flags::CF, flags::AF, flags::CF | flags::AF] {
+                let mut cpu = super::cpu32();
+                cpu.gpr[gpr::RAX] = ax;
+                cpu.rflags |= f;
+                step(&mut cpu, &mut w, &[op]).expect("no fault");
+                h.add(cpu.gpr[gpr::RAX]);
+                h.add(cpu.rflags & flags::ARITH);
+            }
+        }
+        assert_eq!(h.0, expected, "{op:x}");
+    }
+}

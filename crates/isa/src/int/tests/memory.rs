@@ -402,4 +402,8 @@ fn xlat_adds_al_to_the_base() {
     w.put(0x2010, 1, 0x5a);
     step(&mut cpu, &mut w, &[0xd7]).expect("xlat");
     assert_eq!(cpu.gpr[gpr::RAX], 0xff5a);
+    let mut cpu = cpu32();
+    cpu.gpr[gpr::RBX] = 0xffff_ffff;
+    cpu.gpr[gpr::RAX] = 0x11;
+    step(&mut cpu, &mut w, &[0xd7]).expect("xlat wraps at 4 GiB");
 }

@@ -88,6 +88,27 @@ fn classes_of_codes_that_share_a_mnemonic() {
     }
 }
 
+/// The native path reads and writes whole operands by their size and access.
+#[test]
+fn memory_operands_of_native_instructions_have_a_size_and_an_access() {
+    let mut wrong = Vec::new();
+    for code in Code::values().filter(|&c| matches!(class(c), Class::Native(_))) {
+        let info = code.op_code();
+        let memory = |i: &u32| format!("{:?}", info.op_kind(*i)).contains("mem");
+        let Some(i) = (0..info.op_count()).find(memory) else {
+            continue;
+        };
+        let mut insn = sample(code);
+        insn.set_op_kind(i, OpKind::Memory);
+        let size = insn.memory_size().size();
+        let access = crate::table::memory_access(&insn, i);
+        if !(1..=64).contains(&size) || access == (false, false) || access == (true, true) {
+            wrong.push(format!("{code:?} {size} {access:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn hints_do_nothing() {
     let (mut cpu, mut w) = (cpu64(), World::new());
