@@ -3,8 +3,10 @@
 mod bench;
 mod boots;
 mod expect;
+mod hosts;
 mod paths;
 mod process;
+mod sandbox;
 mod setup;
 mod soak;
 mod suite;
@@ -20,7 +22,7 @@ struct Command {
     run: fn(&[String]) -> Result<bool>,
 }
 
-const COMMANDS: [Command; 6] = [
+const COMMANDS: [Command; 8] = [
     Command {
         name: "test",
         arguments: "[STEP...]",
@@ -44,6 +46,18 @@ const COMMANDS: [Command; 6] = [
         arguments: "[--accel NAME] [CASE...]",
         help: "the boot tests, or only the named ones",
         run: boots::run,
+    },
+    Command {
+        name: "hosts",
+        arguments: "",
+        help: "the embedded guest on trapeze on other CPU models, inside QEMU",
+        run: |_| hosts::run(),
+    },
+    Command {
+        name: "sandbox",
+        arguments: "",
+        help: "the embedded guest on trapeze confined as in a container",
+        run: |_| sandbox::run(),
     },
     Command {
         name: "bench",
@@ -75,6 +89,9 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
     let Some(first) = arguments.first() else {
         bail!("which command?\n{}", usage());
     };
+    if first == sandbox::CONFINED {
+        return sandbox::confined(&arguments[1..]);
+    }
     match COMMANDS.iter().find(|c| c.name == first) {
         Some(command) => (command.run)(&arguments[1..]),
         None => bail!("no command '{first}'\n{}", usage()),

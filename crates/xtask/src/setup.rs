@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::process::Command;
 
 /// (program whose presence shows that it is there, package, what it is for)
-const PACKAGES: [(&str, &str, &str); 5] = [
+const PACKAGES: [(&str, &str, &str); 6] = [
     ("cc", "gcc", "linking"),
     ("dpkg-deb", "dpkg", "unpacking guest packages"),
     ("cpio", "cpio", "judging our archives"),
@@ -14,6 +14,7 @@ const PACKAGES: [(&str, &str, &str); 5] = [
         "qemu-system-x86",
         "comparisons and nested tests",
     ),
+    ("unshare", "util-linux", "the sandbox test"),
     ("qemu-img", "qemu-utils", "comparisons"),
 ];
 

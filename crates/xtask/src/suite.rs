@@ -2,7 +2,7 @@
 
 use crate::paths::{self, cargo, installed};
 use crate::process::{Counts, tested};
-use crate::{boots, setup, tidy};
+use crate::{boots, hosts, sandbox, setup, tidy};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ struct Step {
     run: fn() -> Result<Counts>,
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 10] = [
     Step {
         name: "setup",
         run: || setup::run().map(Counts::one),
@@ -43,6 +43,14 @@ const STEPS: [Step; 8] = [
     Step {
         name: "boot",
         run: || boots::all("soft"),
+    },
+    Step {
+        name: "sandbox",
+        run: sandbox::check,
+    },
+    Step {
+        name: "hosts",
+        run: hosts::all,
     },
 ];
 
