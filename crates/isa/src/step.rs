@@ -169,19 +169,31 @@ pub fn fetch<E: Env>(cpu: &mut CpuState, env: &mut E) -> Result<Instruction, Sto
         let more = in_page.min(MAX_LEN - have).min(within_limit(cpu, have));
         env.fetch(cpu, la, &mut bytes[have..have + more])?;
         have += more;
-        let mut decoder =
-            Decoder::with_ip(cpu.bitness(), &bytes[..have], cpu.rip, DecoderOptions::NONE);
-        let insn = decoder.decode();
-        if !insn.is_invalid() {
+        let (insn, error) = decode(cpu, &bytes[..have]);
+        if error == DecoderError::None {
             return Ok(insn);
         }
-        if decoder.last_error() != DecoderError::NoMoreBytes {
+        if have == MAX_LEN {
+            // The decoder calls too long an instruction invalid, too.
+            let (_, shorter) = decode(cpu, &bytes[..MAX_LEN - 1]);
+            let too_long = shorter == DecoderError::NoMoreBytes;
+            let fault = if too_long {
+                Exception::GP0
+            } else {
+                Exception::UD
+            };
+            return Err(fault.into());
+        }
+        if error != DecoderError::NoMoreBytes {
             return Err(Exception::UD.into());
         }
-        if have == MAX_LEN {
-            return Err(Exception::GP0.into());
-        }
     }
+}
+
+fn decode(cpu: &CpuState, bytes: &[u8]) -> (Instruction, DecoderError) {
+    let mut decoder = Decoder::with_ip(cpu.bitness(), bytes, cpu.rip, DecoderOptions::NONE);
+    let insn = decoder.decode();
+    (insn, decoder.last_error())
 }
 
 /// Linear address of the code byte `ahead` of RIP; #GP(0) outside the segment

@@ -142,9 +142,15 @@ impl Stack {
         }
         let sp = self.moved(-(len as i64));
         let la = self.address(sp, len as u32)?;
-        env.store_bytes(cpu, la, &image[..len], self.write)?;
-        self.sp = sp;
-        Ok(())
+        match env.store_bytes(cpu, la, &image[..len], self.write) {
+            // The first push is at the top: it names the faulting address.
+            Err(Stop::Fault(_)) => self.push_all(cpu, env, 8, values),
+            Ok(()) => {
+                self.sp = sp;
+                Ok(())
+            }
+            Err(stop) => Err(stop),
+        }
     }
 
     /// Pops `size` bytes, zero-extended.

@@ -108,7 +108,7 @@ fn fault_while_delivering_an_interrupt_is_delivered_itself() {
     w.idt64(14, HANDLER, 0x8e, 1);
     deliver(&mut cpu, &mut w, Event::Interrupt(0x30)).unwrap();
     assert_eq!(cpu.rip, HANDLER);
-    assert_eq!(cpu.cr2, FRAME0);
+    assert_eq!(cpu.cr2, STACK0 - 8);
     // Supervisor write to a page that is not present.
     assert_eq!(w.get(IST1 - 48, 8), 2);
     assert_eq!(w.get(IST1 - 40, 8), CODE);
@@ -131,7 +131,7 @@ fn page_fault_while_delivering_a_page_fault_is_a_double_fault() {
     deliver(&mut cpu, &mut w, Event::Exception(Exception::pf(0x77, 4))).unwrap();
     assert_eq!(cpu.rip, HANDLER);
     assert_eq!(w.get(IST1 - 48, 8), 0);
-    assert_eq!(cpu.cr2, FRAME0);
+    assert_eq!(cpu.cr2, STACK0 - 8);
 }
 
 #[test]
