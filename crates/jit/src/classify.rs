@@ -156,11 +156,18 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         FlowControl::Next => {}
         _ => return T::Interp,
     }
-    if copyable.has(insn.code()) && plain_operands(insn) && state_allows(insn, allowed) {
+    if copyable.has(insn.code()) && !system_flags(insn) && plain_operands(insn) && state_allows(insn, allowed) {
         T::Copy
     } else {
         T::Interp
     }
+}
+
+/// True if the instruction touches flags beyond the arithmetic ones: those
+/// live in memory, not in the host's register (CLD, STD).
+fn system_flags(insn: &Instruction) -> bool {
+    use iced_x86::RflagsBits as F;
+    (insn.rflags_read() | insn.rflags_modified()) & (F::DF | F::IF | F::AC) != 0
 }
 
 /// True if every operand is a register, an immediate or one ordinary memory
