@@ -12,8 +12,10 @@ pub(crate) struct Row {
     pub(crate) alias: Option<&'static str>,
     /// One line of help.
     pub(crate) help: &'static str,
+    /// Sets a property of it, such as `translate=off`.
+    pub(crate) set: fn(&mut engine::Options, &str) -> Result<(), String>,
     /// Starts it.
-    pub(crate) open: fn() -> anyhow::Result<Arc<dyn hv::Hypervisor>>,
+    pub(crate) open: fn(engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>>,
 }
 
 /// Every accelerator.
@@ -22,15 +24,33 @@ pub(crate) const ACCELERATORS: [Row; 2] = [
         name: "soft",
         alias: Some("tcg"),
         help: "Trapeze's own engine, runs everywhere ('tcg' is another name for it)",
-        open: || Ok(Arc::new(engine::Soft::new())),
+        set: set_soft,
+        open: |options| Ok(Arc::new(engine::Soft::with_options(options))),
     },
     Row {
         name: "kvm",
         alias: None,
         help: "hardware virtualization through /dev/kvm",
-        open: || Ok(Arc::new(kvm::Kvm::new()?)),
+        set: |_, property| {
+            Err(format!(
+                "property '{property}' is not supported; there are none"
+            ))
+        },
+        open: |_| Ok(Arc::new(kvm::Kvm::new()?)),
     },
 ];
+
+fn set_soft(options: &mut engine::Options, property: &str) -> Result<(), String> {
+    match property {
+        "translate=on" => options.translate = true,
+        "translate=off" => options.translate = false,
+        _ => {
+            let why = "is not supported; there is translate=on|off";
+            return Err(format!("property '{property}' {why}"));
+        }
+    }
+    Ok(())
+}
 
 /// The accelerator called `name`.
 pub(crate) fn by_name(name: &str) -> Result<&'static Row, String> {
@@ -55,6 +75,7 @@ pub(crate) fn list() -> String {
 pub(crate) fn open(
     rows: &[&'static Row],
     personality: Personality,
+    engine: engine::Options,
 ) -> Result<Arc<dyn hv::Hypervisor>, String> {
     let defaults: Vec<&'static Row> = match personality {
         Personality::Trapeze => vec![&ACCELERATORS[0]],
@@ -66,7 +87,7 @@ pub(crate) fn open(
     let rows = if rows.is_empty() { &defaults[..] } else { rows };
     let mut refusals = Vec::new();
     for row in rows {
-        match (row.open)() {
+        match (row.open)(engine) {
             Ok(hypervisor) => return Ok(hypervisor),
             Err(why) => refusals.push(format!("accelerator {}: {why:#}", row.name)),
         }

@@ -14,6 +14,8 @@ pub(crate) struct Options {
     pub(crate) config: MachineConfig,
     /// Accelerators to try in order; the personality's if empty.
     pub(crate) accelerators: Vec<&'static accel::Row>,
+    /// How the software engine runs, if it does.
+    pub(crate) engine: engine::Options,
     /// Text to print instead of running.
     pub(crate) print: Option<String>,
     /// What to log.
@@ -43,6 +45,7 @@ impl Options {
             personality,
             config,
             accelerators: Vec::new(),
+            engine: engine::Options::default(),
             print: None,
             log: log_items::Request::default(),
             name: None,

@@ -51,7 +51,7 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("help", &["h"], Flag, "print this help", v::help),
     row("version", &[], Flag, "print the version", v::version),
     row("machine", &["M"], Value("NAME[,accel=A:B]"), "the board: 'trapeze', a PC without PCI for direct kernel boot; 'help' lists", v::machine),
-    row("accel", &[], Value("NAME"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists", v::accel),
+    row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction", v::accel),
     row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
     row("cpu", &[], Value("MODEL"), "'max': everything the accelerator offers (the default); 'host': what it offers of the host CPU", v::cpu),
     row("smp", &[], Value("[cpus=]N[,sockets=N]"), "number of vCPUs (default 1)", v::smp),

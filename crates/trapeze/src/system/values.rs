@@ -68,14 +68,13 @@ pub(super) fn accel(options: &mut Options, value: &str) -> Applied {
             format!("Accelerators:\n{}", rows.collect::<String>()),
         );
     }
-    let (name, property) = value.split_once(',').unwrap_or((value, ""));
-    options.accelerators.push(accel::by_name(name)?);
-    match property {
-        "" => Ok(()),
-        property => Err(format!(
-            "property '{property}' is not supported; there are none"
-        )),
+    let mut words = value.split(',');
+    let row = accel::by_name(words.next().unwrap_or_default())?;
+    for property in words {
+        (row.set)(&mut options.engine, property)?;
     }
+    options.accelerators.push(row);
+    Ok(())
 }
 
 pub(super) fn cpu(options: &mut Options, value: &str) -> Applied {
