@@ -506,14 +506,12 @@ fn push_to_missing_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
 fn non_canonical_data(hv: &dyn Hypervisor) -> Result<(), Failure> {
     let mut g = Guest::new(hv, Mode::Long)?;
     g.asm(|a| a.mov(eax, ptr(rbx)))?;
-    for at in [
-        0x8000_0000_0000_u64,
-        0xffff_7fff_ffff_fff8,
-        0x7fff_ffff_fffe,
-    ] {
+    for at in [0x8000_0000_0000_u64, 0xffff_7fff_ffff_fff8] {
         g.enter_kernel()?;
         g.set(|r| r.rbx = at)?;
-        g.run_to_exception()?.expect(13, Some(0), CODE)?;
+        let frame = g.run_to_exception()?;
+        expect("address, vector", (at, frame.vector), (at, 13))?;
+        frame.expect(13, Some(0), CODE)?;
     }
     Ok(())
 }

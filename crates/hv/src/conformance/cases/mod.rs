@@ -14,6 +14,9 @@ macro_rules! group {
     };
 }
 
+mod code;
+mod control;
+mod debug;
 mod delivery;
 mod fault;
 mod interrupt;
@@ -22,6 +25,7 @@ mod mmio;
 mod pio;
 mod regs;
 mod slots;
+mod syscall;
 mod tlb;
 
 use super::guest::{Guest, Mode};
@@ -39,20 +43,27 @@ pub static GROUPS: &[&[Case]] = &[
     tlb::CASES,
     interrupt::CASES,
     irqchip::CASES,
+    debug::CASES,
+    code::CASES,
+    syscall::CASES,
+    control::CASES,
 ];
 
-/// Runs a check in each of several modes, naming the mode that fails.
+/// Runs a check in each of several modes, naming the modes that fail.
 fn in_modes(
     hv: &dyn Hypervisor,
     modes: &[Mode],
     check: impl Fn(&mut Guest) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let mut wrong = Vec::new();
     for mode in modes {
-        let result = Guest::new(hv, *mode).and_then(|mut guest| check(&mut guest));
-        if let Err(Failure::Wrong(why)) = result {
-            return Err(Failure::Wrong(format!("{mode:?}: {why}")));
+        match Guest::new(hv, *mode).and_then(|mut guest| check(&mut guest)) {
+            Err(Failure::Wrong(why)) => wrong.push(format!("{mode:?}: {why}")),
+            other => other?,
         }
-        result?;
+    }
+    if !wrong.is_empty() {
+        return Err(Failure::Wrong(wrong.join("; ")));
     }
     Ok(())
 }

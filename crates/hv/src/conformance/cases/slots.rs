@@ -221,6 +221,7 @@ fn translate_walks_the_tables(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Paging32, Mode::Pae, Mode::Long], |g| {
         let gva = 0x4000_0000;
         g.map(gva, USER_DATA, 7);
+        g.flush_tlb()?; // loads PAE's top-level entries (SDM vol 3, 4.4.1)
         expect(
             "mapped",
             g.cpu.translate(gva + 0x234)?,

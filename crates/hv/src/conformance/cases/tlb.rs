@@ -18,6 +18,7 @@ group! { "tlb":
     same_cr3_rewritten "SDM 3 4.10.4.1",
     global_page_survives_cr3_write "SDM 3 4.10.2.4",
     global_page_dropped_by_cr4_pge "SDM 3 4.10.4.1",
+    global_page_dropped_by_cr4_pge_in_pae "SDM 3 4.4.1, 4.10.4.1",
     invlpg_drops_global_page "SDM 3 4.10.4.1",
     invlpg_drops_paging_structure_caches "SDM 3 4.10.3",
     wp_change_takes_effect "SDM 3 4.10.4.1",
@@ -182,7 +183,15 @@ fn global_page_survives_cr3_write(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn global_page_dropped_by_cr4_pge(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &PAGED, |g| {
+    toggle_pge(hv, &[Mode::Paging32, Mode::Long, Mode::Compat])
+}
+
+fn global_page_dropped_by_cr4_pge_in_pae(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    toggle_pge(hv, &[Mode::Pae])
+}
+
+fn toggle_pge(hv: &dyn Hypervisor, modes: &[Mode]) -> Result<(), Failure> {
+    in_modes(hv, modes, |g| {
         let entry = prepare(g, RW | pte::G)?;
         g.asm(|a| {
             load(a, ebx)?;
