@@ -43,8 +43,6 @@ pub struct Board {
     pub clock: Arc<SystemClock>,
     /// For the power button.
     pub pm: Arc<AcpiPm>,
-    /// The serial ports, kept alive for the consoles.
-    pub serial: Vec<Arc<SerialPort>>,
     /// The virtual machine.
     pub vm: Arc<dyn Vm>,
     _ram: GuestRam,
@@ -81,7 +79,6 @@ struct Devices {
     waker: Waker,
     clock: Arc<SystemClock>,
     pm: Arc<AcpiPm>,
-    serial: Vec<Arc<SerialPort>>,
 }
 
 impl Board {
@@ -130,7 +127,6 @@ impl Board {
             waker: devices.waker,
             clock: devices.clock,
             pm: devices.pm,
-            serial: devices.serial,
             vm,
             _ram: ram,
         })
@@ -209,7 +205,6 @@ fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Res
         waker,
         clock,
         pm,
-        serial,
     })
 }
 

@@ -45,11 +45,10 @@ impl Control {
         let mut state = self.state.lock();
         // An outcome overrides a reset that has not been carried out yet:
         // Ctrl-A X must win against a guest that resets in a loop.
-        let replace = match (&state.ending, &ending) {
-            (None, _) => true,
-            (Some(Ending::Reset), Ending::Done(_) | Ending::Failed(_)) => true,
-            _ => false,
-        };
+        let replace = matches!(
+            (&state.ending, &ending),
+            (None, _) | (Some(Ending::Reset), Ending::Done(_) | Ending::Failed(_))
+        );
         if replace {
             state.ending = Some(ending);
         }

@@ -76,7 +76,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, id: u32, vcpus: u32, is_amd: bool) {
             }
         }
         EXT_SIZES if is_amd => {
-            entry.ecx = vcpus.min(256) - 1 | id_bits(vcpus) << 12;
+            entry.ecx = (vcpus.min(256) - 1) | (id_bits(vcpus) << 12);
         }
         _ => {}
     }

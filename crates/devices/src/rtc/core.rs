@@ -212,7 +212,7 @@ impl RtcCore {
 
     fn encode(&self, value: u8) -> u8 {
         match self.b & b::DM_BINARY {
-            0 => value / 10 % 10 << 4 | value % 10,
+            0 => ((value / 10 % 10) << 4) | (value % 10),
             _ => value,
         }
     }
@@ -421,7 +421,9 @@ mod tests {
             let [_, index, value, action] = seed.to_le_bytes();
             match action & 1 {
                 0 => rtc.write(index, value, now),
-                _ => drop(rtc.read(index, now)),
+                _ => {
+                    rtc.read(index, now);
+                }
             }
             now += u64::from(value) * 7_777_777;
         }

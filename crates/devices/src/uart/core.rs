@@ -65,7 +65,6 @@ mod lsr {
 }
 
 mod msr {
-    pub const DCTS: u8 = 1 << 0;
     pub const TERI: u8 = 1 << 2;
     pub const CTS: u8 = 1 << 4;
     pub const DSR: u8 = 1 << 5;
@@ -405,7 +404,9 @@ mod tests {
         }
         assert_eq!(uart.rx_room(), 0);
         // A polling reader does.
-        (0..64).for_each(|_| drop(uart.read(reg::LSR)));
+        for _ in 0..64 {
+            uart.read(reg::LSR);
+        }
         assert_eq!(uart.rx_room(), FIFO_DEPTH);
         uart.write(reg::DATA, b'.');
         assert_eq!(uart.rx_room(), 0);
@@ -436,7 +437,6 @@ mod tests {
         assert!(!uart.irq());
         uart.write(reg::MCR, 0x18); // OUT1 falls: RI's trailing edge
         assert_eq!(uart.read(reg::MSR), 0x84);
-        assert_eq!(msr::DCTS, 1);
     }
 
     #[test]

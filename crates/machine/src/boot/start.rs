@@ -56,7 +56,7 @@ pub fn write_tables(ram: &GuestRam) -> Result<(), NotRam> {
     let directories = boot::PAGE_TABLES + 0x2000;
     ram.write(boot::PAGE_TABLES, &(pdpt | PTE).to_le_bytes())?;
     for i in 0..4 {
-        let entry = directories + i * 0x1000 | PTE;
+        let entry = (directories + i * 0x1000) | PTE;
         ram.write(pdpt + i * 8, &entry.to_le_bytes())?;
     }
     let pages: Vec<u8> = (0..2048u64)

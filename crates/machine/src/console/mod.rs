@@ -9,7 +9,6 @@ mod output;
 mod stdio;
 mod terminal;
 
-pub use escape::{Action, Escape};
 pub use input::InputQueue;
 pub use output::Output;
 
