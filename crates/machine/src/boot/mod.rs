@@ -158,3 +158,6 @@ fn load_initrd(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,10 @@ pub fn load(file: &[u8], layout: &Layout, ram: &GuestRam) -> Result<LoadedKernel
     let rip = elf
         .pvh_entry
         .ok_or("is an ELF file without a PVH entry note (CONFIG_PVH)")?;
+    let total = elf.segments.iter().map(|s| s.file_size);
+    if total.fold(0, u64::saturating_add) > layout.low_end {
+        return Err("has more segments than fit into the guest's memory".into());
+    }
     let mut end = 0;
     for segment in &elf.segments {
         let bytes = elf::bytes_of(file, segment).ok_or("is truncated: a segment ends early")?;
