@@ -360,5 +360,8 @@ fn random_flags(rng: &mut Rng) -> u64 {
     if rng.chance(30) {
         f |= flags::DF;
     }
+    if rng.chance(3) {
+        f |= flags::AC;
+    }
     f
 }

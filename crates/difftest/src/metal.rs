@@ -14,6 +14,7 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use iced_x86::Instruction;
 use jit::fault::{self, Fault, Registration};
 use x86::cpu::{XSAVE_SIZE, XsaveArea};
 use x86::{Exception, flags, vector};
@@ -162,6 +163,13 @@ const GREGS: [i32; 16] = [
     libc::REG_R15,
 ];
 
+/// Can a single-step trap come before the instruction is complete? Between
+/// iterations of `rep`, and for a gather or scatter that made progress before
+/// an element faulted (SDM vol 2, VGATHERDPS).
+fn restarts(insn: &Instruction) -> bool {
+    insn.has_rep_prefix() || insn.has_repne_prefix() || insn.is_vsib()
+}
+
 fn guest_regs(case: &Case) -> [i64; 23] {
     let mut r = [0i64; 23];
     for (&at, &v) in GREGS.iter().zip(&case.gpr) {
@@ -195,7 +203,7 @@ impl Executor for Metal {
             (*s).guest_regs = guest_regs(case);
             (*s).guest_fp.0.copy_from_slice(&case.xsave.0);
             (*s).steps = 0;
-            (*s).repeat = case.insn.has_rep_prefix() || case.insn.has_repne_prefix();
+            (*s).repeat = restarts(&case.insn);
             (*s).phase = Phase::Enter;
             core::arch::asm!("int3", "push 0x202", "popfq");
         }

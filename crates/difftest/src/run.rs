@@ -36,13 +36,14 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}{} compared, {} faults ({} #UD), {} differ, {} codes without a case",
+            "{}{} compared, {} faults ({} #UD), {} differ, {} codes without a case {:?}",
             self.report,
             self.compared,
             self.faults,
             self.undefined,
             self.different,
-            self.missing.len()
+            self.missing.len(),
+            self.missing
         )
     }
 }

@@ -24,10 +24,17 @@ fn jmp<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
 fn call<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let size = ctx.op_size(0);
     let target = ctx.read_op(0)?;
-    let target = ctx.near_target(target, size)?;
+    // The return address is written even if the target then faults.
+    let sp = ctx.sp();
     let back = ctx.next_rip();
     ctx.push(back, size)?;
-    ctx.cpu.rip = target;
+    match ctx.near_target(target, size) {
+        Ok(target) => ctx.cpu.rip = target,
+        Err(stop) => {
+            ctx.set_sp(sp);
+            return Err(stop);
+        }
+    }
     Ok(Handled::Jump)
 }
 

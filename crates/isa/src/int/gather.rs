@@ -3,7 +3,7 @@
 //! VPSCATTERDD, VMASKMOV, MASKMOVDQU).
 
 use super::vector;
-use crate::env::{Env, Stop};
+use crate::env::{Access, Env, Stop};
 use crate::operand::{Ctx, Handled, get_reg, mask, seg_of, sext};
 use iced_x86::{Code, Instruction, Mnemonic as M, Register};
 use x86::{Exception, Seg};
@@ -52,6 +52,8 @@ struct Vsib {
     index_size: usize,
     data: usize,
     count: usize,
+    /// Vector length: bytes of the longer of index and data.
+    len: usize,
 }
 
 impl Vsib {
@@ -73,6 +75,7 @@ impl Vsib {
             index_size,
             data,
             count: (index_len / index_size).min(data_len / data),
+            len: index_len.max(data_len),
         })
     }
     fn offset(&self, i: usize) -> u64 {
@@ -101,8 +104,15 @@ fn gather<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let mut vmask = vector::read(ctx.cpu, mask_n);
     let mut kmask = vector::opmask(ctx.cpu, opmask);
     let mut stop = None;
+    let mut progress = false;
+    let sign = v.data as u32 * 8 - 1;
+    // The vector mask is widened to whole elements first, fault or not.
+    for i in 0..v.len / v.data {
+        let on = element(&vmask, i, v.data) >> sign != 0;
+        put_element(&mut vmask, i, v.data, if on { u64::MAX } else { 0 });
+    }
+    vmask[v.len.min(64)..].fill(0);
     for i in 0..v.count {
-        let sign = v.data as u32 * 8 - 1;
         let on = if evex {
             kmask >> i & 1 != 0
         } else {
@@ -110,7 +120,10 @@ fn gather<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
         };
         if on {
             match ctx.read_mem(v.seg, v.offset(i), v.data as u32) {
-                Ok(x) => put_element(&mut out, i, v.data, x),
+                Ok(x) => {
+                    put_element(&mut out, i, v.data, x);
+                    progress = true;
+                }
                 Err(Stop::Fault(e)) => {
                     stop = Some(e);
                     break;
@@ -121,7 +134,11 @@ fn gather<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
         put_element(&mut vmask, i, v.data, 0);
         kmask &= !(1 << i);
     }
-    let keep = if stop.is_none() { v.count * v.data } else { 64 };
+    let keep = match (stop, progress) {
+        (None, _) => v.count * v.data,
+        (Some(_), true) => v.len,
+        (Some(_), false) => 64,
+    };
     out[keep.min(64)..].fill(0);
     vector::write(ctx.cpu, dest_n, &out);
     if evex {
@@ -171,6 +188,23 @@ fn lane(m: M) -> usize {
     }
 }
 
+/// Writes an element, or with `store` false checks that it can be written:
+/// masked stores write all their elements or none.
+fn store_element<E: Env>(
+    ctx: &mut Ctx<E>,
+    store: bool,
+    seg: Seg,
+    at: u64,
+    size: usize,
+    x: u64,
+) -> Result<(), Stop> {
+    if store {
+        return ctx.write_mem(seg, at, size as u32, x);
+    }
+    let la = ctx.linear(seg, at, size as u32, Access::Write)?;
+    ctx.env.probe(ctx.cpu, la, size as u32, Access::Write)
+}
+
 /// VMASKMOVPS/PD and VPMASKMOVD/Q. The mask is the sign of each element of
 /// operand 1; loads zero the rest, stores skip it.
 fn vmaskmov<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
@@ -183,16 +217,19 @@ fn vmaskmov<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let data = vector::read(ctx.cpu, n);
     let mut out = [0; 64];
     let wrap = mask(ctx.address_size());
-    for i in 0..len / size {
-        if element(&masks, i, size) >> (size * 8 - 1) == 0 {
-            continue;
-        }
-        let at = off.wrapping_add((i * size) as u64) & wrap;
+    let on = |i: &usize| element(&masks, *i, size) >> (size * 8 - 1) != 0;
+    let at = |i: usize| off.wrapping_add((i * size) as u64) & wrap;
+    for i in (0..len / size).filter(on) {
         if store {
-            ctx.write_mem(seg, at, size as u32, element(&data, i, size))?;
+            store_element(ctx, false, seg, at(i), size, 0)?;
         } else {
-            let x = ctx.read_mem(seg, at, size as u32)?;
+            let x = ctx.read_mem(seg, at(i), size as u32)?;
             put_element(&mut out, i, size, x);
+        }
+    }
+    if store {
+        for i in (0..len / size).filter(on) {
+            store_element(ctx, true, seg, at(i), size, element(&data, i, size))?;
         }
     }
     if !store {
@@ -201,23 +238,15 @@ fn vmaskmov<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     Ok(Handled::Next)
 }
 
-/// What every MMX instruction does to the x87 state: #MF if an exception is
-/// pending, then top of stack 0 and all tags valid (SDM vol 1, 9.5.1). The host
-/// does it with an instruction that leaves the registers alone.
-fn enter_mmx<E: Env>(ctx: &mut Ctx<E>) -> Result<(), Stop> {
-    let mm0 = Register::MM0;
-    if let Ok(por) = Instruction::with2(Code::Por_mm_mmm64, mm0, mm0) {
-        ctx.env.native(ctx.cpu, &por, &mut [])?;
-    }
-    Ok(())
-}
-
 /// MASKMOVQ, MASKMOVDQU and VMASKMOVDQU: bytes whose mask byte has its top bit
 /// set go to DS:rDI.
 fn maskmov_bytes<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let insn = ctx.insn;
     let (data, masks, len) = if insn.code() == Code::Maskmovq_rDI_mm_mm {
-        enter_mmx(ctx)?;
+        // Executed on scratch memory for what every MMX instruction does to
+        // the x87 state: #MF if an exception is pending, then top of stack 0
+        // and all tags valid (SDM vol 1, 9.5.1).
+        ctx.env.native(ctx.cpu, insn, &mut [0; 8])?;
         let get = |r| {
             let mut v = [0; 64];
             v[..8].copy_from_slice(&vector::mmx(ctx.cpu, r).to_le_bytes());
@@ -230,10 +259,10 @@ fn maskmov_bytes<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     };
     let (seg, off) = ctx.ea(0);
     let wrap = mask(super::string::address_bytes(insn.op_kind(0)));
-    for i in 0..len {
-        if masks[i] & 0x80 != 0 {
+    for store in [false, true] {
+        for i in (0..len).filter(|&i| masks[i] & 0x80 != 0) {
             let at = off.wrapping_add(i as u64) & wrap;
-            ctx.write_mem(seg, at, 1, u64::from(data[i]))?;
+            store_element(ctx, store, seg, at, 1, u64::from(data[i]))?;
         }
     }
     Ok(Handled::Next)

@@ -103,17 +103,6 @@ const NO_SUPPRESSION: &[M] = {
         Vmovddup,
         Vmovsldup,
         Vmovshdup,
-        Vpsllw,
-        Vpslld,
-        Vpsllq,
-        Vpsrlw,
-        Vpsrld,
-        Vpsrlq,
-        Vpsraw,
-        Vpsrad,
-        Vpsraq,
-        Vpslldq,
-        Vpsrldq,
         Vpunpckhbw,
         Vpunpckhwd,
         Vpunpckhdq,
@@ -181,9 +170,53 @@ const NO_SUPPRESSION: &[M] = {
         Vcvtne2ps2bf16,
         Vp2intersectd,
         Vp2intersectq,
-        Vpshufbitqmb,
     ]
 };
+
+/// Do masked-off elements of operand `i` fault all the same? Shifts: if it is
+/// the count.
+fn never_suppresses(insn: &Instruction, i: u32) -> bool {
+    use M::*;
+    let shift = matches!(
+        insn.mnemonic(),
+        Vpsllw | Vpslld | Vpsllq | Vpsrlw | Vpsrld | Vpsrlq | Vpsraw | Vpsrad | Vpsraq
+    );
+    (shift && i == 2) || NO_SUPPRESSION.contains(&insn.mnemonic())
+}
+
+/// Masked stores that check their whole operand (type E6NF) but write only the
+/// enabled elements.
+fn checks_whole(m: M) -> bool {
+    use M::*;
+    matches!(
+        m,
+        Vextractf32x4
+            | Vextractf64x2
+            | Vextractf32x8
+            | Vextractf64x4
+            | Vextracti32x4
+            | Vextracti64x2
+            | Vextracti32x8
+            | Vextracti64x4
+    )
+}
+
+/// Bytes that one bit of the opmask stands for: of a broadcast element, where
+/// the instruction has one (VPDPWSSD multiplies words but masks doublewords).
+fn mask_element(insn: &Instruction) -> usize {
+    use M::*;
+    if matches!(
+        insn.mnemonic(),
+        Vfmaddcsh | Vfcmaddcsh | Vfmulcsh | Vfcmulcsh
+    ) {
+        return 4; // one complex number
+    }
+    let broadcast = insn.code().op_code().broadcast_memory_size().size();
+    match broadcast {
+        0 => insn.memory_size().element_size().max(1),
+        n => n,
+    }
+}
 
 /// Replicates one operand of `n` elements over a longer destination: the
 /// elements that any enabled destination element uses.
@@ -240,6 +273,8 @@ struct Operand {
     /// Enabled elements; all ones without a mask.
     enabled: u64,
     masked: bool,
+    /// Checked as a whole although masked.
+    whole: bool,
     wrap: u64,
     align: bool,
     reads: bool,
@@ -252,10 +287,10 @@ impl Operand {
         let (seg, offset) = ctx.ea(i);
         let size = insn.memory_size();
         let len = size.size().min(64);
-        let element = size.element_size().max(1);
+        let element = mask_element(insn).min(len.max(1));
         let (reads, writes) = table::memory_access(insn, i);
         let k = insn.op_mask();
-        let masked = k != Register::None && !NO_SUPPRESSION.contains(&insn.mnemonic());
+        let masked = k != Register::None && !never_suppresses(insn, i);
         let mut o = Self {
             seg,
             offset,
@@ -267,6 +302,7 @@ impl Operand {
                 u64::MAX
             },
             masked,
+            whole: checks_whole(insn.mnemonic()),
             wrap: mask(ctx.address_size()),
             align: must_align(insn, unit, len),
             reads,
@@ -281,7 +317,7 @@ impl Operand {
 
     /// No element is enabled, so memory is not accessed.
     fn unused(&self) -> bool {
-        self.len == 0 || (self.masked && self.enabled == 0)
+        self.len == 0 || (self.masked && !self.whole && self.enabled == 0)
     }
 
     /// #GP(0) for a misaligned operand, before any other fault of the address.
@@ -327,7 +363,7 @@ impl Operand {
     /// Faults that the write will raise, before any register changes.
     fn check_write<E: Env>(&self, ctx: &mut Ctx<E>) -> Result<(), Stop> {
         self.check_aligned(ctx)?;
-        if !self.masked {
+        if !self.masked || self.whole {
             let la = ctx.linear(self.seg, self.offset, self.len as u32, Access::Write)?;
             return ctx.env.probe(ctx.cpu, la, self.len as u32, Access::Write);
         }

@@ -104,8 +104,9 @@ fn once<E: Env>(ctx: &mut Ctx<E>, f: Form) -> Result<(), Stop> {
             ctx.set_flags(ARITH, sub(acc, v, 0, f.size).1);
         }
         Op::Cmps => {
-            let a = ctx.source(f)?;
+            // Where both fault, the target's fault is the one reported.
             let b = ctx.read_mem(Seg::Es, dst, f.size)?;
+            let a = ctx.source(f)?;
             ctx.set_flags(ARITH, sub(a, b, 0, f.size).1);
         }
     }
@@ -207,10 +208,16 @@ pub(super) fn run<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     }
     let mut count = ctx.cpu.gpr[gpr::RCX] & mask(f.addr);
     let mut left = MAX_ITERATIONS;
+    let before = ctx.cpu.rflags;
     while count != 0 {
         let run = bulk(ctx, f, count)?;
-        if run == 0 {
-            once(ctx, f)?;
+        if run == 0
+            && let Err(stop) = once(ctx, f)
+        {
+            // A fault restores the flags from before the instruction (SDM
+            // vol 2, REP).
+            ctx.cpu.rflags = before;
+            return Err(stop);
         }
         count -= run.max(1);
         set_gpr(ctx.cpu, gpr::RCX, f.addr, count);

@@ -94,11 +94,11 @@ pub(super) fn string<E: Env>(
     let address = pointer_size(ctx.insn.op_kind(memory));
     let repeat = ctx.insn.has_rep_prefix() || ctx.insn.has_repne_prefix();
     let count = ctx.cpu.gpr[gpr::RCX] & mask(address);
+    let port = ctx.cpu.gpr[gpr::RDX] as u16;
+    permit(ctx.cpu, ctx.env, port, size)?;
     if repeat && count == 0 {
         return Ok(Handled::Next);
     }
-    let port = ctx.cpu.gpr[gpr::RDX] as u16;
-    permit(ctx.cpu, ctx.env, port, size)?;
     let (seg, offset) = ctx.ea(memory);
     if output {
         let value = ctx.read_mem(seg, offset, size)?;
