@@ -73,11 +73,8 @@ fn iretq_undoes_a_delivery() {
     let (mut cpu, mut w) = long(3);
     let before = cpu.clone();
     deliver(&mut cpu, &mut w, Event::Nmi).unwrap();
-    let mut at = HANDLER as usize + 2;
-    for b in [0x48, 0xcf] {
-        w.mem[at] = b;
-        at += 1;
-    }
+    let at = HANDLER as usize + 2;
+    w.mem[at..at + 2].copy_from_slice(&[0x48, 0xcf]);
     crate::step(&mut cpu, &mut w).unwrap();
     assert_eq!(cpu, before);
 }
