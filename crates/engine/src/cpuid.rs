@@ -35,8 +35,9 @@ mod offered {
     use super::bits;
     /// SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT
     /// TSC-deadline AES XSAVE AVX F16C RDRAND.
-    pub const L1_ECX: u32 =
-        bits(&[0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30]);
+    pub const L1_ECX: u32 = bits(&[
+        0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30,
+    ]);
     /// FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36
     /// CLFSH MMX FXSR SSE SSE2.
     pub const L1_EDX: u32 = bits(&[
@@ -47,8 +48,9 @@ mod offered {
     pub const L1_ECX_ALWAYS: u32 = bits(&[17, 21, 24]);
     /// FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID AVX512F AVX512DQ
     /// RDSEED ADX SMAP IFMA CLFLUSHOPT CLWB AVX512CD SHA AVX512BW AVX512VL.
-    pub const L7_EBX: u32 =
-        bits(&[0, 1, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31]);
+    pub const L7_EBX: u32 = bits(&[
+        0, 1, 3, 5, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 23, 24, 28, 29, 30, 31,
+    ]);
     /// FSGSBASE TSC_ADJUST SMEP INVPCID SMAP.
     pub const L7_EBX_ALWAYS: u32 = bits(&[0, 1, 7, 10, 20]);
     /// VBMI UMIP VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ RDPID.
@@ -128,15 +130,25 @@ fn basic() -> Vec<kvm_cpuid_entry2> {
     }
     let mut v = vec![
         entry(0, 0, 0, [max, vendor[1], vendor[2], vendor[3]]),
-        entry(1, 0, 0, [sig, misc & 0xff00 | 1 << 16, l1c, edx & offered::L1_EDX]),
+        entry(
+            1,
+            0,
+            0,
+            [sig, misc & 0xff00 | 1 << 16, l1c, edx & offered::L1_EDX],
+        ),
         entry(2, 0, 0, host(2, 0)),
         entry(6, 0, 0, [1 << 2, 0, 0, 0]), // ARAT: the APIC timer never stops
-        entry(7, 0, INDEXED, [
-            1,
-            l7b,
-            l7c | offered::L7_ECX_ALWAYS,
-            l7[3] & offered::L7_EDX | offered::L7_EDX_ALWAYS,
-        ]),
+        entry(
+            7,
+            0,
+            INDEXED,
+            [
+                1,
+                l7b,
+                l7c | offered::L7_ECX_ALWAYS,
+                l7[3] & offered::L7_EDX | offered::L7_EDX_ALWAYS,
+            ],
+        ),
         entry(7, 1, INDEXED, [l71[0] & offered::L7_1_EAX, 0, 0, 0]),
         entry(0xb, 0, INDEXED, [0, 1, 1 << 8, 0]),
         entry(0xb, 1, INDEXED, [0, 1, 2 << 8 | 1, 0]),
@@ -164,7 +176,12 @@ fn xsave_leaves() -> Vec<kvm_cpuid_entry2> {
         .unwrap_or(576);
     let one = host(0xd, 1)[0] & offered::LD_1_EAX;
     let mut v = vec![
-        entry(0xd, 0, INDEXED, [mask as u32, 576, size, (mask >> 32) as u32]),
+        entry(
+            0xd,
+            0,
+            INDEXED,
+            [mask as u32, 576, size, (mask >> 32) as u32],
+        ),
         entry(0xd, 1, INDEXED, [one, 0, 0, 0]),
     ];
     for i in (2..63).filter(|i| mask & (1 << i) != 0) {
@@ -177,7 +194,12 @@ fn xsave_leaves() -> Vec<kvm_cpuid_entry2> {
 fn hypervisor() -> Vec<kvm_cpuid_entry2> {
     let khz = crate::clock::host_tsc_khz();
     vec![
-        entry(0x4000_0000, 0, 0, [0x4000_0010, 0x4b4d_564b, 0x564b_4d56, 0x4d]),
+        entry(
+            0x4000_0000,
+            0,
+            0,
+            [0x4000_0010, 0x4b4d_564b, 0x564b_4d56, 0x4d],
+        ),
         entry(0x4000_0001, 0, 0, [offered::KVM, 0, 0, 0]),
         entry(0x4000_0010, 0, 0, [khz, 1_000_000, 0, 0]),
     ]
@@ -187,7 +209,12 @@ fn extended() -> Vec<kvm_cpuid_entry2> {
     let x1 = host(0x8000_0001, 0);
     let mut v = vec![
         entry(0x8000_0000, 0, 0, [0x8000_0008, 0, 0, 0]),
-        entry(0x8000_0001, 0, 0, [0, 0, x1[2] & offered::X1_ECX, x1[3] & offered::X1_EDX]),
+        entry(
+            0x8000_0001,
+            0,
+            0,
+            [0, 0, x1[2] & offered::X1_ECX, x1[3] & offered::X1_EDX],
+        ),
         entry(0x8000_0007, 0, 0, [0, 0, 0, 1 << 8]),
         entry(0x8000_0008, 0, 0, [phys_bits() | 48 << 8, 0, 0, 0]),
     ];
@@ -201,9 +228,9 @@ fn extended() -> Vec<kvm_cpuid_entry2> {
 /// range leaves answer as the highest basic leaf (SDM vol 2, CPUID).
 pub fn lookup(table: &[kvm_cpuid_entry2], leaf: u32, subleaf: u32) -> [u32; 4] {
     let find = |leaf: u32| {
-        table.iter().find(|e| {
-            e.function == leaf && (e.flags & INDEXED == 0 || e.index == subleaf)
-        })
+        table
+            .iter()
+            .find(|e| e.function == leaf && (e.flags & INDEXED == 0 || e.index == subleaf))
     };
     let known = |leaf: u32| table.iter().any(|e| e.function == leaf);
     let e = match find(leaf) {
@@ -211,7 +238,10 @@ pub fn lookup(table: &[kvm_cpuid_entry2], leaf: u32, subleaf: u32) -> [u32; 4] {
         None if known(leaf) => return zero(leaf, subleaf),
         None => {
             let class = leaf & 0xffff_0000;
-            let max = table.iter().find(|e| e.function == class).map_or(0, |e| e.eax);
+            let max = table
+                .iter()
+                .find(|e| e.function == class)
+                .map_or(0, |e| e.eax);
             let basic = table.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
             if leaf <= max || class == 0x4000_0000 {
                 return [0; 4];
@@ -228,5 +258,9 @@ pub fn lookup(table: &[kvm_cpuid_entry2], leaf: u32, subleaf: u32) -> [u32; 4] {
 /// A missing subleaf: zeros, except that the topology leaf always echoes the
 /// subleaf number.
 fn zero(leaf: u32, subleaf: u32) -> [u32; 4] {
-    if leaf == 0xb { [0, 0, subleaf & 0xff, 0] } else { [0; 4] }
+    if leaf == 0xb {
+        [0, 0, subleaf & 0xff, 0]
+    } else {
+        [0; 4]
+    }
 }

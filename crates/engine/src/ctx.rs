@@ -1,5 +1,8 @@
 //! The memory of one vCPU that generated code addresses through GS.
-#![allow(unsafe_code, reason = "shared between a vCPU's thread, generated code and kickers")]
+#![allow(
+    unsafe_code,
+    reason = "shared between a vCPU's thread, generated code and kickers"
+)]
 
 use jit::{JitCtx, Layout};
 use softmmu::tlb::{Entry, Tlb};

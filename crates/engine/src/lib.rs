@@ -49,7 +49,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { translate: std::env::var_os("TRAPEZE_INTERP").is_none(), code_cache: jit::cache::ARENA_SIZE }
+        Self {
+            translate: std::env::var_os("TRAPEZE_INTERP").is_none(),
+            code_cache: jit::cache::ARENA_SIZE,
+        }
     }
 }
 

@@ -85,9 +85,12 @@ impl World<'_> {
             msr::TSC => self.guest_tsc(),
             msr::APIC_BASE => self.apic_base(cpu),
             msr::TSC_DEADLINE => self.vm.chipset.lock().tsc_deadline(self.index),
-            msr::X2APIC_FIRST..=msr::X2APIC_LAST if self.vm.has_irqchip() => {
-                self.vm.chipset.lock().x2apic_read(self.index, index, now).map_err(|_| GP0)?
-            }
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST if self.vm.has_irqchip() => self
+                .vm
+                .chipset
+                .lock()
+                .x2apic_read(self.index, index, now)
+                .map_err(|_| GP0)?,
             _ => return stored(cpu, &self.local.clock, index).ok_or(GP0),
         })
     }
@@ -122,7 +125,8 @@ impl World<'_> {
             msr::TSC_DEADLINE => {
                 let clock = self.vm.clock_now(self.local.clock.tsc_offset);
                 let index = self.index;
-                self.vm.with_chipset_on(index, |c| c.set_tsc_deadline(index, value, &clock));
+                self.vm
+                    .with_chipset_on(index, |c| c.set_tsc_deadline(index, value, &clock));
             }
             msr::X2APIC_FIRST..=msr::X2APIC_LAST if self.vm.has_irqchip() => {
                 let (cpu, now) = (self.index, self.vm.clock.now_ns());
@@ -164,7 +168,8 @@ impl World<'_> {
         let clock = &mut self.local.clock;
         clock.tsc_offset = clock.tsc_offset.wrapping_add(delta);
         let (index, now) = (self.index, self.vm.clock_now(clock.tsc_offset));
-        self.vm.with_chipset_on(index, |c| c.tsc_changed(index, &now));
+        self.vm
+            .with_chipset_on(index, |c| c.tsc_changed(index, &now));
         self.update_kvmclock();
     }
 
@@ -173,7 +178,11 @@ impl World<'_> {
             let index = self.index;
             self.vm
                 .with_chipset_on(index, |c| {
-                    if host { c.set_apic_base(index, value) } else { c.write_apic_base(index, value) }
+                    if host {
+                        c.set_apic_base(index, value)
+                    } else {
+                        c.write_apic_base(index, value)
+                    }
                 })
                 .map_err(|_| GP0)?;
         }
@@ -210,9 +219,8 @@ impl World<'_> {
         let real = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
-        let boot = real.saturating_sub(std::time::Duration::from_nanos(
-            self.vm.clock.kvmclock_ns(),
-        ));
+        let boot =
+            real.saturating_sub(std::time::Duration::from_nanos(self.vm.clock.kvmclock_ns()));
         let mut b = [0u8; 12];
         b[0..4].copy_from_slice(&2u32.to_le_bytes());
         b[4..8].copy_from_slice(&(boot.as_secs() as u32).to_le_bytes());

@@ -35,7 +35,11 @@ impl Op {
             Self::In { size, .. } | Self::Read { size, .. } => size,
             _ => return value,
         };
-        if size >= 8 { value } else { value & ((1 << (8 * size)) - 1) }
+        if size >= 8 {
+            value
+        } else {
+            value & ((1 << (8 * size)) - 1)
+        }
     }
 }
 
@@ -90,7 +94,9 @@ impl Replay {
     }
     /// Moves the answered access into the log; true if there was one.
     pub fn absorb(&mut self) -> bool {
-        let Some(op) = self.pending.take() else { return false };
+        let Some(op) = self.pending.take() else {
+            return false;
+        };
         self.done.push((op, op.mask(self.answer)));
         true
     }

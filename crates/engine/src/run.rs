@@ -136,8 +136,11 @@ impl SoftVcpu {
         }
         let me = self.index;
         let mut chipset = self.vm.chipset.lock();
-        let (nmi, init, sipi) =
-            (chipset.take_nmi(me), chipset.take_init(me), chipset.take_sipi(me));
+        let (nmi, init, sipi) = (
+            chipset.take_nmi(me),
+            chipset.take_init(me),
+            chipset.take_sipi(me),
+        );
         self.irq_waiting = chipset.pending_interrupt(me);
         drop(chipset);
         let cpu = self.cpu_mut();
@@ -162,7 +165,11 @@ impl SoftVcpu {
         fresh.msr = cpu.msr.clone();
         fresh.xcr0 = cpu.xcr0;
         fresh.cr0 |= cpu.cr0 & (x86::cr0::CD | x86::cr0::NW);
-        fresh.mp_state = if bsp { MpState::Runnable } else { MpState::InitReceived };
+        fresh.mp_state = if bsp {
+            MpState::Runnable
+        } else {
+            MpState::InitReceived
+        };
         *cpu = fresh;
         let (cpu, mut world) = self.parts();
         isa::Env::mmu(&mut world, cpu, isa::MmuEvent::FlushAll);
@@ -369,7 +376,12 @@ impl SoftVcpu {
 
     fn debug_exit(&self, exception: u8, pc: u64, dr6: u64) -> VcpuExit {
         let dr6 = x86::dr::DR6_FIXED1 | dr6;
-        VcpuExit::Debug(DebugExit { exception, pc, dr6, dr7: self.debug.arch.debugreg[7] })
+        VcpuExit::Debug(DebugExit {
+            exception,
+            pc,
+            dr6,
+            dr7: self.debug.arch.debugreg[7],
+        })
     }
 }
 

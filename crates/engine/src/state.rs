@@ -10,9 +10,7 @@ use x86::{
 
 /// An external interrupt could be delivered now.
 pub fn ready_for_irq(cpu: &CpuState) -> bool {
-    cpu.rflags & flags::IF != 0
-        && cpu.events.shadow == Shadow::None
-        && cpu.events.pending.is_none()
+    cpu.rflags & flags::IF != 0 && cpu.events.shadow == Shadow::None && cpu.events.pending.is_none()
 }
 
 /// General registers.
@@ -93,7 +91,11 @@ fn from_segment(s: &kvm_segment) -> Segment {
 
 /// Segment and control registers; CR8 and APIC base as without irqchip.
 pub fn sregs(cpu: &CpuState) -> kvm_sregs {
-    let table = |t: &DescTable| kvm_dtable { base: t.base, limit: t.limit, padding: [0; 3] };
+    let table = |t: &DescTable| kvm_dtable {
+        base: t.base,
+        limit: t.limit,
+        padding: [0; 3],
+    };
     let seg = |s: Seg| segment(cpu.seg(s));
     let mut interrupt_bitmap = [0u64; 4];
     if let Some(Pending::Interrupt(v)) = cpu.events.pending {
@@ -146,7 +148,12 @@ const CR4_BASE: u64 = cr4::VME
 
 /// Refuses combinations no CPU can be in.
 pub fn check_sregs(s: &kvm_sregs, cpuid: &[kvm_cpuid_entry2]) -> Result<()> {
-    let bad = |why| Err(Error::InvalidState { group: "sregs", why });
+    let bad = |why| {
+        Err(Error::InvalidState {
+            group: "sregs",
+            why,
+        })
+    };
     let mut cr4_allowed = CR4_BASE;
     for &(bit, leaf, register, n) in CR4_BITS {
         if crate::cpuid::lookup(cpuid, leaf, 0)[register] & (1 << n) != 0 {
@@ -183,7 +190,10 @@ pub fn check_sregs(s: &kvm_sregs, cpuid: &[kvm_cpuid_entry2]) -> Result<()> {
 
 /// Sets what [`check_sregs`] accepted.
 pub fn set_sregs(cpu: &mut CpuState, s: &kvm_sregs) {
-    let table = |t: &kvm_dtable| DescTable { base: t.base, limit: t.limit };
+    let table = |t: &kvm_dtable| DescTable {
+        base: t.base,
+        limit: t.limit,
+    };
     for (seg, value) in [
         (Seg::Cs, &s.cs),
         (Seg::Ds, &s.ds),
@@ -222,7 +232,11 @@ pub fn fpu(cpu: &CpuState) -> kvm_fpu {
     let u64_at = |o: usize| u64::from_le_bytes(a[o..o + 8].try_into().unwrap_or_default());
     let block = |o: usize| <[u8; 16]>::try_from(&a[o..o + 16]).unwrap_or_default();
     let present = a[512];
-    let mut f = kvm_fpu { fcw: 0x37f, mxcsr: 0x1f80, ..Default::default() };
+    let mut f = kvm_fpu {
+        fcw: 0x37f,
+        mxcsr: 0x1f80,
+        ..Default::default()
+    };
     if present & 1 != 0 {
         f.fcw = u16_at(0);
         f.fsw = u16_at(2);
@@ -269,8 +283,14 @@ pub fn xsave(cpu: &CpuState) -> kvm_xsave {
 
 /// Sets the XSAVE image; standard format, offered components, valid MXCSR.
 pub fn set_xsave(cpu: &mut CpuState, x: &kvm_xsave) -> Result<()> {
-    let bad = |why| Err(Error::InvalidState { group: "xsave", why });
-    let header = |i: usize| u64::from(x.region[128 + 2 * i]) | u64::from(x.region[129 + 2 * i]) << 32;
+    let bad = |why| {
+        Err(Error::InvalidState {
+            group: "xsave",
+            why,
+        })
+    };
+    let header =
+        |i: usize| u64::from(x.region[128 + 2 * i]) | u64::from(x.region[129 + 2 * i]) << 32;
     if header(0) & !(crate::cpuid::xcr0_offered() | 3) != 0 {
         return bad("XSTATE_BV names components the guest does not have");
     }
@@ -318,14 +338,21 @@ pub fn events(cpu: &CpuState) -> kvm_vcpu_events {
 /// Sets pending events.
 pub fn set_events(cpu: &mut CpuState, v: &kvm_vcpu_events) -> Result<()> {
     if v.exception.injected != 0 && (v.exception.nr > 31 || v.exception.nr == 2) {
-        return Err(Error::InvalidState { group: "events", why: "not an exception vector" });
+        return Err(Error::InvalidState {
+            group: "events",
+            why: "not an exception vector",
+        });
     }
     let e = &mut cpu.events;
     e.pending = if v.exception.injected != 0 {
         Some(Pending::Exception(Exception {
             vector: v.exception.nr,
             error: (v.exception.has_error_code != 0).then_some(v.exception.error_code),
-            payload: if v.exception.nr == x86::vector::PF { cpu.cr2 } else { 0 },
+            payload: if v.exception.nr == x86::vector::PF {
+                cpu.cr2
+            } else {
+                0
+            },
         }))
     } else if v.interrupt.injected != 0 {
         Some(Pending::Interrupt(v.interrupt.nr))
@@ -350,7 +377,10 @@ pub fn set_events(cpu: &mut CpuState, v: &kvm_vcpu_events) -> Result<()> {
 
 /// One row of a GSI routing table.
 pub fn route(r: &kvm_irq_routing_entry) -> Result<Route> {
-    let bad = |why| Error::InvalidState { group: "GSI routing", why };
+    let bad = |why| Error::InvalidState {
+        group: "GSI routing",
+        why,
+    };
     let pin = |n: u32| u8::try_from(n).map_err(|_| bad("pin out of range"));
     match r.type_ {
         KVM_IRQ_ROUTING_IRQCHIP => {
@@ -364,7 +394,10 @@ pub fn route(r: &kvm_irq_routing_entry) -> Result<Route> {
         }
         KVM_IRQ_ROUTING_MSI => {
             let (low, high, data) = union::msi(r);
-            Ok(Route::Msi { address: u64::from(low) | u64::from(high) << 32, data })
+            Ok(Route::Msi {
+                address: u64::from(low) | u64::from(high) << 32,
+                data,
+            })
         }
         _ => Err(bad("unknown route type")),
     }
@@ -377,7 +410,10 @@ pub fn irqchip(c: &Chipset, chip: u32) -> Result<kvm_irqchip> {
             Ok(union::pic_to(chip, &c.pic().state()[chip as usize]))
         }
         KVM_IRQCHIP_IOAPIC => Ok(union::ioapic_to(&c.ioapic().state())),
-        _ => Err(Error::InvalidState { group: "irqchip", why: "no such chip" }),
+        _ => Err(Error::InvalidState {
+            group: "irqchip",
+            why: "no such chip",
+        }),
     }
 }
 
@@ -388,14 +424,22 @@ pub fn set_irqchip(c: &mut Chipset, k: &kvm_irqchip) -> Result<()> {
             c.set_pic_state(k.chip_id as usize, &union::pic_from(k));
         }
         KVM_IRQCHIP_IOAPIC => c.set_ioapic_state(&union::ioapic_from(k)),
-        _ => return Err(Error::InvalidState { group: "irqchip", why: "no such chip" }),
+        _ => {
+            return Err(Error::InvalidState {
+                group: "irqchip",
+                why: "no such chip",
+            });
+        }
     }
     Ok(())
 }
 
 /// State of the 8254.
 pub fn pit(c: &mut Chipset, now_ns: u64) -> Result<kvm_pit_state2> {
-    let s = c.pit().ok_or(Error::Missing("pit", "create_pit"))?.state(now_ns);
+    let s = c
+        .pit()
+        .ok_or(Error::Missing("pit", "create_pit"))?
+        .state(now_ns);
     let channel = |c: &PitChannelState| kvm_pit_channel_state {
         count: c.count,
         latched_count: c.latched_count,
@@ -412,7 +456,11 @@ pub fn pit(c: &mut Chipset, now_ns: u64) -> Result<kvm_pit_state2> {
         count_load_time: c.count_load_time,
     };
     Ok(kvm_pit_state2 {
-        channels: [channel(&s.channels[0]), channel(&s.channels[1]), channel(&s.channels[2])],
+        channels: [
+            channel(&s.channels[0]),
+            channel(&s.channels[1]),
+            channel(&s.channels[2]),
+        ],
         flags: s.flags,
         ..Default::default()
     })
@@ -435,7 +483,10 @@ pub fn set_pit(c: &mut Chipset, k: &kvm_pit_state2, now_ns: u64) -> Result<()> {
         gate: c.gate,
         count_load_time: c.count_load_time,
     };
-    let state = PitState { channels: k.channels.each_ref().map(channel), flags: k.flags };
+    let state = PitState {
+        channels: k.channels.each_ref().map(channel),
+        flags: k.flags,
+    };
     let pit = c.pit().ok_or(Error::Missing("set_pit", "create_pit"))?;
     pit.set_state(&state, now_ns);
     Ok(())
@@ -457,7 +508,10 @@ mod union {
         (u.address_lo, u.address_hi, u.data)
     }
     pub fn pic_to(chip: u32, s: &PicState) -> kvm_irqchip {
-        let mut k = kvm_irqchip { chip_id: chip, ..Default::default() };
+        let mut k = kvm_irqchip {
+            chip_id: chip,
+            ..Default::default()
+        };
         k.chip.pic = kvm_pic_state {
             last_irr: s.last_irr,
             irr: s.irr,
@@ -501,7 +555,10 @@ mod union {
         }
     }
     pub fn ioapic_to(s: &IoApicState) -> kvm_irqchip {
-        let mut k = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+        let mut k = kvm_irqchip {
+            chip_id: KVM_IRQCHIP_IOAPIC,
+            ..Default::default()
+        };
         let mut io = kvm_ioapic_state {
             base_address: s.base_address,
             ioregsel: s.ioregsel,

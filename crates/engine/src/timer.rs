@@ -29,7 +29,10 @@ impl Timer {
     pub fn new() -> Self {
         Self {
             hint: AtomicU64::new(NEVER),
-            state: Mutex::new(State { earliest: NEVER, stop: false }),
+            state: Mutex::new(State {
+                earliest: NEVER,
+                stop: false,
+            }),
             changed: Condvar::new(),
         }
     }

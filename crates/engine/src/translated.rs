@@ -47,12 +47,20 @@ const KEPT: usize = 12;
 impl Jumps {
     /// No caches; misses go to code address `miss`.
     pub fn new(miss: u64) -> Self {
-        Self { caches: Vec::new(), miss, clock: 0 }
+        Self {
+            caches: Vec::new(),
+            miss,
+            clock: 0,
+        }
     }
     /// The cache of a space (0 for kernel code) and mode.
     fn get(&mut self, space: u32, mode: u32) -> &mut JumpCache {
         self.clock += 1;
-        let i = match self.caches.iter().position(|c| c.space == space && c.mode == mode) {
+        let i = match self
+            .caches
+            .iter()
+            .position(|c| c.space == space && c.mode == mode)
+        {
             Some(i) => i,
             None => self.replace(space, mode),
         };
@@ -62,7 +70,12 @@ impl Jumps {
     fn replace(&mut self, space: u32, mode: u32) -> usize {
         if self.caches.len() < KEPT {
             let cache = JumpCache::new(self.miss);
-            self.caches.push(Cached { space, mode, used: 0, cache });
+            self.caches.push(Cached {
+                space,
+                mode,
+                used: 0,
+                cache,
+            });
             return self.caches.len() - 1;
         }
         let oldest = self.caches.iter().enumerate().min_by_key(|(_, c)| c.used);
@@ -91,7 +104,11 @@ fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
     let bank = Bank::of(cpu);
     let allowed = allowed(cpu);
     let bits = [allowed.x87, allowed.sse, allowed.avx, allowed.avx512];
-    let files: u32 = bits.iter().enumerate().map(|(i, b)| u32::from(*b) << (i + 2)).sum();
+    let files: u32 = bits
+        .iter()
+        .enumerate()
+        .map(|(i, b)| u32::from(*b) << (i + 2))
+        .sum();
     (bank as u32 | files, bank, allowed)
 }
 
@@ -99,7 +116,11 @@ fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
 fn allowed(cpu: &CpuState) -> Allowed {
     let on = cpu.cr0 & (cr0::EM | cr0::TS) == 0;
     let sse = on && cpu.cr4 & cr4::OSFXSR != 0 && cpu.cr4 & cr4::OSXMMEXCPT != 0;
-    let xcr0 = if cpu.cr4 & cr4::OSXSAVE != 0 { cpu.xcr0 } else { 0 };
+    let xcr0 = if cpu.cr4 & cr4::OSXSAVE != 0 {
+        cpu.xcr0
+    } else {
+        0
+    };
     Allowed {
         x87: on && cpu.cr0 & cr0::NE != 0,
         sse,
@@ -166,9 +187,12 @@ impl SoftVcpu {
             ExitKind::Lookup => None,
             ExitKind::Poll => Some(Ended::Continue),
             ExitKind::Access => Some(Ended::InterpretHere),
-            ExitKind::Fault => {
-                Some(ctx.slow.fault.take().map_or(Ended::InterpretHere, Ended::Fault))
-            }
+            ExitKind::Fault => Some(
+                ctx.slow
+                    .fault
+                    .take()
+                    .map_or(Ended::InterpretHere, Ended::Fault),
+            ),
             ExitKind::Interp => {
                 let code = self.vm.code.lock();
                 let insn = code.interpreted(ctx.jit.exit_site).copied();
@@ -186,9 +210,15 @@ impl SoftVcpu {
         let site = self.ctx_mut().jit.exit_site;
         let (target, crosses, generation) = {
             let code = self.vm.code.lock();
-            (code.link_target(site), code.link_crosses(site), code.generation())
+            (
+                code.link_target(site),
+                code.link_crosses(site),
+                code.generation(),
+            )
         };
-        let Some(target) = target else { return Some(Ended::InterpretHere) };
+        let Some(target) = target else {
+            return Some(Ended::InterpretHere);
+        };
         self.ctx_mut().cpu.rip = target;
         if let Ok(Some((block, global))) = self.find_block() {
             let mut code = self.vm.code.lock();
@@ -203,11 +233,17 @@ impl SoftVcpu {
 
     /// Code address of the translation at RIP, entered into the jump cache.
     fn block_at_rip(&mut self) -> Result<Option<u64>, Stop> {
-        let Some((block, global)) = self.find_block()? else { return Ok(None) };
+        let Some((block, global)) = self.find_block()? else {
+            return Ok(None);
+        };
         let address = self.vm.code.lock().address(block);
         let ctx = self.ctx_mut();
         let (mode, bank, _) = mode_of(&ctx.cpu);
-        let space = if bank == Bank::User { ctx.tlb.space() } else { 0 };
+        let space = if bank == Bank::User {
+            ctx.tlb.space()
+        } else {
+            0
+        };
         self.local.local_links |= bank != Bank::User && !global;
         let cache = self.local.jumps.get(space, mode);
         cache.insert(ctx.cpu.rip, address);
@@ -223,11 +259,22 @@ impl SoftVcpu {
             return Err(Exception::GP0.into());
         }
         let (mode, bank, allowed) = mode_of(&ctx.cpu);
-        let need = Need { write: false, exec: true, user: bank == Bank::User, implicit: false };
+        let need = Need {
+            write: false,
+            exec: true,
+            user: bank == Bank::User,
+            implicit: false,
+        };
         let map = self.map.clone();
         let page = ctx.tlb.resolve(&ctx.cpu, &map, rip, need)?;
-        let Some(host) = page.host else { return Ok(None) };
-        let key = Key { gpa: page.gpa | (rip & PAGE_MASK), rip, mode };
+        let Some(host) = page.host else {
+            return Ok(None);
+        };
+        let key = Key {
+            gpa: page.gpa | (rip & PAGE_MASK),
+            rip,
+            mode,
+        };
         let vm = self.vm.clone();
         let mut code = vm.code.lock();
         if let Some(block) = code.find(&key) {
@@ -240,7 +287,12 @@ impl SoftVcpu {
         let copyable = self.copyable.clone();
         let request = Request {
             key,
-            source: Source { page: &bytes, base: rip & !PAGE_MASK, copyable: &copyable, allowed },
+            source: Source {
+                page: &bytes,
+                base: rip & !PAGE_MASK,
+                copyable: &copyable,
+                allowed,
+            },
             bank: bank as usize,
             link_across_pages: bank != Bank::User,
         };
@@ -320,7 +372,12 @@ fn fill(
     if !canonical48(la) || (la & PAGE_MASK) + u64::from(size) > PAGE_SIZE {
         return Ok(false);
     }
-    let need = Need { write, exec: false, user, implicit: false };
+    let need = Need {
+        write,
+        exec: false,
+        user,
+        implicit: false,
+    };
     let page = ctx.tlb.resolve(&ctx.cpu, map, la, need)?;
     if page.host.is_none() || (write && !page.plain_write) {
         return Ok(false);

@@ -1,5 +1,8 @@
 //! One vCPU: what it consists of and the contract's register groups.
-#![allow(unsafe_code, reason = "the vCPU's memory is shared with generated code")]
+#![allow(
+    unsafe_code,
+    reason = "the vCPU's memory is shared with generated code"
+)]
 
 use crate::ctx::{Ctx, CtxCell};
 use crate::features::FeatureSet;
@@ -48,7 +51,11 @@ impl SoftVcpu {
             jit: translated::jit_ctx(&code),
             cpu: CpuState::reset(id),
             tlb: Tlb::new(crate::cpuid::phys_bits()),
-            slow: Slow { map: std::ptr::null(), vm: std::ptr::null(), fault: None },
+            slow: Slow {
+                map: std::ptr::null(),
+                vm: std::ptr::null(),
+                fault: None,
+            },
         });
         let (enter_address, miss) = (code.enter_address(), code.lookup_address());
         drop(code);
@@ -59,8 +66,10 @@ impl SoftVcpu {
             (*this).jit.this = this.cast();
             (*this).jit.rip = &raw mut (*this).cpu.rip;
         }
-        let native = NativeExec::new()
-            .map_err(|source| Error::Os { what: "native execution", source })?;
+        let native = NativeExec::new().map_err(|source| Error::Os {
+            what: "native execution",
+            source,
+        })?;
         let features = FeatureSet::new(&[]);
         let mut vcpu = Self {
             map: vm.memory.map(),
@@ -194,7 +203,10 @@ impl hv::Vcpu for SoftVcpu {
                     c.set_cr8(me, s.cr8);
                     c.set_apic_base(me, s.apic_base)
                 })
-                .map_err(|_| Error::InvalidState { group: "sregs", why: "APIC base" })?;
+                .map_err(|_| Error::InvalidState {
+                    group: "sregs",
+                    why: "APIC base",
+                })?;
         }
         self.forget_mappings();
         Ok(())
@@ -217,7 +229,10 @@ impl hv::Vcpu for SoftVcpu {
     }
     fn set_xcr0(&mut self, value: u64) -> Result<()> {
         if !isa::xcr0_valid(value, crate::cpuid::xcr0_offered()) {
-            return Err(Error::InvalidState { group: "XCR0", why: "unsupported combination" });
+            return Err(Error::InvalidState {
+                group: "XCR0",
+                why: "unsupported combination",
+            });
         }
         self.cpu_mut().xcr0 = value;
         Ok(())
@@ -233,7 +248,10 @@ impl hv::Vcpu for SoftVcpu {
     }
     fn set_debug_regs(&mut self, r: &kvm_debugregs) -> Result<()> {
         if r.dr6 >> 32 != 0 || r.dr7 >> 32 != 0 {
-            return Err(Error::InvalidState { group: "debug registers", why: "bits above 31" });
+            return Err(Error::InvalidState {
+                group: "debug registers",
+                why: "bits above 31",
+            });
         }
         let dr = &mut self.cpu_mut().dr;
         dr[..4].copy_from_slice(&r.db);
@@ -256,9 +274,9 @@ impl hv::Vcpu for SoftVcpu {
         let done = isa::write_msr(cpu, &mut world, index, value);
         match done {
             Ok(true) => Ok(()),
-            Ok(false) => {
-                world.write_msr(cpu, index, value, true).map_err(|_| Error::NoSuchMsr(index))
-            }
+            Ok(false) => world
+                .write_msr(cpu, index, value, true)
+                .map_err(|_| Error::NoSuchMsr(index)),
             Err(_) => Err(Error::NoSuchMsr(index)),
         }
     }
@@ -286,15 +304,24 @@ impl hv::Vcpu for SoftVcpu {
             KVM_MP_STATE_UNINITIALIZED => MpState::Uninitialized,
             KVM_MP_STATE_INIT_RECEIVED => MpState::InitReceived,
             KVM_MP_STATE_HALTED => MpState::Halted,
-            _ => return Err(Error::InvalidState { group: "MP state", why: "unknown value" }),
+            _ => {
+                return Err(Error::InvalidState {
+                    group: "MP state",
+                    why: "unknown value",
+                });
+            }
         };
         Ok(())
     }
     fn lapic(&self) -> Result<kvm_lapic_state> {
         let chipset = self.vm.chipset.lock();
-        let lapic = chipset.lapic(self.index).ok_or(Error::Missing("lapic", "an irqchip"))?;
+        let lapic = chipset
+            .lapic(self.index)
+            .ok_or(Error::Missing("lapic", "an irqchip"))?;
         let page = lapic.page(self.vm.clock.now_ns());
-        Ok(kvm_lapic_state { regs: page.map(|b| b as std::ffi::c_char) })
+        Ok(kvm_lapic_state {
+            regs: page.map(|b| b as std::ffi::c_char),
+        })
     }
     fn set_lapic(&mut self, state: &kvm_lapic_state) -> Result<()> {
         if !self.vm.has_irqchip() {
@@ -312,7 +339,12 @@ impl hv::Vcpu for SoftVcpu {
     fn translate(&self, gva: u64) -> Result<Option<u64>> {
         let ctx = self.ctx_mut();
         let map = self.vm.memory.map();
-        Ok(softmmu::walk::peek(&ctx.cpu, &map, gva, ctx.tlb.phys_bits()))
+        Ok(softmmu::walk::peek(
+            &ctx.cpu,
+            &map,
+            gva,
+            ctx.tlb.phys_bits(),
+        ))
     }
     fn tsc_khz(&self) -> Result<u32> {
         Ok(crate::clock::host_tsc_khz())
@@ -343,7 +375,10 @@ impl SoftVcpu {
     fn set_efer(&mut self, value: u64) -> Result<()> {
         use x86::efer::{LMA, LME, NXE, SCE};
         if value & !(SCE | LME | LMA | NXE) != 0 {
-            return Err(Error::InvalidState { group: "EFER", why: "reserved bits" });
+            return Err(Error::InvalidState {
+                group: "EFER",
+                why: "reserved bits",
+            });
         }
         self.cpu_mut().efer = value;
         self.forget_mappings();

@@ -111,7 +111,11 @@ impl SoftVm {
     }
 
     fn need_irqchip(&self, what: &'static str) -> Result<()> {
-        if self.has_irqchip() { Ok(()) } else { Err(Error::Missing(what, "an irqchip")) }
+        if self.has_irqchip() {
+            Ok(())
+        } else {
+            Err(Error::Missing(what, "an irqchip"))
+        }
     }
 
     /// Makes every vCPU drop its first-level TLB.
@@ -138,21 +142,31 @@ impl hv::Vm for SoftVm {
             SlotError::Resize => "the size of a slot cannot change",
         };
         if s.slot >= 509 {
-            return Err(Error::BadSlot { slot: s.slot, why: "slot number above 508" });
+            return Err(Error::BadSlot {
+                slot: s.slot,
+                why: "slot number above 508",
+            });
         }
-        let (ro, log) = (s.flags.has(MemFlags::READONLY), s.flags.has(MemFlags::LOG_DIRTY));
+        let (ro, log) = (
+            s.flags.has(MemFlags::READONLY),
+            s.flags.has(MemFlags::LOG_DIRTY),
+        );
         // SAFETY: the caller's contract is this trait method's.
-        unsafe { self.memory.set_slot(s.slot, s.gpa, s.size, s.hva, ro, log) }
-            .map_err(|e| Error::BadSlot { slot: s.slot, why: why(e) })?;
+        unsafe { self.memory.set_slot(s.slot, s.gpa, s.size, s.hva, ro, log) }.map_err(|e| {
+            Error::BadSlot {
+                slot: s.slot,
+                why: why(e),
+            }
+        })?;
         self.code.lock().flush();
         self.flush_all();
         Ok(())
     }
     fn dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
-        let log = self
-            .memory
-            .dirty_log(slot)
-            .ok_or(Error::BadSlot { slot, why: "does not exist or has no dirty log" })?;
+        let log = self.memory.dirty_log(slot).ok_or(Error::BadSlot {
+            slot,
+            why: "does not exist or has no dirty log",
+        })?;
         self.flush_all();
         Ok(log)
     }
@@ -235,13 +249,22 @@ impl hv::Vm for SoftVm {
     }
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn hv::Vcpu>> {
         if id >= crate::MAX_VCPUS {
-            return Err(Error::BadVcpu { id, why: "ids go up to 254" });
+            return Err(Error::BadVcpu {
+                id,
+                why: "ids go up to 254",
+            });
         }
         let mut ids = self.ids.lock();
         if ids.contains(&id) {
-            return Err(Error::BadVcpu { id, why: "exists already" });
+            return Err(Error::BadVcpu {
+                id,
+                why: "exists already",
+            });
         }
-        let vm = self.this.upgrade().ok_or(Error::Missing("create_vcpu", "a VM"))?;
+        let vm = self
+            .this
+            .upgrade()
+            .ok_or(Error::Missing("create_vcpu", "a VM"))?;
         let index = ids.len();
         let vcpu = SoftVcpu::create(vm, id, index)?;
         ids.push(id);

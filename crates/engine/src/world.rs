@@ -1,6 +1,9 @@
 //! What an interpreted instruction sees: memory through the TLBs, devices of
 //! the engine directly, everything else through exits.
-#![allow(unsafe_code, reason = "host pages found by the TLBs are accessed through raw pointers")]
+#![allow(
+    unsafe_code,
+    reason = "host pages found by the TLBs are accessed through raw pointers"
+)]
 
 use crate::counters::bump;
 use crate::cpuid;
@@ -97,7 +100,11 @@ impl World<'_> {
         let offset = la & PAGE_MASK;
         let first = len.min((PAGE_SIZE - offset) as usize);
         let page = self.tlb.resolve(cpu, self.map, la, need)?;
-        let one = Chunk { page, offset, range: (0, first) };
+        let one = Chunk {
+            page,
+            offset,
+            range: (0, first),
+        };
         if first == len {
             return Ok([Some(one), None]);
         }
@@ -108,7 +115,14 @@ impl World<'_> {
             return Err(Exception::GP0.into());
         }
         let page = self.tlb.resolve(cpu, self.map, next, need)?;
-        Ok([Some(one), Some(Chunk { page, offset: 0, range: (first, len) })])
+        Ok([
+            Some(one),
+            Some(Chunk {
+                page,
+                offset: 0,
+                range: (first, len),
+            }),
+        ])
     }
 
     fn read_into(
@@ -215,12 +229,18 @@ impl World<'_> {
             }
         };
         drop(chipset);
-        mine.then(|| self.vm.with_chipset_on(me, |c| access_chipset(c, me, now, op)))
+        mine.then(|| {
+            self.vm
+                .with_chipset_on(me, |c| access_chipset(c, me, now, op))
+        })
     }
 
     fn device_read(&mut self, gpa: u64, buf: &mut [u8]) -> Result<(), Stop> {
         for (i, part) in buf.chunks_mut(8).enumerate() {
-            let op = Op::Read { gpa: gpa + 8 * i as u64, size: part.len() as u8 };
+            let op = Op::Read {
+                gpa: gpa + 8 * i as u64,
+                size: part.len() as u8,
+            };
             let value = self.external(op)?.to_le_bytes();
             part.copy_from_slice(&value[..part.len()]);
         }
@@ -241,7 +261,11 @@ impl World<'_> {
     }
 
     fn pcid(cpu: &CpuState) -> u16 {
-        if cpu.cr4 & cr4::PCIDE != 0 { (cpu.cr3 & 0xfff) as u16 } else { 0 }
+        if cpu.cr4 & cr4::PCIDE != 0 {
+            (cpu.cr3 & 0xfff) as u16
+        } else {
+            0
+        }
     }
 
     /// A mapping of code may have changed: links through it are void.
@@ -265,7 +289,11 @@ fn access_chipset(c: &mut irqchip::Chipset, me: usize, now: u64, op: Op) -> u64 
         }
         Op::Read { gpa, size } if c.ioapic_owns_gpa(gpa) => {
             let value = u64::from(c.ioapic_read((gpa - IOAPIC_BASE) as u32));
-            if size < 4 { value & ((1 << (8 * size)) - 1) } else { value }
+            if size < 4 {
+                value & ((1 << (8 * size)) - 1)
+            } else {
+                value
+            }
         }
         Op::Write { gpa, value, .. } if c.ioapic_owns_gpa(gpa) => {
             c.ioapic_write((gpa - IOAPIC_BASE) as u32, value as u32);
@@ -331,11 +359,17 @@ impl Env for World<'_> {
         self.write_from(cpu, la, buf, how)
     }
     fn probe(&mut self, cpu: &mut CpuState, la: u64, len: u32, how: Access) -> Result<(), Stop> {
-        self.chunks(cpu, la, (len as usize).clamp(1, 4096), how).map(|_| ())
+        self.chunks(cpu, la, (len as usize).clamp(1, 4096), how)
+            .map(|_| ())
     }
     fn fetch(&mut self, cpu: &mut CpuState, la: u64, buf: &mut [u8]) -> Result<(), Stop> {
         let user = cpu.cpl() == 3;
-        let need = Need { write: false, exec: true, user, implicit: false };
+        let need = Need {
+            write: false,
+            exec: true,
+            user,
+            implicit: false,
+        };
         let page = self.tlb.resolve(cpu, self.map, la, need)?;
         let Some(host) = page.host else {
             self.local.abort = Some(hv::VcpuExit::InternalError {
@@ -394,10 +428,24 @@ impl Env for World<'_> {
         self.replay.commit();
     }
     fn io_in(&mut self, _cpu: &mut CpuState, port: u16, size: u32) -> Result<u32, Stop> {
-        Ok(self.external(Op::In { port, size: size as u8 })? as u32)
+        Ok(self.external(Op::In {
+            port,
+            size: size as u8,
+        })? as u32)
     }
-    fn io_out(&mut self, _cpu: &mut CpuState, port: u16, size: u32, value: u32) -> Result<(), Stop> {
-        self.external(Op::Out { port, size: size as u8, value }).map(|_| ())
+    fn io_out(
+        &mut self,
+        _cpu: &mut CpuState,
+        port: u16,
+        size: u32,
+        value: u32,
+    ) -> Result<(), Stop> {
+        self.external(Op::Out {
+            port,
+            size: size as u8,
+            value,
+        })
+        .map(|_| ())
     }
     fn cpuid(&mut self, cpu: &CpuState, leaf: u32, subleaf: u32) -> [u32; 4] {
         let mut r = cpuid::lookup(&self.local.cpuid, leaf, subleaf);
@@ -508,7 +556,11 @@ impl World<'_> {
                 (true, true) => end.next_multiple_of(64),
                 (true, false) => end,
             };
-            end = if compacted { at + size } else { end.max(at + size) };
+            end = if compacted {
+                at + size
+            } else {
+                end.max(at + size)
+            };
         }
         end
     }

@@ -80,7 +80,11 @@ impl Asm {
         self.rex(w, reg, ix, base);
         let short = i8::try_from(disp).ok();
         let mode = if short.is_some() { 0x40 } else { 0x80 };
-        self.bytes(&[op, mode | (reg & 7) << 3 | 4, scale << 6 | (ix & 7) << 3 | base & 7]);
+        self.bytes(&[
+            op,
+            mode | (reg & 7) << 3 | 4,
+            scale << 6 | (ix & 7) << 3 | base & 7,
+        ]);
         match short {
             Some(d) => self.buf.push(d as u8),
             None => self.u32(disp as u32),
@@ -89,7 +93,11 @@ impl Asm {
     /// `lea reg, [index * 2^scale + disp32]`.
     pub fn lea_scaled(&mut self, w: bool, reg: u8, index: u8, scale: u8, disp: i32) {
         self.rex(w, reg, index, 0);
-        self.bytes(&[op::LEA, (reg & 7) << 3 | 4, scale << 6 | (index & 7) << 3 | 5]);
+        self.bytes(&[
+            op::LEA,
+            (reg & 7) << 3 | 4,
+            scale << 6 | (index & 7) << 3 | 5,
+        ]);
         self.u32(disp as u32);
     }
     /// `mov qword [base + index], imm32` (sign-extended).

@@ -60,8 +60,7 @@ impl Block {
 
     fn fill(&mut self, source: &Source<'_>, rip: u64) {
         let start = (rip - source.base) as usize;
-        let mut decoder =
-            Decoder::with_ip(64, &source.page[start..], rip, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(64, &source.page[start..], rip, DecoderOptions::NONE);
         self.end = rip;
         while self.steps.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
             let insn = decoder.decode();
@@ -69,8 +68,7 @@ impl Block {
                 break; // crosses the page end: left to the interpreter
             }
             let treatment = treatment(&insn, source.copyable, source.allowed);
-            self.vector |=
-                treatment == Treatment::Copy && vector_class(&insn) != Vector::None;
+            self.vector |= treatment == Treatment::Copy && vector_class(&insn) != Vector::None;
             self.end = insn.next_ip();
             self.steps.push(Step {
                 insn,
@@ -128,7 +126,9 @@ const PEEK: usize = 5;
 /// Flags that the code at `rip` may read before writing them; all of them if
 /// that is unknown.
 fn live_at(source: &Source<'_>, rip: u64) -> u64 {
-    let Some(start) = rip.checked_sub(source.base).filter(|o| *o < source.page.len() as u64)
+    let Some(start) = rip
+        .checked_sub(source.base)
+        .filter(|o| *o < source.page.len() as u64)
     else {
         return flags::ARITH;
     };
@@ -158,7 +158,11 @@ fn live_at(source: &Source<'_>, rip: u64) -> u64 {
 pub fn effect(insn: &Instruction) -> (u64, u64) {
     let read = arith(insn.rflags_read());
     let kill = arith(insn.rflags_modified());
-    if may_leave_flags(insn) { (read, 0) } else { (read, kill) }
+    if may_leave_flags(insn) {
+        (read, 0)
+    } else {
+        (read, kill)
+    }
 }
 
 /// Shifts by a zero count and repeated compares of nothing change no flag.
@@ -168,8 +172,16 @@ fn may_leave_flags(insn: &Instruction) -> bool {
     }
     let shift = matches!(
         insn.mnemonic(),
-        Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Sar | Mnemonic::Sal | Mnemonic::Rol
-            | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr | Mnemonic::Shld | Mnemonic::Shrd
+        Mnemonic::Shl
+            | Mnemonic::Shr
+            | Mnemonic::Sar
+            | Mnemonic::Sal
+            | Mnemonic::Rol
+            | Mnemonic::Ror
+            | Mnemonic::Rcl
+            | Mnemonic::Rcr
+            | Mnemonic::Shld
+            | Mnemonic::Shrd
     );
     if !shift {
         return false;
@@ -193,5 +205,8 @@ fn arith(bits: u32) -> u64 {
         (RflagsBits::SF, flags::SF),
         (RflagsBits::OF, flags::OF),
     ];
-    map.iter().filter(|(b, _)| bits & b != 0).map(|(_, f)| f).sum()
+    map.iter()
+        .filter(|(b, _)| bits & b != 0)
+        .map(|(_, f)| f)
+        .sum()
 }

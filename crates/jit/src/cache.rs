@@ -211,7 +211,9 @@ impl CodeCache {
             link_across_pages: request.link_across_pages,
             bmi2: self.bmi2,
         };
-        let out = self.translator.translate(&block, request.source.page, target);
+        let out = self
+            .translator
+            .translate(&block, request.source.page, target);
         self.arena.write(self.hot, &out.hot)?;
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
@@ -235,7 +237,13 @@ impl CodeCache {
     }
 
     fn remember(&mut self, id: u32, key: Key, at: u32, granules: u64) {
-        self.entries.push(Entry { key, at, granules, incoming: Vec::new(), alive: true });
+        self.entries.push(Entry {
+            key,
+            at,
+            granules,
+            incoming: Vec::new(),
+            alive: true,
+        });
         self.map.insert(key, id);
         let page = self.pages.entry(key.gpa & !0xfff).or_default();
         page.granules |= granules;
@@ -266,7 +274,9 @@ impl CodeCache {
 
     /// Points a link at a translation.
     pub fn link(&mut self, id: u32, block: u32) {
-        let Some(link) = self.links.get(id as usize).copied() else { return };
+        let Some(link) = self.links.get(id as usize).copied() else {
+            return;
+        };
         let at = self.entries[block as usize].at;
         self.patch(link.at, at);
         self.entries[block as usize].incoming.push(id);
@@ -378,6 +388,10 @@ impl CodeCache {
 fn granules(start: u64, end: u64) -> u64 {
     let first = (start & 0xfff) / 64;
     let last = ((end - 1).max(start) & 0xfff) / 64;
-    let upto = if last == 63 { !0 } else { (1u64 << (last + 1)) - 1 };
+    let upto = if last == 63 {
+        !0
+    } else {
+        (1u64 << (last + 1)) - 1
+    };
     upto & !((1 << first) - 1)
 }

@@ -66,7 +66,10 @@ pub struct AccessTable {
 impl Default for AccessTable {
     fn default() -> Self {
         let codes = Code::values().len();
-        Self { rows: vec![Accesses::default(); codes], factory: InstructionInfoFactory::new() }
+        Self {
+            rows: vec![Accesses::default(); codes],
+            factory: InstructionInfoFactory::new(),
+        }
     }
 }
 
@@ -78,17 +81,20 @@ impl AccessTable {
             return row;
         }
         let info = self.factory.info(insn);
-        let mut row = Accesses { known: true, ..Accesses::default() };
+        let mut row = Accesses {
+            known: true,
+            ..Accesses::default()
+        };
+        // Instances like XOR r, r read nothing, but others of the code do.
+        let idiom = insn.op_count() > 1 && same_registers(insn);
         for i in 0..insn.op_count() {
-            // A zeroing idiom or identical operands may hide a read.
             let (r, w) = match info.op_access(i) {
                 OpAccess::None | OpAccess::NoMemAccess => (false, false),
                 OpAccess::Read | OpAccess::CondRead => (true, false),
                 OpAccess::Write => (false, true),
                 OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite => (true, true),
             };
-            let same = insn.op_count() > 1 && insn.op0_kind() == OpKind::Register;
-            row.read |= u8::from(r || (w && same && i == 0 && idiom(insn))) << i;
+            row.read |= u8::from(r || idiom) << i;
             row.write |= u8::from(w) << i;
         }
         self.rows[insn.code() as usize] = row;
@@ -96,8 +102,10 @@ impl AccessTable {
     }
 }
 
-fn idiom(insn: &Instruction) -> bool {
-    insn.op1_kind() == OpKind::Register && insn.op0_register() == insn.op1_register()
+fn same_registers(insn: &Instruction) -> bool {
+    insn.op0_kind() == OpKind::Register
+        && insn.op1_kind() == OpKind::Register
+        && insn.op0_register() == insn.op1_register()
 }
 
 /// What the block's mode allows.
@@ -134,9 +142,15 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         return T::Interp;
     }
     match insn.mnemonic() {
-        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1 | Mnemonic::Prefetcht2 | Mnemonic::Prefetchnta
-        | Mnemonic::Prefetchw | Mnemonic::Reservednop => return T::Nothing,
+        Mnemonic::Nop
+        | Mnemonic::Endbr64
+        | Mnemonic::Endbr32
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetchw
+        | Mnemonic::Reservednop => return T::Nothing,
         Mnemonic::Lea if insn.op0_register().size() >= 4 => return T::Lea,
         _ => {}
     }
@@ -156,7 +170,11 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         FlowControl::Next => {}
         _ => return T::Interp,
     }
-    if copyable.has(insn.code()) && !system_flags(insn) && plain_operands(insn) && state_allows(insn, allowed) {
+    if copyable.has(insn.code())
+        && !system_flags(insn)
+        && plain_operands(insn)
+        && state_allows(insn, allowed)
+    {
         T::Copy
     } else {
         T::Interp
@@ -188,9 +206,15 @@ fn plain_operands(insn: &Instruction) -> bool {
                 }
             }
             OpKind::Memory => memory = true,
-            OpKind::Immediate8 | OpKind::Immediate8_2nd | OpKind::Immediate16
-            | OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate8to16
-            | OpKind::Immediate8to32 | OpKind::Immediate8to64 | OpKind::Immediate32to64 => {}
+            OpKind::Immediate8
+            | OpKind::Immediate8_2nd
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64 => {}
             _ => return false,
         }
     }
@@ -217,11 +241,20 @@ fn memory_is_plain(insn: &Instruction, high: bool) -> bool {
 fn conditional_memory(m: Mnemonic) -> bool {
     matches!(
         m,
-        Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd
-            | Mnemonic::Vpmaskmovq | Mnemonic::Maskmovq | Mnemonic::Maskmovdqu
-            | Mnemonic::Vmaskmovdqu | Mnemonic::Clflush | Mnemonic::Clflushopt
-            | Mnemonic::Clwb | Mnemonic::Cldemote | Mnemonic::Movdir64b
-            | Mnemonic::Ldmxcsr | Mnemonic::Fldenv
+        Mnemonic::Vmaskmovps
+            | Mnemonic::Vmaskmovpd
+            | Mnemonic::Vpmaskmovd
+            | Mnemonic::Vpmaskmovq
+            | Mnemonic::Maskmovq
+            | Mnemonic::Maskmovdqu
+            | Mnemonic::Vmaskmovdqu
+            | Mnemonic::Clflush
+            | Mnemonic::Clflushopt
+            | Mnemonic::Clwb
+            | Mnemonic::Cldemote
+            | Mnemonic::Movdir64b
+            | Mnemonic::Ldmxcsr
+            | Mnemonic::Fldenv
     )
 }
 
@@ -264,13 +297,44 @@ fn class_of_code(code: Code) -> Vector {
     let vector_operand = (0..info.op_count()).any(|i| {
         !matches!(
             info.op_kind(i),
-            K::None | K::mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem
-                | K::r8_reg | K::r16_reg | K::r32_reg | K::r64_reg | K::r32_rm | K::r64_rm
-                | K::r32_vvvv | K::r64_vvvv | K::imm8 | K::imm8sex16 | K::imm8sex32
-                | K::imm8sex64 | K::imm16 | K::imm32 | K::imm32sex64 | K::imm64 | K::al | K::cl
-                | K::ax | K::dx | K::eax | K::rax | K::imm8_const_1 | K::r16_rm | K::r8_opcode
-                | K::r16_opcode | K::r32_opcode | K::r64_opcode | K::mem_offs | K::r32_reg_mem
-                | K::r64_reg_mem | K::r16_reg_mem
+            K::None
+                | K::mem
+                | K::r8_or_mem
+                | K::r16_or_mem
+                | K::r32_or_mem
+                | K::r64_or_mem
+                | K::r8_reg
+                | K::r16_reg
+                | K::r32_reg
+                | K::r64_reg
+                | K::r32_rm
+                | K::r64_rm
+                | K::r32_vvvv
+                | K::r64_vvvv
+                | K::imm8
+                | K::imm8sex16
+                | K::imm8sex32
+                | K::imm8sex64
+                | K::imm16
+                | K::imm32
+                | K::imm32sex64
+                | K::imm64
+                | K::al
+                | K::cl
+                | K::ax
+                | K::dx
+                | K::eax
+                | K::rax
+                | K::imm8_const_1
+                | K::r16_rm
+                | K::r8_opcode
+                | K::r16_opcode
+                | K::r32_opcode
+                | K::r64_opcode
+                | K::mem_offs
+                | K::r32_reg_mem
+                | K::r64_reg_mem
+                | K::r16_reg_mem
         )
     });
     if is(&[F::FPU, F::FPU287, F::FPU387, F::MMX, F::D3NOW, F::D3NOWEXT]) {
@@ -282,7 +346,11 @@ fn class_of_code(code: Code) -> Vector {
         EncodingKind::VEX if is(&[F::BMI1, F::BMI2]) => Vector::None,
         EncodingKind::VEX => Vector::Avx,
         EncodingKind::Legacy if vector_operand || is(&[F::SSE, F::SSE2, F::SSE3, F::SSSE3]) => {
-            if is(&[F::FXSR]) { Vector::None } else { mmx_or_sse(code) }
+            if is(&[F::FXSR]) {
+                Vector::None
+            } else {
+                mmx_or_sse(code)
+            }
         }
         _ => Vector::None,
     }

@@ -46,7 +46,12 @@ pub fn named(n: u8, size: usize) -> Register {
     let base = match size {
         1 => {
             // SPL..DIL follow R-numbers; AH..BH sit between BL and SPL.
-            return Register::AL + if n < 4 { u32::from(n) } else { u32::from(n) + 4 };
+            return Register::AL
+                + if n < 4 {
+                    u32::from(n)
+                } else {
+                    u32::from(n) + 4
+                };
         }
         2 => Register::AX,
         4 => Register::EAX,

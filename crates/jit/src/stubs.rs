@@ -35,7 +35,10 @@ pub struct Stubs {
 /// Emits the stubs; their code starts at offset 0 of the arena.
 pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     let mut a = Asm::default();
-    let mut s = Stubs { enter: emit_enter(&mut a, l), ..Stubs::default() };
+    let mut s = Stubs {
+        enter: emit_enter(&mut a, l),
+        ..Stubs::default()
+    };
     let restore = emit_return(&mut a, l);
     let save = emit_exit(&mut a, l, restore);
     for kind in 0..6u32 {

@@ -10,4 +10,7 @@ mod memory;
 pub mod tlb;
 pub mod walk;
 
-pub use memory::{atomic_cmpxchg16, atomic_update, host_read, host_write, GuestMemory, HostPage, Slot, SlotError, SlotMap};
+pub use memory::{
+    GuestMemory, HostPage, Slot, SlotError, SlotMap, atomic_cmpxchg16, atomic_update, host_read,
+    host_write,
+};

@@ -106,7 +106,10 @@ pub struct SlotMap {
 impl SlotMap {
     /// The slot that holds `gpa`.
     pub fn slot(&self, gpa: u64) -> Option<&Slot> {
-        let i = self.slots.partition_point(|s| s.gpa <= gpa).checked_sub(1)?;
+        let i = self
+            .slots
+            .partition_point(|s| s.gpa <= gpa)
+            .checked_sub(1)?;
         let s = &*self.slots[i];
         (gpa < s.end()).then_some(s)
     }
@@ -139,7 +142,9 @@ impl SlotMap {
     }
     /// Replaces a page-table entry if it still holds `old`; true on success.
     pub fn update_entry(&self, gpa: u64, size: u32, old: u64, new: u64) -> bool {
-        let Some(page) = self.page(gpa) else { return false };
+        let Some(page) = self.page(gpa) else {
+            return false;
+        };
         if page.slot.readonly {
             return true; // tables in ROM keep their bits
         }
@@ -153,7 +158,9 @@ impl SlotMap {
                 4 => (*(hva as *const AtomicU32))
                     .compare_exchange(old as u32, new as u32, ok, fail)
                     .is_ok(),
-                _ => (*(hva as *const AtomicU64)).compare_exchange(old, new, ok, fail).is_ok(),
+                _ => (*(hva as *const AtomicU64))
+                    .compare_exchange(old, new, ok, fail)
+                    .is_ok(),
             }
         }
     }
@@ -185,18 +192,17 @@ impl SlotMap {
             at += PAGE_SIZE;
         }
     }
-    fn chunks(
-        &self,
-        gpa: u64,
-        len: usize,
-        mut f: impl FnMut(u64, std::ops::Range<usize>),
-    ) -> bool {
+    fn chunks(&self, gpa: u64, len: usize, mut f: impl FnMut(u64, std::ops::Range<usize>)) -> bool {
         let mut done = 0;
         while done < len {
-            let Some(at) = gpa.checked_add(done as u64) else { return false };
+            let Some(at) = gpa.checked_add(done as u64) else {
+                return false;
+            };
             let offset = at & PAGE_MASK;
             let n = (len - done).min((PAGE_SIZE - offset) as usize);
-            let Some(page) = self.page(at) else { return false };
+            let Some(page) = self.page(at) else {
+                return false;
+            };
             f(page.hva + offset, done..done + n);
             done += n;
         }
@@ -213,13 +219,19 @@ pub(crate) unsafe fn copy_from_host(hva: u64, buf: &mut [u8]) {
     unsafe {
         match (buf.len(), hva % 8) {
             (8, 0) => buf.copy_from_slice(
-                &(*(hva as *const AtomicU64)).load(Ordering::Acquire).to_le_bytes(),
+                &(*(hva as *const AtomicU64))
+                    .load(Ordering::Acquire)
+                    .to_le_bytes(),
             ),
             (4, 0 | 4) => buf.copy_from_slice(
-                &(*(hva as *const AtomicU32)).load(Ordering::Acquire).to_le_bytes(),
+                &(*(hva as *const AtomicU32))
+                    .load(Ordering::Acquire)
+                    .to_le_bytes(),
             ),
             (2, 0 | 2 | 4 | 6) => buf.copy_from_slice(
-                &(*(hva as *const AtomicU16)).load(Ordering::Acquire).to_le_bytes(),
+                &(*(hva as *const AtomicU16))
+                    .load(Ordering::Acquire)
+                    .to_le_bytes(),
             ),
             (1, _) => buf[0] = (*(hva as *const AtomicU8)).load(Ordering::Acquire),
             (n, _) => std::ptr::copy_nonoverlapping(hva as *const u8, buf.as_mut_ptr(), n),
@@ -235,8 +247,10 @@ pub(crate) unsafe fn copy_to_host(hva: u64, buf: &[u8]) {
     // SAFETY: as in `copy_from_host`.
     unsafe {
         match (buf, hva % 8) {
-            (&[a, b, c, d, e, f, g, h], 0) => (*(hva as *const AtomicU64))
-                .store(u64::from_le_bytes([a, b, c, d, e, f, g, h]), Ordering::Release),
+            (&[a, b, c, d, e, f, g, h], 0) => (*(hva as *const AtomicU64)).store(
+                u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+                Ordering::Release,
+            ),
             (&[a, b, c, d], 0 | 4) => (*(hva as *const AtomicU32))
                 .store(u32::from_le_bytes([a, b, c, d]), Ordering::Release),
             (&[a, b], 0 | 2 | 4 | 6) => {
@@ -365,7 +379,11 @@ impl GuestMemory {
     ) -> Result<(), SlotError> {
         let _guard = self.writer.lock();
         let mut map = SlotMap::clone(&self.map());
-        let old = map.slots.iter().position(|s| s.id == id).map(|i| map.slots.remove(i));
+        let old = map
+            .slots
+            .iter()
+            .position(|s| s.id == id)
+            .map(|i| map.slots.remove(i));
         if size == 0 {
             old.ok_or(SlotError::NoSuchSlot)?;
         } else {
@@ -373,7 +391,11 @@ impl GuestMemory {
             if old.as_ref().is_some_and(|s| s.size != size) {
                 return Err(SlotError::Resize);
             }
-            if map.slots.iter().any(|s| gpa < s.end() && s.gpa < gpa + size) {
+            if map
+                .slots
+                .iter()
+                .any(|s| gpa < s.end() && s.gpa < gpa + size)
+            {
                 return Err(SlotError::Overlap);
             }
             let pages = size / PAGE_SIZE;
@@ -407,5 +429,9 @@ impl GuestMemory {
 fn check_range(gpa: u64, size: u64, hva: u64) -> Result<(), SlotError> {
     let aligned = (gpa | size | hva) & PAGE_MASK == 0;
     let fits = gpa.checked_add(size).is_some() && hva.checked_add(size).is_some();
-    if aligned && fits { Ok(()) } else { Err(SlotError::Misaligned) }
+    if aligned && fits {
+        Ok(())
+    } else {
+        Err(SlotError::Misaligned)
+    }
 }

@@ -81,7 +81,12 @@ impl Array {
     }
     fn clear(&mut self, index: usize) {
         let tag = empty_tag(index);
-        self.entries[index] = Entry { read: tag, write: tag, host: 0, gpa: !0 };
+        self.entries[index] = Entry {
+            read: tag,
+            write: tag,
+            host: 0,
+            gpa: !0,
+        };
     }
 }
 
@@ -153,7 +158,9 @@ impl Tlb {
                     gpa: !0,
                 }),
             }),
-            touched: std::array::from_fn(|_| Touched { list: Vec::with_capacity(L1_ENTRIES) }),
+            touched: std::array::from_fn(|_| Touched {
+                list: Vec::with_capacity(L1_ENTRIES),
+            }),
             l2: vec![L2Entry::default(); L2_ENTRIES].into(),
             pcid_space: vec![0; 4096].into(),
             global_space: 1,
@@ -229,7 +236,11 @@ impl Tlb {
         let vpn = la >> 12;
         let slot = vpn as usize % L2_ENTRIES;
         let e = self.l2[slot];
-        let space = if e.mapping.global { self.global_space } else { self.current };
+        let space = if e.mapping.global {
+            self.global_space
+        } else {
+            self.current
+        };
         if e.vpn == vpn && e.space == space && (e.mapping.dirty || !need.write) {
             if walk::check(cpu, &e.mapping, need).is_ok() {
                 return Ok(e.mapping);
@@ -239,8 +250,16 @@ impl Tlb {
         }
         self.stats.walks += 1;
         let m = walk::translate(cpu, mem, la, need, self.phys_bits)?;
-        let space = if m.global { self.global_space } else { self.current };
-        self.l2[slot] = L2Entry { vpn, space, mapping: m };
+        let space = if m.global {
+            self.global_space
+        } else {
+            self.current
+        };
+        self.l2[slot] = L2Entry {
+            vpn,
+            space,
+            mapping: m,
+        };
         if m.shift > 12 {
             let bit = Self::large_bit(la);
             self.large[bit / 64] |= 1 << (bit % 64);
@@ -270,7 +289,11 @@ impl Tlb {
         let tag = la & !PAGE_MASK;
         *e = Entry {
             read: tag,
-            write: if may_write && r.plain_write { tag } else { empty_tag(index) },
+            write: if may_write && r.plain_write {
+                tag
+            } else {
+                empty_tag(index)
+            },
             host: r.host.unwrap_or(0),
             gpa: m.gpa | if m.global { GLOBAL } else { 0 },
         };
@@ -340,7 +363,11 @@ impl Tlb {
     /// Drops every fragment of the large page around `la`.
     fn invlpg_large(&mut self, la: u64) {
         let mut size = 0;
-        for e in self.l2.iter_mut().filter(|e| e.space != 0 && e.mapping.shift > 12) {
+        for e in self
+            .l2
+            .iter_mut()
+            .filter(|e| e.space != 0 && e.mapping.shift > 12)
+        {
             if ((e.vpn << 12) ^ la) >> e.mapping.shift == 0 {
                 size = size.max(e.mapping.shift);
                 e.space = 0;

@@ -102,7 +102,10 @@ pub fn translate(
         check(cpu, &path.mapping, need).map_err(fault)?;
         if update_ad(cpu, mem, &path, need.write) {
             let dirty = path.mapping.dirty || need.write;
-            return Ok(Mapping { dirty, ..path.mapping });
+            return Ok(Mapping {
+                dirty,
+                ..path.mapping
+            });
         }
     }
 }
@@ -130,8 +133,8 @@ fn identity(la: u64) -> Mapping {
 
 /// The W, U and I bits of the error code.
 fn need_code(cpu: &CpuState, need: Need) -> u32 {
-    let fetch_bit = cpu.cr4 & cr4::SMEP != 0
-        || (cpu.efer & efer::NXE != 0 && (cpu.cr4 & cr4::PAE != 0));
+    let fetch_bit =
+        cpu.cr4 & cr4::SMEP != 0 || (cpu.efer & efer::NXE != 0 && (cpu.cr4 & cr4::PAE != 0));
     (if need.write { pf::W } else { 0 })
         | (if need.user { pf::U } else { 0 })
         | (if need.exec && fetch_bit { pf::I } else { 0 })
@@ -159,7 +162,11 @@ fn read_path(cpu: &CpuState, mem: &SlotMap, la: u64, phys_bits: u32) -> Result<P
         mem,
         mode,
         la,
-        path: Path { mapping: Mapping::default(), visited: Default::default(), depth: 0 },
+        path: Path {
+            mapping: Mapping::default(),
+            visited: Default::default(),
+            depth: 0,
+        },
         writable: true,
         user: true,
         exec: true,
@@ -216,7 +223,11 @@ impl Walk<'_> {
             if large || shift == 12 {
                 return self.leaf(entry, shift);
             }
-            table = if size == 8 { entry & ADDR_MASK } else { entry & 0xffff_f000 };
+            table = if size == 8 {
+                entry & ADDR_MASK
+            } else {
+                entry & 0xffff_f000
+            };
             shift -= bits;
         }
     }
@@ -283,7 +294,10 @@ fn update_ad(cpu: &CpuState, mem: &SlotMap, path: &Path, write: bool) -> bool {
         let leaf = i + 1 == path.depth;
         let new = v.value | pte::A | if leaf && write { pte::D } else { 0 };
         if new != v.value && !mem.update_entry(v.gpa, size, v.value, new) {
-            if mem.read_entry(v.gpa, size).is_some_and(|now| now != v.value) {
+            if mem
+                .read_entry(v.gpa, size)
+                .is_some_and(|now| now != v.value)
+            {
                 return false;
             }
         }

@@ -79,7 +79,10 @@ impl FaultTable {
         // SAFETY: the first `len` entries are initialised.
         let sites =
             unsafe { std::slice::from_raw_parts(self.sites, self.len.load(Ordering::Acquire)) };
-        sites.binary_search_by_key(&at, |s| s.at).ok().map(|i| sites[i])
+        sites
+            .binary_search_by_key(&at, |s| s.at)
+            .ok()
+            .map(|i| sites[i])
     }
 }
 
@@ -107,7 +110,9 @@ fn recover(fault: &mut Fault<'_>) -> bool {
     // SAFETY: `this` is that memory; the interrupted thread is the only one
     // that uses these fields.
     let (table, rip, flags) = unsafe { (&*(*this).faults, (*this).rip, (*this).flags) };
-    let Some(site) = table.find(fault.reg(libc::REG_RIP)) else { return false };
+    let Some(site) = table.find(fault.reg(libc::REG_RIP)) else {
+        return false;
+    };
     // SAFETY: set by the engine to the RIP field of the same vCPU memory.
     unsafe { *rip = site.rip };
     if site.flags_in_slot != 0 {

@@ -26,8 +26,15 @@ impl JumpCache {
     pub fn new(miss: u64) -> Self {
         // An address matches the negation 1 only if it is !0, and then it is
         // sent to `miss` as well.
-        let empty = JumpEntry { negated: 1, code: miss };
-        Self { entries: vec![empty; ENTRIES].into(), touched: Vec::new(), empty }
+        let empty = JumpEntry {
+            negated: 1,
+            code: miss,
+        };
+        Self {
+            entries: vec![empty; ENTRIES].into(),
+            touched: Vec::new(),
+            empty,
+        }
     }
     /// Address of the first entry.
     pub fn address(&self) -> u64 {
@@ -40,7 +47,10 @@ impl JumpCache {
         if e.code == self.empty.code {
             self.touched.push(index);
         }
-        *e = JumpEntry { negated: rip.wrapping_neg(), code };
+        *e = JumpEntry {
+            negated: rip.wrapping_neg(),
+            code,
+        };
     }
     /// Forgets one address.
     pub fn remove(&mut self, rip: u64) {

@@ -35,10 +35,15 @@ impl Emitter<'_> {
             return self.copy_registers(insn);
         }
         let access = self.access.of(insn);
-        let write = (0..insn.op_count())
-            .any(|i| insn.op_kind(i) == OpKind::Memory && access.writes(i));
+        let write =
+            (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory && access.writes(i));
         self.linear_address(insn);
-        self.check(insn.ip(), insn.memory_size().size() as u32, write, step.live_in);
+        self.check(
+            insn.ip(),
+            insn.memory_size().size() as u32,
+            write,
+            step.live_in,
+        );
         if touches {
             self.restore_flags(step.live_in);
         }
@@ -119,7 +124,9 @@ impl Emitter<'_> {
         let mut ins = StandIns::default();
         let access = self.access.of(insn);
         for i in 0..insn.op_count() {
-            let Some(place) = register_home(insn, i) else { continue };
+            let Some(place) = register_home(insn, i) else {
+                continue;
+            };
             let r = insn.op_register(i);
             let host = match place {
                 Home::Host(h) => h,
@@ -178,7 +185,11 @@ impl Emitter<'_> {
     }
 
     fn lea_constant(&mut self, host: u8, dst: Register, value: u64) {
-        let value = if dst.size() == 8 { value } else { value & 0xffff_ffff };
+        let value = if dst.size() == 8 {
+            value
+        } else {
+            value & 0xffff_ffff
+        };
         self.hot.mov_imm(host, value);
     }
 }
@@ -196,9 +207,7 @@ fn register_home(insn: &Instruction, i: u32) -> Option<Home> {
 fn needs_renaming(insn: &Instruction) -> bool {
     (0..insn.op_count()).any(|i| match register_home(insn, i) {
         Some(Home::Slot(_)) => true,
-        Some(Home::Host(h)) => {
-            usize::from(h) != insn.op_register(i).full_register().number()
-        }
+        Some(Home::Host(h)) => usize::from(h) != insn.op_register(i).full_register().number(),
         None => false,
     })
 }

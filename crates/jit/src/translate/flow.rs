@@ -185,7 +185,11 @@ impl Emitter<'_> {
 }
 
 fn ret_bytes(insn: &Instruction) -> i32 {
-    if insn.op_count() == 1 { i32::from(insn.immediate16()) } else { 0 }
+    if insn.op_count() == 1 {
+        i32::from(insn.immediate16())
+    } else {
+        0
+    }
 }
 
 /// Condition number as Jcc encodes it.

@@ -106,7 +106,12 @@ struct Emitter<'a> {
 impl Translator {
     /// A translator for one layout and its stubs.
     pub fn new(layout: Layout, stubs: Stubs) -> Self {
-        Self { layout, stubs, access: AccessTable::default(), encoder: Encoder::new(64) }
+        Self {
+            layout,
+            stubs,
+            access: AccessTable::default(),
+            encoder: Encoder::new(64),
+        }
     }
 
     /// Translates `block`, whose bytes are in `page`.
@@ -126,7 +131,11 @@ impl Translator {
         e.hot.buf.reserve(1024);
         e.cold.buf.reserve(1024);
         e.block(block);
-        Output { hot: e.hot.buf, cold: e.cold.buf, ..e.out }
+        Output {
+            hot: e.hot.buf,
+            cold: e.cold.buf,
+            ..e.out
+        }
     }
 }
 
@@ -141,8 +150,13 @@ impl Emitter<'_> {
         let open = block.steps.last().is_none_or(|s| {
             matches!(
                 s.treatment,
-                Treatment::Copy | Treatment::Nothing | Treatment::Lea | Treatment::Push
-                    | Treatment::Pop | Treatment::Leave | Treatment::Jcc
+                Treatment::Copy
+                    | Treatment::Nothing
+                    | Treatment::Lea
+                    | Treatment::Push
+                    | Treatment::Pop
+                    | Treatment::Leave
+                    | Treatment::Jcc
             )
         });
         if open {
