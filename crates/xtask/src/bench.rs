@@ -170,8 +170,10 @@ fn boot(contender: &Contender) -> Result<Run> {
         .with_context(|| contender.program.display().to_string())?;
     let mut output = BufReader::new(child.stdout.take().context("no output")?);
     let (mut line, mut seconds, mut last) = (Vec::new(), None, String::new());
+    let mut panicked = false;
     while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
         let text = String::from_utf8_lossy(&line);
+        panicked |= text.contains("Kernel panic");
         if text.contains(MARK) {
             seconds.get_or_insert_with(|| begin.elapsed().as_secs_f64());
         }
@@ -180,7 +182,7 @@ fn boot(contender: &Contender) -> Result<Run> {
     }
     let (code, peak_kib) = wait_measured(child)?;
     match seconds {
-        Some(seconds) if code == 0 => Ok(Run {
+        Some(seconds) if code == 0 && !panicked => Ok(Run {
             seconds,
             peak_mib: peak_kib as f64 / 1024.0,
         }),

@@ -68,7 +68,8 @@ fn follow(stream: Option<impl Read + Send + 'static>, lines: mpsc::Sender<String
 }
 
 /// The counts in a runner's closing line: nextest's `Summary`, cargo's
-/// `test result:`, or a plain `N passed, N failed`.
+/// `test result:`, a plain `N passed, N failed`, or difftest's
+/// `N compared, ... N differ`.
 pub(crate) fn summary(line: &str) -> Counts {
     let words: Vec<&str> = line
         .split([' ', ',', ';'])
@@ -86,6 +87,12 @@ pub(crate) fn summary(line: &str) -> Counts {
         let at = words.iter().position(|w| *w == what)?;
         words[at.checked_sub(1)?].parse().ok()
     };
+    if let (Some(compared), Some(differ)) = (count("compared"), count("differ")) {
+        return Counts {
+            passed: compared.saturating_sub(differ),
+            failed: differ,
+        };
+    }
     match (count("passed"), count("failed")) {
         (Some(passed), Some(failed)) => Counts { passed, failed },
         (Some(passed), None) if closing => Counts { passed, failed: 0 },
@@ -145,6 +152,11 @@ mod tests {
             ),
             ("test result: FAILED. 3 passed; 4 failed; 0 ignored", 3, 4),
             ("120 passed, 1 failed", 120, 1),
+            (
+                "5000 compared, 12 faults (3 #UD), 2 differ, 0 codes without a case",
+                4998,
+                2,
+            ),
             ("conformance: 5 passed, 0 failed, 2 skipped", 5, 0),
             ("the boat passed, all failed to see", 0, 0),
             ("running 3 tests", 0, 0),

@@ -4,6 +4,7 @@ use crate::paths::{self, cargo, installed};
 use crate::process::{Counts, tested};
 use crate::{boots, hosts, sandbox, setup, tidy};
 use anyhow::{Result, bail};
+use std::process::Command;
 use std::time::Instant;
 
 struct Step {
@@ -18,7 +19,7 @@ const STEPS: [Step; 10] = [
     },
     Step {
         name: "fmt",
-        run: || tested(cargo().args(["fmt", "--all", "--check"])),
+        run: fmt,
     },
     Step {
         name: "tidy",
@@ -89,6 +90,16 @@ pub(crate) fn run(names: &[String]) -> Result<bool> {
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(total.failed == 0)
+}
+
+/// The guest's freestanding sources are no cargo target, so they are named.
+fn fmt() -> Result<Counts> {
+    let mut counts = tested(cargo().args(["fmt", "--all", "--check"]))?;
+    let guest = paths::root().join("crates/guest/freestanding/main.rs");
+    let mut rustfmt = Command::new("rustfmt");
+    rustfmt.args(["--edition", "2024", "--check"]).arg(guest);
+    counts.add(tested(&mut rustfmt)?);
+    Ok(counts)
 }
 
 fn clippy() -> Result<Counts> {
