@@ -12,6 +12,7 @@ mod bus;
 mod clock;
 pub mod i8042;
 mod irq;
+pub mod pci;
 pub mod pvpanic;
 pub mod reset;
 pub mod rtc;

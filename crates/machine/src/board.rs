@@ -9,8 +9,9 @@ use crate::ram::GuestRam;
 use crate::{acpi, boot, cpuid, routing};
 use devices::acpi_pm::{self, AcpiPm, Gpe0};
 use devices::i8042::{self, CommandPort, I8042};
+use devices::pci::{self, PciConfig};
 use devices::pvpanic::{self, PvPanic};
-use devices::reset::{self, FastA20, ResetControl};
+use devices::reset::{self, FastA20};
 use devices::rtc::{MemorySize, Rtc};
 use devices::sink_port::SinkPort;
 use devices::timed::{Timed, Waker};
@@ -94,6 +95,7 @@ impl Board {
         let description = acpi::Description {
             vcpus: config.vcpus,
             serial,
+            low_end: layout.low_end,
         };
         acpi::write(&description, &ram).map_err(|_| Error::Ram {
             bytes: config.ram_bytes,
@@ -177,11 +179,7 @@ fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Res
         (Rtc::PORT, 2, rtc.clone()),
         (i8042::DATA_PORT, 1, keyboard.clone()),
         (i8042::COMMAND_PORT, 1, Arc::new(CommandPort(keyboard))),
-        (
-            reset::RESET_CONTROL_PORT,
-            1,
-            Arc::new(ResetControl::default()),
-        ),
+        (pci::PORT, pci::LEN, Arc::new(PciConfig::default())),
         (reset::FAST_A20_PORT, 1, Arc::new(FastA20::default())),
         (pvpanic::PORT, 1, Arc::new(PvPanic)),
         (POST_PORT, 1, sink.clone()),

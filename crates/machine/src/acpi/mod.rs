@@ -21,6 +21,8 @@ pub struct Description<'a> {
     pub vcpus: u32,
     /// Serial ports: first I/O port and interrupt.
     pub serial: &'a [(u16, u32)],
+    /// End of RAM below 4 GiB: PCI memory may start there.
+    pub low_end: u64,
 }
 
 /// Guest-physical address of the RSDP.
@@ -97,6 +99,7 @@ mod tests {
         build(&Description {
             vcpus,
             serial: &[(0x3f8, 4), (0x2f8, 3)],
+            low_end: 3 << 30,
         })
     }
 
