@@ -85,7 +85,7 @@ pub(crate) fn summary(line: &str) -> Counts {
     }
     let count = |what: &str| {
         let at = words.iter().position(|w| *w == what)?;
-        words[at.checked_sub(1)?].parse().ok()
+        words[at.checked_sub(1)?].parse::<u64>().ok()
     };
     if let (Some(compared), Some(differ)) = (count("compared"), count("differ")) {
         return Counts {
