@@ -247,7 +247,10 @@ impl Guest {
         f(&mut a)?;
         let bytes = a.assemble(ip)?;
         self.write(gpa, &bytes);
-        Ok(bytes.len() as u64)
+        let len = bytes.len() as u64;
+        // A program that runs past its end shows at once, by #UD.
+        self.write(gpa + len, &[0x0f, 0x0b]);
+        Ok(len)
     }
 
     /// The program: at [`CODE`], in the mode's bitness. Returns its length.

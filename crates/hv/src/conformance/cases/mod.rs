@@ -24,8 +24,10 @@ mod irqchip;
 mod mmio;
 mod pio;
 mod regs;
+mod segment;
 mod slots;
 mod syscall;
+mod task;
 mod tlb;
 
 use super::guest::{Guest, Mode};
@@ -47,6 +49,8 @@ pub static GROUPS: &[&[Case]] = &[
     code::CASES,
     syscall::CASES,
     control::CASES,
+    segment::CASES,
+    task::CASES,
 ];
 
 /// Runs a check in each of several modes, naming the modes that fail.
