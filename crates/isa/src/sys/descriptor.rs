@@ -126,7 +126,7 @@ fn locate(cpu: &CpuState, selector: u16, len: u32) -> Option<u64> {
         (cpu.gdtr.base, u32::from(cpu.gdtr.limit))
     } else {
         let ldt = cpu.seg(Seg::Ldtr);
-        if !ldt.present() || is_null(ldt.selector) {
+        if !ldt.present() {
             return None;
         }
         (ldt.base, ldt.limit)

@@ -26,17 +26,30 @@ fn set_code_and_stack(cpu: &mut CpuState, cs: Segment, ss: Segment) {
     *cpu.seg_mut(Seg::Ss) = ss;
 }
 
-/// SYSCALL. Outside IA-32e mode it is #UD, as on Intel's processors; in
-/// compatibility mode too.
-pub(super) fn syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
-    if ctx.cpu.efer & efer::SCE == 0 || !ctx.long {
+/// CPUID.0:EBX of the vendors whose processors have SYSCALL in compatibility
+/// mode: "Auth"enticAMD, "Hygo"nGenuine.
+const COMPATIBLE_VENDORS: [u32; 2] = [0x6874_7541, 0x6f67_7948];
+
+/// #UD unless SYSCALL or SYSRET exists in the running mode: 64-bit mode, on
+/// AMD's processors also compatibility mode (APM vol 3, SYSCALL).
+fn check_syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<(), Stop> {
+    let exists = ctx.long
+        || (ctx.cpu.long_mode() && COMPATIBLE_VENDORS.contains(&ctx.env.cpuid(ctx.cpu, 0, 0)[1]));
+    if ctx.cpu.efer & efer::SCE == 0 || !exists {
         return Err(Exception::UD.into());
     }
+    Ok(())
+}
+
+/// SYSCALL.
+pub(super) fn syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
+    check_syscall(ctx)?;
     let next = ctx.next_rip();
+    let long = ctx.long;
     let cpu = &mut *ctx.cpu;
     cpu.gpr[gpr::RCX] = next;
     cpu.gpr[gpr::R11] = cpu.rflags & !flags::RF;
-    cpu.rip = cpu.msr.lstar;
+    cpu.rip = if long { cpu.msr.lstar } else { cpu.msr.cstar };
     cpu.rflags = (cpu.rflags & !(cpu.msr.sfmask | flags::RF)) | flags::FIXED1;
     let selector = (cpu.msr.star >> 32) as u16;
     set_code_and_stack(
@@ -50,10 +63,8 @@ pub(super) fn syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
 
 /// SYSRET to compatibility (`wide` false) or 64-bit mode.
 pub(super) fn sysret<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handled, Stop> {
+    check_syscall(ctx)?;
     let cpu = &mut *ctx.cpu;
-    if cpu.efer & efer::SCE == 0 || !ctx.long {
-        return Err(Exception::UD.into());
-    }
     let target = cpu.gpr[gpr::RCX];
     if cpu.cpl() != 0 || (wide && !canonical48(target)) {
         return Err(Exception::GP0.into());
