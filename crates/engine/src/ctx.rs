@@ -36,6 +36,8 @@ pub const LAYOUT: Layout = {
         rflags: (cpu + offset_of!(CpuState, rflags)) as u32,
         fs_base: seg_base(Seg::Fs) as u32,
         gs_base: seg_base(Seg::Gs) as u32,
+        selectors: (cpu + offset_of!(CpuState, seg) + offset_of!(Segment, selector)) as u32,
+        seg_stride: size_of::<Segment>() as u32,
         xsave: (cpu + offset_of!(CpuState, xsave)) as u32,
         tlb: [bank as u32, (bank + size) as u32, (bank + 2 * size) as u32],
         entry: [

@@ -20,6 +20,7 @@ mod replay;
 mod run;
 mod shared;
 mod state;
+mod strings;
 mod timer;
 mod translated;
 mod vcpu;
@@ -50,7 +51,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            translate: std::env::var_os("TRAPEZE_INTERP").is_none(),
+            translate: true,
             code_cache: jit::cache::ARENA_SIZE,
         }
     }

@@ -250,6 +250,9 @@ impl SoftVcpu {
             Ended::Continue => Next::Again,
             Ended::InterpretHere => self.interpret_one(),
             Ended::Interpret(insn) => {
+                if self.bulk_string(&insn) {
+                    return Next::Again;
+                }
                 bump(&self.vm.counters.insn_emulation);
                 self.replay.begin();
                 let (cpu, mut world) = self.parts();
@@ -284,7 +287,9 @@ impl SoftVcpu {
                 Next::Again => {}
                 other => return other,
             }
-            let stop = self.shared.ctx().poll().load(Ordering::Relaxed) != 0
+            let translate = self.vm.options.translate && translated::translatable(self.cpu());
+            let stop = translate
+                || self.shared.ctx().poll().load(Ordering::Relaxed) != 0
                 || self.shared.anything_pending()
                 || self.cpu().mp_state != MpState::Runnable
                 || self.irq_waiting

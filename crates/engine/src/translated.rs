@@ -30,6 +30,8 @@ pub struct Slow {
 /// Jump caches of the address spaces used last.
 pub struct Jumps {
     caches: Vec<Cached>,
+    /// Index of the one used last.
+    last: usize,
     miss: u64,
     clock: u64,
 }
@@ -49,6 +51,7 @@ impl Jumps {
     pub fn new(miss: u64) -> Self {
         Self {
             caches: Vec::new(),
+            last: 0,
             miss,
             clock: 0,
         }
@@ -122,6 +125,7 @@ fn allowed(cpu: &CpuState) -> Allowed {
         0
     };
     Allowed {
+        cpl0: cpu.cpl() == 0,
         x87: on && cpu.cr0 & cr0::NE != 0,
         sse,
         avx: sse && xcr0 & xstate::AVX != 0,
@@ -174,6 +178,7 @@ impl SoftVcpu {
     fn enter(&mut self, code: u64) -> Option<Ended> {
         crate::counters::bump(&self.vm.counters.exits);
         let ctx = self.ctx_mut();
+        ctx.jit.irq_waiting = u32::from(self.irq_waiting);
         // SAFETY: `code` is the address of a live translation for this mode
         // and GS base was set to this vCPU's memory when the run began. The
         // code follows the System V ABI towards us and touches only that
@@ -413,10 +418,10 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
     JitCtx {
         poll: 0.into(),
         vec_loaded: 0,
+        irq_waiting: 0,
         exit_kind: 0,
         exit_site: 0,
         host_rsp: 0,
-        spill: 0,
         flags: 0,
         temp: 0,
         jump_cache: 0,

@@ -362,6 +362,13 @@ impl Env for World<'_> {
         self.chunks(cpu, la, (len as usize).clamp(1, 4096), how)
             .map(|_| ())
     }
+    fn plain(&mut self, cpu: &mut CpuState, la: u64, len: u32, how: Access) -> bool {
+        if (la & PAGE_MASK) + u64::from(len) > PAGE_SIZE {
+            return false;
+        }
+        let page = self.tlb.resolve(cpu, self.map, la, need(cpu, how));
+        page.is_ok_and(|p| p.host.is_some() && (p.plain_write || !how.is_write()))
+    }
     fn fetch(&mut self, cpu: &mut CpuState, la: u64, buf: &mut [u8]) -> Result<(), Stop> {
         let user = cpu.cpl() == 3;
         let need = Need {

@@ -12,7 +12,6 @@ pub mod cc {
 /// One-byte ALU opcodes in their `r, r/m` form.
 pub mod op {
     #![allow(missing_docs, reason = "the names are the documentation")]
-    pub const ADD: u8 = 0x03;
     pub const OR: u8 = 0x0b;
     pub const XOR: u8 = 0x33;
     pub const MOV: u8 = 0x8b;
@@ -62,6 +61,39 @@ impl Asm {
         self.bytes(&[0x65, 0xc7, 0x04, 0x25]);
         self.u32(disp);
         self.u32(imm);
+    }
+    /// `and dword gs:[disp], imm32`.
+    pub fn gs_and_imm(&mut self, disp: u32, imm: u32) {
+        self.bytes(&[0x65, 0x81, 0x24, 0x25]);
+        self.u32(disp);
+        self.u32(imm);
+    }
+    /// `or dword gs:[disp], imm32`.
+    pub fn gs_or_imm(&mut self, disp: u32, imm: u32) {
+        self.bytes(&[0x65, 0x81, 0x0c, 0x25]);
+        self.u32(disp);
+        self.u32(imm);
+    }
+    /// `movzx reg32, word gs:[disp]`.
+    pub fn gs_movzx16(&mut self, reg: u8, disp: u32) {
+        self.buf.push(0x65);
+        self.rex(false, reg, 0, 0);
+        self.bytes(&[0x0f, 0xb7, (reg & 7) << 3 | 4, 0x25]);
+        self.u32(disp);
+    }
+    /// `0f op [base + index], reg`.
+    pub fn mem_0f(&mut self, w: bool, op: u8, reg: u8, base: u8, index: u8) {
+        self.rex(w, reg, index, base);
+        self.bytes(&[0x0f, op, 0x44 | (reg & 7) << 3, (index & 7) << 3 | base & 7, 0]);
+    }
+    /// `movsxd dst64, src32`.
+    pub fn movsxd(&mut self, dst: u8, src: u8) {
+        self.rr(true, 0x63, dst, src);
+    }
+    /// `sar reg64, imm`.
+    pub fn sar_imm(&mut self, reg: u8, imm: u8) {
+        self.rex(true, 0, 0, reg);
+        self.bytes(&[0xc1, 0xf8 | reg & 7, imm]);
     }
     /// `cmp dword gs:[disp], imm8`.
     pub fn gs_cmp_imm8(&mut self, disp: u32, imm: u8) {

@@ -62,6 +62,28 @@ impl Block {
         let start = (rip - source.base) as usize;
         let mut decoder = Decoder::with_ip(64, &source.page[start..], rip, DecoderOptions::NONE);
         self.end = rip;
+        self.decode_run(&mut decoder, source);
+        self.settle_sti();
+    }
+
+    /// STI delays interrupts by one instruction: it is translated only if
+    /// that instruction is in the block and stays in it.
+    fn settle_sti(&mut self) {
+        for i in 0..self.steps.len() {
+            if self.steps[i].treatment == Treatment::Sti {
+                let next = self.steps.get(i + 1).map(|s| s.treatment);
+                if next.is_none_or(|t| t.ends_block() || t == Treatment::Jcc || t == Treatment::Sti)
+                {
+                    self.steps[i].treatment = Treatment::Interp;
+                    self.end = self.steps[i].insn.next_ip();
+                    self.steps.truncate(i + 1);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn decode_run(&mut self, decoder: &mut Decoder<'_>, source: &Source<'_>) {
         while self.steps.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
             let insn = decoder.decode();
             if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
@@ -77,7 +99,7 @@ impl Block {
                 live_out: flags::ARITH,
                 live_target: flags::ARITH,
             });
-            if ends_block(treatment) {
+            if treatment.ends_block() {
                 break;
             }
         }
@@ -88,7 +110,7 @@ impl Block {
     fn find_live(&mut self, source: &Source<'_>) {
         let mut live = match self.steps.last() {
             Some(s) if s.treatment == Treatment::Jump => 0, // set from its target
-            Some(s) if ends_block(s.treatment) => flags::ARITH,
+            Some(s) if s.treatment.ends_block() => flags::ARITH,
             _ => live_at(source, self.end),
         };
         for step in self.steps.iter_mut().rev() {
@@ -106,18 +128,6 @@ impl Block {
             step.live_in = live;
         }
     }
-}
-
-fn ends_block(t: Treatment) -> bool {
-    matches!(
-        t,
-        Treatment::Jump
-            | Treatment::JumpIndirect
-            | Treatment::Call
-            | Treatment::CallIndirect
-            | Treatment::Ret
-            | Treatment::Interp
-    )
 }
 
 /// Instructions looked at beyond a jump.

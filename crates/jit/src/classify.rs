@@ -34,8 +34,34 @@ pub enum Treatment {
     JumpIndirect,
     /// Conditional jump on flags.
     Jcc,
+    /// PUSHFQ.
+    PushFlags,
+    /// CLI at CPL 0.
+    Cli,
+    /// STI at CPL 0; the next instruction is executed before interrupts are
+    /// looked at.
+    Sti,
+    /// MOV of a segment selector to a register.
+    ReadSelector,
+    /// BT, BTS, BTR, BTC of a memory bit string and a register index.
+    BitString,
     /// Left to the interpreter; ends the block.
     Interp,
+}
+
+impl Treatment {
+    /// Nothing of the block follows such an instruction.
+    pub fn ends_block(self) -> bool {
+        matches!(
+            self,
+            Self::Jump
+                | Self::JumpIndirect
+                | Self::Call
+                | Self::CallIndirect
+                | Self::Ret
+                | Self::Interp
+        )
+    }
 }
 
 /// What an instruction does with its explicit operands, by code.
@@ -111,6 +137,8 @@ fn same_registers(insn: &Instruction) -> bool {
 /// What the block's mode allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
+    /// The code runs at CPL 0.
+    pub cpl0: bool,
     /// x87 and MMX run without #NM/#UD.
     pub x87: bool,
     /// Legacy SSE likewise.
@@ -163,6 +191,13 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         Code::Retnq | Code::Retnq_imm16 => return T::Ret,
         Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => return T::Jump,
         Code::Jmp_rm64 => return T::JumpIndirect,
+        Code::Pushfq => return T::PushFlags,
+        Code::Cli if allowed.cpl0 => return T::Cli,
+        Code::Sti if allowed.cpl0 => return T::Sti,
+        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg if insn.op0_kind() == OpKind::Register => {
+            return T::ReadSelector;
+        }
+        _ if is_bit_string(insn) => return T::BitString,
         _ => {}
     }
     match insn.flow_control() {
@@ -219,6 +254,14 @@ fn plain_operands(insn: &Instruction) -> bool {
         }
     }
     !memory || memory_is_plain(insn, high)
+}
+
+/// A bit test of 32 or 64 bits whose index may lie beyond the operand.
+fn is_bit_string(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+        && insn.op0_kind() == OpKind::Memory
+        && insn.op1_kind() == OpKind::Register
+        && insn.op1_register().size() >= 4
 }
 
 fn memory_is_plain(insn: &Instruction, high: bool) -> bool {

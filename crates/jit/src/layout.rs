@@ -43,14 +43,14 @@ pub struct JitCtx {
     pub poll: AtomicU32,
     /// The guest's vector state is in the host's registers.
     pub vec_loaded: u32,
+    /// An interrupt waits until RFLAGS.IF is set.
+    pub irq_waiting: u32,
     /// [`ExitKind`] of the last return.
     pub exit_kind: u32,
     /// Argument of the last return.
     pub exit_site: u32,
     /// Host stack pointer at entry.
     pub host_rsp: u64,
-    /// Spill slot for one register.
-    pub spill: u64,
     /// Arithmetic flags set aside around a check: AH as LAHF leaves it in
     /// bits 8..=15, OF in bit 0.
     pub flags: u64,
@@ -88,6 +88,10 @@ pub struct Layout {
     pub fs_base: u32,
     /// Base field of the GS segment.
     pub gs_base: u32,
+    /// Selector field of the ES segment; the others follow at `seg_stride`.
+    pub selectors: u32,
+    /// Bytes from one segment register to the next.
+    pub seg_stride: u32,
     /// The XSAVE image.
     pub xsave: u32,
     /// First-level TLB arrays by bank.
@@ -110,7 +114,7 @@ macro_rules! jit_field {
 
 impl Layout {
     jit_field!(
-        poll, vec_loaded, exit_kind, exit_site, host_rsp, spill, flags, temp, jump_cache, this,
+        poll, vec_loaded, irq_waiting, exit_kind, exit_site, host_rsp, flags, temp, jump_cache, this,
         slow, xsave_mask, host_xsave
     );
     /// A general register's slot.

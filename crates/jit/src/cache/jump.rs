@@ -40,6 +40,11 @@ impl JumpCache {
     pub fn address(&self) -> u64 {
         self.entries.as_ptr() as u64
     }
+    /// The code remembered for an address.
+    pub fn find(&self, rip: u64) -> Option<u64> {
+        let e = self.entries[usize::from(rip as u16)];
+        (e.negated == rip.wrapping_neg() && e.code != self.empty.code).then_some(e.code)
+    }
     /// Remembers a translation.
     pub fn insert(&mut self, rip: u64, code: u64) {
         let index = rip as u16;

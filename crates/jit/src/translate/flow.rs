@@ -57,14 +57,19 @@ impl Emitter<'_> {
     /// Leaves with [`ExitKind::Poll`] if the poll word is set; `rip` is where
     /// the guest then stands, `None` for the address in T0.
     fn poll(&mut self, rip: Option<u64>, live: u64) {
+        self.poll_word(self.l.poll(), rip, live, ExitKind::Poll);
+    }
+
+    /// Leaves with `kind` if the word at `disp` is not 0.
+    pub(super) fn poll_word(&mut self, disp: u32, rip: Option<u64>, live: u64, kind: ExitKind) {
         let l = self.l;
         if live == 0 {
-            self.hot.gs_cmp_imm8(l.poll(), 0);
+            self.hot.gs_cmp_imm8(disp, 0);
             let at = self.hot.jcc(crate::asm::cc::NE);
             self.hot_to_cold(at);
         } else {
             self.hot.rr(true, op::MOV, T2, RCX);
-            self.hot.gs(false, op::MOV, RCX, l.poll());
+            self.hot.gs(false, op::MOV, RCX, disp);
             let clear = self.hot.jrcxz(true);
             self.hot.rr(true, op::MOV, RCX, T2);
             let at = self.hot.jmp();
@@ -77,7 +82,7 @@ impl Emitter<'_> {
         }
         self.cold.gs(true, op::MOV_STORE, T0, l.rip);
         let out = self.cold.jmp();
-        self.cold_to_stub(out, self.stubs.exits[ExitKind::Poll as usize]);
+        self.cold_to_stub(out, self.stubs.exits[kind as usize]);
     }
 
     /// Jumps to the guest address in T0 through the jump cache.

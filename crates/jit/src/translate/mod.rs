@@ -11,6 +11,7 @@ mod copy;
 mod flow;
 mod memory;
 mod stack;
+mod system;
 
 use crate::asm::Asm;
 use crate::block::{Block, Step};
@@ -179,6 +180,11 @@ impl Emitter<'_> {
             Treatment::Jump => self.jump(step),
             Treatment::JumpIndirect => self.jump_indirect(step),
             Treatment::Jcc => self.jcc(step),
+            Treatment::PushFlags => self.push_flags(step),
+            Treatment::Cli => self.cli(step),
+            Treatment::Sti => self.sti(step),
+            Treatment::ReadSelector => self.read_selector(step),
+            Treatment::BitString => self.bit_string(step),
             Treatment::Interp => self.interp(&step.insn),
         }
     }

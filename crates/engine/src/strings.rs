@@ -1,0 +1,132 @@
+//! `rep movs` and `rep stos` page by page, for plain memory in both
+//! directions; whatever is not plain is left to the interpreter.
+#![allow(unsafe_code, reason = "copies between host pages found by the TLBs")]
+
+use crate::vcpu::SoftVcpu;
+use iced_x86::{Code, Instruction, Register};
+use softmmu::tlb::Bank;
+use softmmu::walk::Need;
+use x86::paging::{PAGE_MASK, PAGE_SIZE};
+use x86::{canonical48, flags, gpr};
+
+/// Pages per call, so that interrupts are noticed.
+const PAGES: usize = 64;
+
+/// Element size of a bulk instruction and whether it has a source.
+fn shape(insn: &Instruction) -> Option<(u64, bool)> {
+    let plain = insn.has_rep_prefix()
+        && matches!(insn.segment_prefix(), Register::None | Register::DS | Register::ES)
+        && (insn.op0_kind() == iced_x86::OpKind::MemoryESRDI);
+    if !plain {
+        return None;
+    }
+    Some(match insn.code() {
+        Code::Stosb_m8_AL => (1, false),
+        Code::Stosw_m16_AX => (2, false),
+        Code::Stosd_m32_EAX => (4, false),
+        Code::Stosq_m64_RAX => (8, false),
+        Code::Movsb_m8_m8 => (1, true),
+        Code::Movsw_m16_m16 => (2, true),
+        Code::Movsd_m32_m32 => (4, true),
+        Code::Movsq_m64_m64 => (8, true),
+        _ => return None,
+    })
+}
+
+impl SoftVcpu {
+    /// Does as much of a 64-bit `rep movs/stos` as lies in plain memory.
+    /// True if something was done: registers then stand as after those
+    /// iterations, RIP after the instruction if it is complete.
+    pub(crate) fn bulk_string(&mut self, insn: &Instruction) -> bool {
+        let Some((size, source)) = shape(insn) else { return false };
+        if self.cpu().rflags & flags::DF != 0 {
+            return false;
+        }
+        let mut done = false;
+        for _ in 0..PAGES {
+            let left = self.cpu().gpr[gpr::RCX];
+            if left == 0 {
+                break;
+            }
+            if !self.bulk_page(size, source, left) {
+                return done;
+            }
+            done = true;
+        }
+        if self.cpu().gpr[gpr::RCX] == 0 {
+            self.cpu_mut().rip = insn.next_ip();
+            done = true;
+        }
+        done
+    }
+
+    /// The iterations that stay inside the current page or pages.
+    fn bulk_page(&mut self, size: u64, source: bool, left: u64) -> bool {
+        let cpu = self.cpu();
+        let (to, from, value) = (cpu.gpr[gpr::RDI], cpu.gpr[gpr::RSI], cpu.gpr[gpr::RAX]);
+        let room = |la: u64| PAGE_SIZE - (la & PAGE_MASK);
+        let bytes = if source { room(to).min(room(from)) } else { room(to) };
+        let n = (bytes / size).min(left);
+        if n == 0 {
+            return false;
+        }
+        let len = n * size;
+        let Some(dst) = self.plain_page(to, true) else { return false };
+        if source {
+            let Some(src) = self.plain_page(from, false) else { return false };
+            if dst.wrapping_sub(src) < len {
+                return false; // a forward copy onto itself repeats its source
+            }
+            // SAFETY: both ranges lie inside mapped pages of slots.
+            unsafe { std::ptr::copy(src as *const u8, dst as *mut u8, len as usize) };
+        } else {
+            // SAFETY: as above.
+            unsafe { fill(dst, len, size, value) };
+        }
+        let cpu = self.cpu_mut();
+        cpu.gpr[gpr::RDI] = to.wrapping_add(len);
+        if source {
+            cpu.gpr[gpr::RSI] = from.wrapping_add(len);
+        }
+        cpu.gpr[gpr::RCX] = left - n;
+        true
+    }
+
+    /// Host address of `la` if it is plain memory for the access.
+    fn plain_page(&mut self, la: u64, write: bool) -> Option<u64> {
+        let ctx = self.ctx_mut();
+        let bank = Bank::of(&ctx.cpu);
+        if let Some(host) = ctx.tlb.hit(bank, la, 1, write) {
+            return Some(host);
+        }
+        if !canonical48(la) {
+            return None;
+        }
+        let need = Need { write, exec: false, user: bank == Bank::User, implicit: false };
+        let page = ctx.tlb.resolve(&ctx.cpu, &self.map, la, need).ok()?;
+        let host = page.host? + (la & PAGE_MASK);
+        (!write || page.plain_write).then_some(host)
+    }
+}
+
+/// Fills `len` bytes with the low `size` bytes of `value`.
+///
+/// # Safety
+/// The range is mapped writable; `len` is a multiple of `size`.
+unsafe fn fill(dst: u64, len: u64, size: u64, value: u64) {
+    let byte = value as u8;
+    let pattern = u64::from_ne_bytes([byte; 8]);
+    let mask = if size == 8 { !0 } else { (1 << (8 * size)) - 1 };
+    // SAFETY: the caller's contract.
+    unsafe {
+        if (value ^ pattern) & mask == 0 {
+            std::ptr::write_bytes(dst as *mut u8, byte, len as usize);
+            return;
+        }
+        let bytes = value.to_le_bytes();
+        for at in (0..len).step_by(size as usize) {
+            let to = (dst + at) as *mut u8;
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, size as usize);
+        }
+    }
+}
