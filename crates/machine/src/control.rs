@@ -23,6 +23,8 @@ pub enum Ending {
 pub struct Control {
     /// Mirrors `ending.is_some() || paused`, for the vCPUs' loop.
     attention: AtomicBool,
+    /// Set for good once the machine is about to end.
+    ending: Arc<AtomicBool>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -50,9 +52,17 @@ impl Control {
             (None, _) | (Some(Ending::Reset), Ending::Done(_) | Ending::Failed(_))
         );
         if replace {
+            let final_one = !matches!(ending, Ending::Reset);
+            self.ending.fetch_or(final_one, Ordering::Release);
             state.ending = Some(ending);
         }
         self.summon(&state);
+    }
+
+    /// A flag that is set once the machine is about to end, for those who
+    /// wait for the host.
+    pub fn ending_flag(&self) -> Arc<AtomicBool> {
+        self.ending.clone()
     }
 
     /// Stops the vCPUs until the machine ends or goes on.

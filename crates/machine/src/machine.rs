@@ -99,13 +99,15 @@ impl Machine {
                 why: "a PC has at most four serial ports".into(),
             });
         }
-        let consoles: Result<_> = config.serial.iter().map(Console::open).collect();
+        let handle = MachineHandle::default();
+        let open = |serial| Console::open(serial, &handle.0.control);
+        let consoles: Result<_> = config.serial.iter().map(open).collect();
         Ok(Self {
             hypervisor,
             layout,
             consoles: consoles?,
             config,
-            handle: MachineHandle::default(),
+            handle,
         })
     }
 

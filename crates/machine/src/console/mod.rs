@@ -39,16 +39,17 @@ enum Reader {
 impl Console {
     /// Opens what the configuration names; the terminal is left alone until
     /// [`Self::start`].
-    pub fn open(config: &SerialConfig) -> Result<Self> {
+    pub fn open(config: &SerialConfig, control: &Control) -> Result<Self> {
+        let ending = control.ending_flag();
         let output = match config {
             SerialConfig::None => Output::discard(),
-            SerialConfig::Stdio => Output::to_file(stdio::stdout_file()?),
+            SerialConfig::Stdio => Output::to_file(stdio::stdout_file()?, ending),
             SerialConfig::File(path) => {
                 let file = File::create(path).map_err(|source| Error::SerialFile {
                     path: path.clone(),
                     source,
                 })?;
-                Output::to_file(file)
+                Output::to_file(file, ending)
             }
             SerialConfig::Memory(memory) => Output::to_memory(memory.clone()),
         };
@@ -110,10 +111,7 @@ impl Console {
         }
         match self.reader.take() {
             Some(Reader::Memory(thread)) => drop(thread.join()),
-            Some(Reader::Stdio(reader)) => {
-                self.output.flush();
-                reader.stop();
-            }
+            Some(Reader::Stdio(reader)) => reader.stop(),
             None => {}
         }
         self.output.flush();

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ use std::time::Duration;
 const CAPACITY: usize = 64 << 10;
 /// How long the writer lets bytes gather.
 const GATHER: Duration = Duration::from_micros(500);
+/// How often a guest that waits for the host looks whether the machine ends.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the end of a machine waits for a reader that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The host end of a transmitter.
 pub struct Output {
@@ -38,6 +42,8 @@ struct Writer {
 
 #[derive(Default)]
 struct Shared {
+    /// The machine is about to end: nobody waits for the reader any more.
+    ending: Arc<AtomicBool>,
     state: Mutex<State>,
     /// The writer has something to do.
     work: Condvar,
@@ -64,8 +70,12 @@ impl Output {
     }
 
     /// Writes to a file, pipe or terminal.
-    pub fn to_file(mut file: File) -> Self {
-        let shared = Arc::new(Shared::default());
+    /// Once `ending` is set, bytes that find the buffer full are dropped.
+    pub fn to_file(mut file: File, ending: Arc<AtomicBool>) -> Self {
+        let shared = Arc::new(Shared {
+            ending,
+            ..Shared::default()
+        });
         let for_thread = shared.clone();
         let work = move || for_thread.write_until_closed(&mut file);
         let thread = std::thread::Builder::new().name("serial-output".into());
@@ -92,7 +102,7 @@ impl Output {
     /// Waits until everything was written.
     pub fn flush(&self) {
         if let Target::Buffered(writer) = &self.target {
-            writer.flush();
+            let _ = writer.flush();
         }
     }
 
@@ -115,21 +125,27 @@ impl ByteSink for Output {
 }
 
 impl Writer {
-    fn flush(&self) {
+    /// False if the reader took nothing for too long.
+    fn flush(&self) -> bool {
         let mut state = self.shared.state.lock();
         let alive = self.thread.as_ref().is_some_and(|t| !t.is_finished());
         while alive && (state.writing || !state.buffer.is_empty()) {
-            self.shared.drained.wait(&mut state);
+            let waited = self.shared.drained.wait_for(&mut state, PATIENCE);
+            if waited.timed_out() {
+                return false;
+            }
         }
+        alive
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.flush();
+        let done = self.flush();
         self.shared.state.lock().closed = true;
         self.shared.work.notify_all();
-        if let Some(thread) = self.thread.take() {
+        // A thread that is stuck in a write is left behind.
+        if let Some(thread) = self.thread.take().filter(|_| done) {
             let _ = thread.join();
         }
     }
@@ -138,8 +154,11 @@ impl Drop for Writer {
 impl Shared {
     fn append(&self, bytes: &[u8]) {
         let mut state = self.state.lock();
-        while state.buffer.len() + bytes.len() > CAPACITY && !state.closed {
-            self.drained.wait(&mut state);
+        while state.buffer.len() + bytes.len() > CAPACITY {
+            if state.closed || self.ending.load(Ordering::Acquire) {
+                return;
+            }
+            self.drained.wait_for(&mut state, LOOK);
         }
         let idle = state.buffer.is_empty() && !state.writing;
         state.buffer.extend_from_slice(bytes);
@@ -233,7 +252,7 @@ mod tests {
     fn a_file_gets_every_byte_in_order() {
         let path = std::env::temp_dir().join(format!("trapeze-output-{}", std::process::id()));
         let text: Vec<u8> = (0..200_000u32).map(|i| (i % 253) as u8).collect();
-        let output = Output::to_file(File::create(&path).unwrap());
+        let output = Output::to_file(File::create(&path).unwrap(), Arc::default());
         text.iter().for_each(|&b| output.put(b));
         output.flush();
         let written = std::fs::read(&path).unwrap();
@@ -242,9 +261,18 @@ mod tests {
     }
 
     #[test]
+    fn a_stuck_reader_does_not_keep_the_machine_from_ending() {
+        let (_stuck, write_end) = std::io::pipe().unwrap();
+        let ending = Arc::new(AtomicBool::new(true));
+        let file = File::from(std::os::fd::OwnedFd::from(write_end));
+        let output = Output::to_file(file, ending);
+        (0..1_000_000).for_each(|_| output.put(b'x'));
+    }
+
+    #[test]
     fn a_broken_pipe_does_not_stop_the_guest() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let output = Output::to_file(full);
+        let output = Output::to_file(full, Arc::default());
         (0..100_000).for_each(|_| output.put(b'x'));
         output.flush();
     }

@@ -42,7 +42,7 @@ impl StdinReader {
         control: Arc<Control>,
     ) -> Result<Self> {
         let mut stdin = duplicate(&std::io::stdin(), "standard input")?;
-        let terminal = RawTerminal::enter(stdin.as_raw_fd());
+        let terminal = RawTerminal::enter(duplicate(&std::io::stdin(), "standard input")?);
         let stop = Arc::new(StopPipe::new()?);
         let for_thread = stop.clone();
         let work = move || {

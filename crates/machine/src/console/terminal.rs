@@ -1,19 +1,22 @@
 //! Raw mode of the controlling terminal.
 #![allow(unsafe_code, reason = "termios")]
 
+use std::fs::File;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
+use std::os::fd::AsRawFd;
 
 /// A terminal in raw mode; dropping it restores what was there.
 pub struct RawTerminal {
-    fd: RawFd,
+    /// A descriptor of its own: the reader's may be closed first.
+    tty: File,
     saved: libc::termios,
 }
 
 impl RawTerminal {
-    /// Puts `fd` into raw mode; `None` if it is no terminal or the process is
+    /// Puts `tty` into raw mode; `None` if it is no terminal or the process is
     /// in the background (touching it would stop the process).
-    pub fn enter(fd: RawFd) -> Option<Self> {
+    pub fn enter(tty: File) -> Option<Self> {
+        let fd = tty.as_raw_fd();
         let mut saved = MaybeUninit::uninit();
         // SAFETY: tcgetattr writes a termios through a valid pointer, or
         // fails and writes nothing.
@@ -46,13 +49,16 @@ impl RawTerminal {
         raw.c_cc[libc::VTIME] = 0;
         // SAFETY: `raw` is an initialised termios.
         let done = unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw) } == 0;
-        done.then_some(Self { fd, saved })
+        done.then_some(Self { tty, saved })
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // SAFETY: `saved` is what tcgetattr returned for this descriptor.
-        unsafe { libc::tcsetattr(self.fd, libc::TCSADRAIN, &self.saved) };
+        // Not TCSADRAIN: a terminal that takes no output must not keep the
+        // process from ending.
+        // SAFETY: `saved` is what tcgetattr returned for this terminal, whose
+        // descriptor `tty` keeps open.
+        unsafe { libc::tcsetattr(self.tty.as_raw_fd(), libc::TCSANOW, &self.saved) };
     }
 }
