@@ -19,9 +19,11 @@ mod control;
 mod debug;
 mod delivery;
 mod fault;
+mod fpstate;
 mod interrupt;
 mod irqchip;
 mod mmio;
+mod offered;
 mod pio;
 mod regs;
 mod segment;
@@ -49,6 +51,8 @@ pub static GROUPS: &[&[Case]] = &[
     code::CASES,
     syscall::CASES,
     control::CASES,
+    fpstate::CASES,
+    offered::CASES,
     segment::CASES,
     task::CASES,
 ];

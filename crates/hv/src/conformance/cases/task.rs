@@ -135,6 +135,8 @@ fn far_return_to_outer_ring(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 /// A second 32-bit TSS at `at` that starts at `eip` in ring 0.
 fn make_task(g: &Guest, at: u64, eip: u64) {
+    // A switch saves everything but CR3, which the way back loads.
+    g.write_uint(TSS + 28, 4, g.cpu.sregs().map_or(0, |s| s.cr3));
     g.write(at, &[0; 0x68]);
     for (offset, value) in [
         (28, g.cpu.sregs().map_or(0, |s| s.cr3)),
@@ -207,18 +209,19 @@ fn call_task_and_iret(hv: &dyn Hypervisor) -> Result<(), Failure> {
 fn task_gate_in_the_idt(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Prot32, Mode::Pae], |g| {
         make_task(g, TASK, SPARE);
-        g.set_gate_raw(13, sel::SPARE, 0, 0x8500);
+        g.set_gate_raw(11, sel::SPARE, 0, 0x8500);
+        g.set_descriptor(sel::SPARE2, 0x00cf_1300_0000_ffff); // not present
         // The error code goes onto the new task's stack.
         g.code_at(SPARE, SPARE, 32, |a| {
             a.pop(ebx)?;
             a.hlt()
         })?;
         g.asm(|a| {
-            a.mov(eax, 0x200)?;
+            a.mov(eax, u32::from(sel::SPARE2))?;
             a.mov(es, eax)
         })?;
         g.run_to_end()?;
-        expect("error code", g.regs()?.rbx, 0x200)?;
+        expect("error code", g.regs()?.rbx, sel::SPARE2.into())?;
         expect("saved EIP", g.read_u32(TSS + 32), (CODE + 5) as u32)
     })
 }
