@@ -22,7 +22,7 @@ const LAW: [(&str, &[&str]); 16] = [
         &["hv", "engine", "kvm", "machine", "guestimg", "guest"],
     ),
     ("conformance", &["x86", "hv", "engine", "kvm"]),
-    ("difftest", &["x86", "isa", "jit", "engine"]),
+    ("difftest", &["x86", "hv", "isa", "jit", "engine"]),
     ("xtask", &["guestimg"]),
 ];
 
