@@ -240,10 +240,8 @@ impl CpuState {
     pub fn bitness(&self) -> u32 {
         if self.code64() {
             64
-        } else if self.seg[Seg::Cs as usize].db() && self.protected() {
-            32
-        } else if self.seg[Seg::Cs as usize].db() && self.cr0 & cr0::PE == 0 {
-            32 // "big real mode" with a cached D bit
+        } else if self.seg[Seg::Cs as usize].db() && self.rflags & flags::VM == 0 {
+            32 // in real mode, too, with a D bit cached from protected mode
         } else {
             16
         }
