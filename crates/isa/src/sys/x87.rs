@@ -182,16 +182,26 @@ impl Environment {
             registers[16 * i..16 * i + 16].copy_from_slice(&bytes[from..from + 16]);
         }
         bytes[ST..ST + 128].copy_from_slice(&registers);
-        let fcw = (self.fcw & 0x1f7f) | 0x40;
-        let pending = self.fsw & EXCEPTIONS & !fcw != 0;
-        let summary = if pending { ES | BUSY } else { 0 };
-        set_word(bytes, FCW, fcw);
-        set_word(bytes, FSW, (self.fsw & !(ES | BUSY)) | summary);
+        set_word(bytes, FCW, self.fcw);
+        set_word(bytes, FSW, self.fsw);
         bytes[FTW] = abridged(self.tag);
         set_word(bytes, FOP, self.fop);
         bytes[FIP..FIP + 8].copy_from_slice(&u64::from(self.fip).to_le_bytes());
         bytes[FDP..FDP + 8].copy_from_slice(&u64::from(self.fdp).to_le_bytes());
+        normalize_words(image);
     }
+}
+
+/// What the unit makes of freshly loaded control and status words: reserved
+/// control bits are fixed, ES and B say whether an unmasked exception waits
+/// (SDM vol 1, 8.1.3.3).
+pub(super) fn normalize_words(image: &mut XsaveArea) {
+    let fcw = (word(&image.0, FCW) & 0x1f7f) | 0x40;
+    let fsw = word(&image.0, FSW) & !(ES | BUSY);
+    let pending = fsw & EXCEPTIONS & !fcw != 0;
+    let summary = if pending { ES | BUSY } else { 0 };
+    set_word(&mut image.0, FCW, fcw);
+    set_word(&mut image.0, FSW, fsw | summary);
 }
 
 /// Form of the operand: 32-bit layout, real-mode layout, with registers.

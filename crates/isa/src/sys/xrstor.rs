@@ -1,6 +1,7 @@
 //! FXRSTOR, XRSTOR, XRSTORS: loading the guest's state image from memory
 //! (SDM vol 1, 10.5, 13.8 and 13.12).
 
+use super::x87;
 use super::xsave::{BUFFER, copy_x87, fx_available, operand, xs_available};
 use super::xstate::{
     Areas, EXTENDED, HEADER, MXCSR, MXCSR_INIT, check_mxcsr, edx_eax, initialize, materialize,
@@ -10,6 +11,18 @@ use crate::operand::{Ctx, Handled};
 use crate::{Access, Env, Stop};
 use x86::cpu::XsaveArea;
 use x86::{Exception, xstate as x};
+
+/// Loads the x87 piece; reserved bytes read back as zero, the summary bits
+/// follow the loaded exceptions and masks.
+fn load_x87(image: &mut XsaveArea, from: &[u8], wide: bool) {
+    copy_x87(&mut image.0, from, wide);
+    image.0[5] = 0;
+    image.0[7] &= 7;
+    for st in image.0[32..160].chunks_exact_mut(16) {
+        st[10..].fill(0);
+    }
+    x87::normalize_words(image);
+}
 
 /// FXRSTOR; `wide` with REX.W.
 pub(super) fn fxrstor<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handled, Stop> {
@@ -22,7 +35,7 @@ pub(super) fn fxrstor<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handle
     let image = &mut ctx.cpu.xsave;
     let bv = xstate_bv(image);
     materialize(image, &areas);
-    copy_x87(&mut image.0, &buffer, wide);
+    load_x87(image, &buffer, wide);
     image.0[MXCSR].copy_from_slice(&buffer[MXCSR]);
     let p = xmm(ctx.long);
     image.0[p.clone()].copy_from_slice(&buffer[p]);
@@ -158,7 +171,7 @@ impl Reader {
             self.initialize_low(image, self.requested & !loaded);
         }
         if loaded & x::X87 != 0 {
-            copy_x87(&mut image.0, area, self.wide);
+            load_x87(image, area, self.wide);
         }
         if loaded & x::SSE != 0 {
             let p = xmm(self.long);

@@ -312,3 +312,28 @@ fn pending_exception_stops_fldenv() {
     cpu.cr0 |= cr0::EM;
     assert_eq!(fault(&mut cpu, &mut w, &[0xd9, 0x23]), Some(Exception::NM));
 }
+
+/// As a processor reads the words back: control & 1f3fH | 40H, ES and B from
+/// the unmasked exceptions, reserved bytes zero.
+#[test]
+fn loaded_x87_words_are_normalized() {
+    let cases: [(u16, u16, u16, u16); 4] = [
+        (0xffff, 0xffff, 0x1f7f, 0x7f7f),
+        (0xff80, 0x0001, 0x1f40, 0x8081),
+        (0x037e, 0x8080, 0x037e, 0x0000),
+        (0x037b, 0x3844, 0x037b, 0xb8c4),
+    ];
+    for (fcw, fsw, fcw_read, fsw_read) in cases {
+        let (mut cpu, mut w) = ready();
+        w.mem[DATA as usize..DATA as usize + 512].fill(0xff);
+        w.put(DATA, 2, u64::from(fcw));
+        w.put(DATA + 2, 2, u64::from(fsw));
+        w.put(DATA + 24, 4, 0x1f80);
+        step(&mut cpu, &mut w, &FXRSTOR);
+        let image = &cpu.xsave.0;
+        assert_eq!(image[0..2], fcw_read.to_le_bytes());
+        assert_eq!(image[2..4], fsw_read.to_le_bytes(), "{fcw:x} {fsw:x}");
+        assert_eq!((image[5], image[7]), (0, 7));
+        assert_eq!(image[42..48], [0; 6]);
+    }
+}
