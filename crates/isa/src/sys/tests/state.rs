@@ -31,6 +31,12 @@ fn pattern(cpu: &mut CpuState) {
         *b = (i * 7 + 1) as u8;
     }
     image[0..2].copy_from_slice(&0x027fu16.to_le_bytes());
+    image[2..4].copy_from_slice(&0x3844u16.to_le_bytes());
+    image[5] = 0;
+    image[7] = 5;
+    for st in image[32..160].chunks_exact_mut(16) {
+        st[10..].fill(0);
+    }
     image[24..28].copy_from_slice(&0x1fa0u32.to_le_bytes());
     image[28..32].copy_from_slice(&0xffffu32.to_le_bytes());
     image[512..576].fill(0);
