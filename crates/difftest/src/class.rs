@@ -77,6 +77,8 @@ pub fn class(code: Code) -> Class {
     use table::Class as T;
     match table::class(code) {
         T::Excluded(table::Why::WaitForm) => Class::Excluded(Why::NeverDecoded),
+        // Old CPUs' UD0 without ModRM; the decoder takes today's with one.
+        _ if code == Code::Ud0 => Class::Excluded(Why::NeverDecoded),
         T::Excluded(_) => Class::Excluded(Why::NotOffered),
         T::Int(table::Int::Random) => Class::Excluded(Why::Random),
         T::System if !HARMLESS.contains(&code.mnemonic()) => Class::System,
@@ -107,6 +109,9 @@ fn gone(code: Code) -> bool {
 /// instruction whose width the mode decides.
 fn sixteen_bit(code: Code) -> bool {
     let op = code.op_code();
-    let branch16 = has(code, &[OpCodeOperandKind::br16_1, OpCodeOperandKind::br16_2]);
+    let branch16 = has(
+        code,
+        &[OpCodeOperandKind::br16_1, OpCodeOperandKind::br16_2],
+    );
     (!op.mode64() && !op.mode32()) || (branch16 && !op.mode32()) || op.address_size() == 16
 }

@@ -1,7 +1,7 @@
 //! The host's features by the names /proc/cpuinfo gives them: a table of our
 //! own, so that a mistake in the engine's CPUID table shows.
 
-use iced_x86::CpuidFeature as F;
+use iced_x86::{Code, CpuidFeature as F};
 
 /// Features and the flag that announces each.
 const FLAGS: &[(F, &str)] = &[
@@ -114,6 +114,11 @@ impl HostFeatures {
             set[*f as usize] = flags.contains(name);
         }
         Ok(Self(set))
+    }
+    /// True if the host has every feature `code` needs and the engine offers
+    /// them (its limits: no half-precision arithmetic).
+    pub fn offered(&self, code: Code) -> bool {
+        code.cpuid_features().iter().all(|&f| self.has(f) && f != F::AVX512_FP16)
     }
     /// True if the host has `feature`.
     pub fn has(&self, feature: F) -> bool {

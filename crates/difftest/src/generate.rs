@@ -2,8 +2,8 @@
 //! something interesting.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, Mnemonic,
-    OpAccess, OpKind, Register, RoundingControl,
+    Code, Decoder, DecoderOptions, Encoder, EncodingKind, Instruction, InstructionInfoFactory,
+    Mnemonic, OpAccess, OpKind, Register, RoundingControl,
 };
 use x86::flags;
 use x86::gpr::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
@@ -96,7 +96,7 @@ impl Generator {
             bytes,
             rip,
             gpr,
-            rflags: random_flags(rng),
+            rflags: random_flags(&insn, rng),
             xsave,
             mem,
         })
@@ -113,6 +113,7 @@ impl Generator {
         let read = |reg: Register, element: usize, size: usize| {
             Some(read_register(reg, gpr, xsave, element, size))
         };
+        let locked = insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg;
         let used = self.info.info(insn).used_memory().to_vec();
         used.iter().all(|m| {
             if m.access() == OpAccess::NoMemAccess {
@@ -125,7 +126,12 @@ impl Generator {
                     n => n,
                 };
                 m.virtual_address(e, read).is_none_or(|la| {
-                    harmless(la.wrapping_sub(slack), size + 2 * slack) && harmless(la, size)
+                    // Hosts throttle locks across cache lines to a few a second.
+                    let aligned = la & (size - 1) == 0;
+                    let split = locked && !aligned && (slack > 0 || (la & 63) + size > 64);
+                    !split
+                        && harmless(la.wrapping_sub(slack), size + 2 * slack)
+                        && harmless(la, size)
                 })
             })
         })
@@ -179,7 +185,7 @@ fn reach(insn: &Instruction, gpr: &[u64; 16]) -> u64 {
     }
 }
 
-fn build(code: Code, bits: u32, rip: u64, rng: &mut Rng) -> Option<Instruction> {
+pub(crate) fn build(code: Code, bits: u32, rip: u64, rng: &mut Rng) -> Option<Instruction> {
     let op = code.op_code();
     let mut insn = Instruction::default();
     insn.set_code(code);
@@ -240,7 +246,7 @@ fn decorate(insn: &mut Instruction, rng: &mut Rng) {
 
 /// A linear address: mostly inside a writable page, often next to a boundary
 /// where permissions change.
-fn target(rng: &mut Rng) -> u64 {
+pub(crate) fn target(rng: &mut Rng) -> u64 {
     let edge = |page: u64, rng: &mut Rng| DATA + page * PAGE + rng.below(72) - 68;
     match rng.below(20) {
         0..=7 => DATA + (PAGE + rng.below(PAGE - 1024)) / 64 * 64,
@@ -271,7 +277,7 @@ fn place(insn: &mut Instruction, gpr: &mut [u64; 16], target: u64, bits: u32, rn
     let base = insn.memory_base();
     let index = insn.memory_index();
     if bits == 64 && base.size() == 8 && base != Register::RIP && rng.chance(3) {
-        at = rng.next(); // most likely not canonical
+        at = rng.word(); // most likely not canonical
     }
     let scale = u64::from(insn.memory_index_scale());
     let number = |r: Register| r.full_register().number() & 15;
@@ -323,8 +329,8 @@ fn implicit(insn: &Instruction, gpr: &mut [u64; 16], at: u64, rng: &mut Rng) {
             gpr[r] = rng.below(0x4000).wrapping_sub(0x2000);
         }
         Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b | Mnemonic::Cmpxchg if rng.chance(30) => {
-            gpr[RBX] = rng.next();
-            gpr[RCX] = rng.next();
+            gpr[RBX] = rng.word();
+            gpr[RCX] = rng.word();
         }
         Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => gpr[RCX] = rng.below(3),
         Mnemonic::Jmp | Mnemonic::Call if insn.op0_kind() == OpKind::Register => {
@@ -355,12 +361,19 @@ fn seed_operand(mem: &mut [u8], at: u64, gpr: &[u64; 16], rng: &mut Rng) {
     }
 }
 
-fn random_flags(rng: &mut Rng) -> u64 {
-    let mut f = rng.next() & flags::ARITH | flags::FIXED1 | flags::IF | flags::TF;
+fn random_flags(insn: &Instruction, rng: &mut Rng) -> u64 {
+    let mut f = rng.word() & flags::ARITH | flags::FIXED1 | flags::IF | flags::TF;
     if rng.chance(30) {
         f |= flags::DF;
     }
-    if rng.chance(3) {
+    // No manual says what alignment checking does to the parts of ENTER, MASKMOV
+    // and masked vector operands.
+    let plain = insn.encoding() == EncodingKind::Legacy
+        && !matches!(
+            insn.mnemonic(),
+            Mnemonic::Enter | Mnemonic::Maskmovq | Mnemonic::Maskmovdqu
+        );
+    if plain && rng.chance(3) {
         f |= flags::AC;
     }
     f

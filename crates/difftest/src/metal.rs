@@ -131,8 +131,14 @@ fn load_segments() -> io::Result<()> {
     if unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE_ENTRY, &raw mut desc, size) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    load_selectors();
+    Ok(())
+}
+
+/// Before every case: other users of this thread may have changed GS.
+fn load_selectors() {
     // SAFETY: 0x2b is Linux's flat user data segment, GS_SELECTOR the entry
-    // just set; Rust on x86-64 uses FS only.
+    // `load_segments` set; Rust on x86-64 uses FS only.
     unsafe {
         core::arch::asm!(
             "mov ds, {ds:e}", "mov es, {ds:e}", "mov gs, {gs:e}",
@@ -140,7 +146,6 @@ fn load_segments() -> io::Result<()> {
             options(nostack, preserves_flags)
         );
     }
-    Ok(())
 }
 
 /// `greg` indices of RAX..R15 in register-number order.
@@ -194,6 +199,7 @@ impl Executor for Metal {
         };
         window.set_data(&case.mem);
         assert!(window.set_code(case.rip, &case.bytes), "code window");
+        load_selectors();
         let s = SWITCH.0.get();
         // SAFETY: we hold OWNER, and no signal of ours is pending: exclusive.
         // `int3` enters `on_fault`, which saves all registers, runs the case

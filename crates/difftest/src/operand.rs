@@ -268,11 +268,11 @@ fn displacement(insn: &mut Instruction, wide: u32, rng: &mut Rng) {
         }
         1 => {
             insn.set_memory_displ_size(1);
-            i64::from(rng.next() as i8)
+            i64::from(rng.word() as i8)
         }
         _ => {
             insn.set_memory_displ_size(wide);
-            i64::from(rng.next() as i32 >> rng.below(31))
+            i64::from(rng.word() as i32 >> rng.below(31))
         }
     };
     insn.set_memory_displacement64(if wide == 8 {

@@ -9,12 +9,12 @@ impl Rng {
     pub fn new(seed: u64) -> Self {
         let mut r = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d);
         r.0 |= u64::from(r.0 == 0);
-        r.next();
-        r.next();
+        r.word();
+        r.word();
         r
     }
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -22,7 +22,7 @@ impl Rng {
     }
     /// A number in `0..n`; 0 for `n` = 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { (self.next() >> 11) % n }
+        if n == 0 { 0 } else { (self.word() >> 11) % n }
     }
     /// True in `percent` of 100 draws.
     pub fn chance(&mut self, percent: u64) -> bool {
@@ -52,13 +52,13 @@ impl Rng {
                 0x8000_0000,
             ]),
             5 => self.pick(&[0xffff_ffff, i64::MAX as u64, i64::MIN as u64, 0xff00]),
-            _ => self.next(),
+            _ => self.word(),
         }
     }
     /// Fills `buf`.
     pub fn fill(&mut self, buf: &mut [u8]) {
         for chunk in buf.chunks_mut(8) {
-            let v = self.next().to_le_bytes();
+            let v = self.word().to_le_bytes();
             chunk.copy_from_slice(&v[..chunk.len()]);
         }
     }

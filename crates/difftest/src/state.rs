@@ -26,7 +26,7 @@ pub fn random(rng: &mut Rng) -> XsaveArea {
         b[at..at + 8].copy_from_slice(&lane(rng).to_le_bytes());
     }
     for k in 0..8 {
-        let mask = rng.next() >> rng.below(64);
+        let mask = rng.word() >> rng.below(64);
         b[OPMASK + k * 8..OPMASK + k * 8 + 8].copy_from_slice(&mask.to_le_bytes());
     }
     for i in 0..8 {
@@ -41,12 +41,12 @@ pub fn random(rng: &mut Rng) -> XsaveArea {
     let masks = if unmasked { rng.below(64) as u16 } else { 0x3f };
     let fcw = 0x40 | masks | precision << 8 | rounding << 10;
     b[0..2].copy_from_slice(&fcw.to_le_bytes());
-    let fsw = rng.next() as u16 & 0x7f00; // TOP and condition codes
+    let fsw = rng.word() as u16 & 0x7f00; // TOP and condition codes
     b[2..4].copy_from_slice(&(fsw & 0x7f00).to_le_bytes());
     b[4] = if rng.chance(50) {
         0xff
     } else {
-        rng.next() as u8
+        rng.word() as u8
     };
     let mut mxcsr = (rng.below(4) as u32) << 13 | u32::from(masks) << 7;
     if rng.chance(20) {
@@ -74,8 +74,8 @@ fn lane(rng: &mut Rng) -> u64 {
                 0x7fc0_0000,
                 0x7f80_0001,
             ]),
-            2 => rng.next() as u32 & 0x807f_ffff, // denormal
-            _ => rng.next() as u32,
+            2 => rng.word() as u32 & 0x807f_ffff, // denormal
+            _ => rng.word() as u32,
         })
     };
     match rng.below(6) {
@@ -90,7 +90,7 @@ fn lane(rng: &mut Rng) -> u64 {
         ]),
         2 | 3 => single(rng) | single(rng) << 32,
         4 => rng.value(),
-        _ => rng.next(),
+        _ => rng.word(),
     }
 }
 
@@ -100,11 +100,11 @@ fn extended(rng: &mut Rng) -> (u64, u16) {
     match rng.below(8) {
         0 => (0, sign),
         1 => (1 << 63, sign | 0x7fff),
-        2 => (rng.next() | 3 << 62, sign | 0x7fff),
-        3 => (rng.next() >> 1, sign),
-        4 => (rng.next(), rng.next() as u16), // unnormal, pseudo-denormal...
+        2 => (rng.word() | 3 << 62, sign | 0x7fff),
+        3 => (rng.word() >> 1, sign),
+        4 => (rng.word(), rng.word() as u16), // unnormal, pseudo-denormal...
         _ => (
-            rng.next() | 1 << 63,
+            rng.word() | 1 << 63,
             sign | (0x3fff - 40 + rng.below(80) as u16),
         ),
     }

@@ -251,7 +251,7 @@ impl<'a, E: Env> Ctx<'a, E> {
             return Ok(la);
         }
         if self.cpu.rflags & flags::AC != 0 {
-            self.check_alignment(la, len, how)?;
+            self.check_alignment(la, len)?;
         }
         if self.cpu.dr[7] & x86::dr::DR7_ENABLES != 0 {
             self.db_hits |= breakpoint_hits(self.cpu, la, len, how);
@@ -284,17 +284,20 @@ impl<'a, E: Env> Ctx<'a, E> {
         Ok(s.base.wrapping_add(offset) & 0xffff_ffff)
     }
 
-    /// #AC(0) for a misaligned user access of 2, 4 or 8 bytes with CR0.AM and
-    /// EFLAGS.AC (SDM vol 3, 6.15); a page fault at the same place wins.
-    fn check_alignment(&mut self, la: u64, len: u32, how: Access) -> Result<(), Stop> {
-        let power = matches!(len, 2 | 4 | 8);
-        if !power || la & u64::from(len - 1) == 0 {
+    /// #AC(0) for a misaligned user access with CR0.AM and EFLAGS.AC (SDM vol
+    /// 3, 6.15 and table 6-7). Processors report it before a page fault.
+    fn check_alignment(&mut self, la: u64, len: u32) -> Result<(), Stop> {
+        let unit = match len {
+            2 | 4 | 8 => len,
+            10 => 8,       // extended real, packed decimal
+            14 | 94 => 2,  // x87 environment and state, 16-bit
+            28 | 108 => 4, // and 32-bit
+            _ => return Ok(()),
+        };
+        let aligned = la & u64::from(unit - 1) == 0;
+        if aligned || self.cpu.cr0 & cr0::AM == 0 || self.cpu.cpl() != 3 {
             return Ok(());
         }
-        if self.cpu.cr0 & cr0::AM == 0 || self.cpu.cpl() != 3 {
-            return Ok(());
-        }
-        self.env.probe(self.cpu, la, len, how)?;
         Err(Exception::AC.into())
     }
 

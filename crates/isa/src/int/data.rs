@@ -254,9 +254,12 @@ pub(super) fn bound<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let index = sext(ctx.read_op(0)?, size) as i64;
     let (seg, off) = ctx.ea(1);
     let lower = sext(ctx.read_mem(seg, off, size)?, size) as i64;
+    if index < lower {
+        return Err(Exception::BR.into());
+    }
     let next = off.wrapping_add(u64::from(size)) & mask(ctx.address_size());
     let upper = sext(ctx.read_mem(seg, next, size)?, size) as i64;
-    if index < lower || index > upper {
+    if index > upper {
         return Err(Exception::BR.into());
     }
     Ok(Handled::Next)

@@ -6,6 +6,7 @@ use crate::env::{Access, Env, Stop};
 use crate::operand::{Ctx, Handled, mask};
 use crate::table::{self, Unit};
 use iced_x86::{Instruction, Mnemonic as M, Register};
+use x86::cpu::XsaveArea;
 use x86::{Exception, Seg, cr0, cr4, xstate};
 
 const AVX_STATE: u64 = xstate::SSE | xstate::AVX;
@@ -168,6 +169,8 @@ const NO_SUPPRESSION: &[M] = {
         Vinserti32x8,
         Vinserti64x4,
         Vcvtne2ps2bf16,
+        Vpconflictd,
+        Vpconflictq,
         Vp2intersectd,
         Vp2intersectq,
     ]
@@ -416,20 +419,41 @@ fn with_memory<E: Env>(ctx: &mut Ctx<E>, unit: Unit, o: &Operand) -> Result<(), 
         ctx.env.native(ctx.cpu, ctx.insn, &mut buf[..full])?;
         return Ok(());
     }
-    o.check_write(ctx)?;
-    if unit == Unit::X87 {
-        // An unmasked exception leaves the operand as it was.
-        ctx.read_bytes(o.seg, o.offset, &mut buf[..o.len])?;
+    if unit == Unit::X87 || ctx.insn.mnemonic() == M::Vcvtps2ph {
+        return store_result(ctx, unit, o, &mut buf[..full]);
     }
-    // A store that pops the x87 stack must not have popped it if the write
-    // has to be made again.
-    let before = (unit == Unit::X87).then(|| ctx.cpu.xsave.clone());
+    o.check_write(ctx)?;
     ctx.env.native(ctx.cpu, ctx.insn, &mut buf[..full])?;
-    let done = o.write(ctx, &buf);
-    if let (Err(_), Some(x)) = (&done, before) {
-        ctx.cpu.xsave = x;
+    o.write(ctx, &buf)
+}
+
+/// Stores what has to be computed first: the exception of the computation
+/// comes before a fault of the store, and a store that faults has popped and
+/// reported nothing.
+fn store_result<E: Env>(
+    ctx: &mut Ctx<E>,
+    unit: Unit,
+    o: &Operand,
+    buf: &mut [u8],
+) -> Result<(), Stop> {
+    let before = ctx.cpu.xsave.clone();
+    ctx.env.native(ctx.cpu, ctx.insn, buf)?;
+    if unit == Unit::X87 && withheld(&before, &ctx.cpu.xsave) {
+        return Ok(());
+    }
+    let done = o.check_write(ctx).and_then(|()| o.write(ctx, buf));
+    if done.is_err() {
+        ctx.cpu.xsave = before;
     }
     done
+}
+
+/// Did an unmasked x87 exception other than precision just keep a result from
+/// being stored (SDM vol 1, 8.5)?
+fn withheld(before: &XsaveArea, after: &XsaveArea) -> bool {
+    const ES: u8 = 0x80;
+    let (control, status) = (after.0[0], after.0[2]);
+    before.0[2] & ES == 0 && status & ES != 0 && status & !control & 0x1f != 0
 }
 
 /// Executes a vector, MMX or x87 instruction.
