@@ -208,7 +208,7 @@ fn code_address(cpu: &CpuState, ahead: usize) -> Result<u64, Stop> {
             Err(Exception::GP0.into())
         };
     }
-    let offset = cpu.rip + ahead as u64;
+    let offset = cpu.rip.saturating_add(ahead as u64);
     if offset > u64::from(cs.limit) {
         return Err(Exception::GP0.into());
     }

@@ -18,6 +18,10 @@ pub(super) const MXCSR_INIT: u32 = 0x1f80;
 /// Largest component number considered.
 const COMPONENTS: usize = 19;
 
+/// Bound of the components' sizes together, whatever CPUID says; leaves room
+/// for alignment in the buffers of the compacted format.
+const MAX_TOTAL: usize = 2304;
+
 /// A piece of the legacy region.
 pub(super) type Piece = std::ops::Range<usize>;
 /// x87 state without MXCSR (component 0).
@@ -69,13 +73,16 @@ impl Areas {
     pub fn new<E: Env>(cpu: &CpuState, env: &mut E) -> Self {
         let mut areas = [Area::default(); COMPONENTS];
         let wanted = xcr0_supported(cpu, env);
+        let mut total = 0;
         for (i, area) in areas.iter_mut().enumerate().skip(2) {
             if wanted >> i & 1 == 0 {
                 continue;
             }
             let [size, offset, flags, _] = env.cpuid(cpu, 0xd, i as u32);
             let (size, offset) = (size as usize, offset as usize);
-            if offset >= EXTENDED && offset.saturating_add(size) <= XSAVE_SIZE {
+            let fits = offset >= EXTENDED && offset.saturating_add(size) <= XSAVE_SIZE;
+            if fits && total + size <= MAX_TOTAL {
+                total += size;
                 *area = Area {
                     offset,
                     size,

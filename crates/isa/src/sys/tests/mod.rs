@@ -2,6 +2,7 @@
 //! Expected values follow the Intel SDM sections named at each test.
 
 mod event;
+mod hostile;
 mod legacy;
 mod long;
 mod registers;
