@@ -12,7 +12,7 @@ use report::Report;
 const USAGE: &str = "\
 usage: conformance [--backend NAME] [--filter TEXT] [--list]
 
-  --backend NAME  which backend runs the cases (kvm; default kvm)
+  --backend NAME  which backend runs the cases (kvm, soft or interpreter; default soft)
   --filter TEXT   only cases whose group::name contains TEXT
   --list          print the cases and their sources, run nothing";
 
@@ -25,7 +25,7 @@ struct Options {
 
 fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
     let mut options = Options {
-        backend: "kvm".to_owned(),
+        backend: "soft".to_owned(),
         filter: String::new(),
         list: false,
     };
@@ -46,7 +46,19 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
 type Backend = (&'static str, fn() -> hv::Result<Box<dyn Hypervisor>>);
 
 /// Every backend this command can drive.
-const BACKENDS: &[Backend] = &[("kvm", || Ok(Box::new(kvm::Kvm::new()?)))];
+const BACKENDS: &[Backend] = &[
+    ("kvm", || Ok(Box::new(kvm::Kvm::new()?))),
+    ("soft", || Ok(Box::new(engine::Soft::new()))),
+    ("interpreter", || Ok(Box::new(interpreter()))),
+];
+
+/// The software backend without translation.
+fn interpreter() -> engine::Soft {
+    engine::Soft::with_options(engine::Options {
+        translate: false,
+        ..engine::Options::default()
+    })
+}
 
 fn backend(name: &str) -> Result<Box<dyn Hypervisor>> {
     let Some((_, open)) = BACKENDS.iter().find(|(known, _)| *known == name) else {

@@ -292,6 +292,7 @@ impl SoftVcpu {
                 || self.shared.ctx().poll().load(Ordering::Relaxed) != 0
                 || self.shared.anything_pending()
                 || self.cpu().mp_state != MpState::Runnable
+                || self.cpu().events.nmi_pending > 0
                 || self.irq_waiting
                 || self.want_window;
             if stop {

@@ -58,17 +58,16 @@ impl Jumps {
     }
     /// The cache of a space (0 for kernel code) and mode.
     fn get(&mut self, space: u32, mode: u32) -> &mut JumpCache {
-        self.clock += 1;
-        let i = match self
-            .caches
-            .iter()
-            .position(|c| c.space == space && c.mode == mode)
-        {
-            Some(i) => i,
-            None => self.replace(space, mode),
-        };
-        self.caches[i].used = self.clock;
-        &mut self.caches[i].cache
+        let is = |c: &Cached| c.space == space && c.mode == mode;
+        if !self.caches.get(self.last).is_some_and(is) {
+            self.clock += 1;
+            self.last = match self.caches.iter().position(is) {
+                Some(i) => i,
+                None => self.replace(space, mode),
+            };
+            self.caches[self.last].used = self.clock;
+        }
+        &mut self.caches[self.last].cache
     }
     fn replace(&mut self, space: u32, mode: u32) -> usize {
         if self.caches.len() < KEPT {
@@ -178,7 +177,7 @@ impl SoftVcpu {
     fn enter(&mut self, code: u64) -> Option<Ended> {
         crate::counters::bump(&self.vm.counters.exits);
         let ctx = self.ctx_mut();
-        ctx.jit.irq_waiting = u32::from(self.irq_waiting);
+        ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         // SAFETY: `code` is the address of a live translation for this mode
         // and GS base was set to this vCPU's memory when the run began. The
         // code follows the System V ABI towards us and touches only that
@@ -187,6 +186,8 @@ impl SoftVcpu {
             let enter: extern "sysv64" fn(u64, u64) = std::mem::transmute(self.enter_address);
             enter(0, code);
         }
+        self.hide_code_address();
+        let ctx = self.ctx_mut();
         match ExitKind::from_raw(ctx.jit.exit_kind) {
             ExitKind::Link => self.follow_link(),
             ExitKind::Lookup => None,
@@ -201,12 +202,29 @@ impl SoftVcpu {
             ExitKind::Interp => {
                 let code = self.vm.code.lock();
                 let insn = code.interpreted(ctx.jit.exit_site).copied();
+                // An encoding the decoder gave up on may be too long rather
+                // than undefined: that needs the bytes.
+                let insn = insn.filter(|i| !i.is_invalid() || { ctx.cpu.rip = i.ip(); false });
                 drop(code);
                 Some(insn.map_or(Ended::InterpretHere, |insn| {
                     ctx.cpu.rip = insn.ip();
                     Ended::Interpret(insn)
                 }))
             }
+        }
+    }
+
+    /// The x87 remembers where its last instruction was (FIP): the host's
+    /// address of a copy becomes the guest's of the original.
+    fn hide_code_address(&mut self) {
+        const FIP: std::ops::Range<usize> = 8..16;
+        let cache = self.enter_address;
+        let size = self.vm.options.code_cache as u64;
+        let area = &mut self.cpu_mut().xsave.0;
+        let fip = u64::from_le_bytes(area[FIP].try_into().unwrap_or_default());
+        if fip.wrapping_sub(cache) < size {
+            let rip = self.vm.code.lock().copied_from(fip).unwrap_or(0);
+            self.cpu_mut().xsave.0[FIP].copy_from_slice(&rip.to_le_bytes());
         }
     }
 

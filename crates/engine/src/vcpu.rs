@@ -339,12 +339,7 @@ impl hv::Vcpu for SoftVcpu {
     fn translate(&self, gva: u64) -> Result<Option<u64>> {
         let ctx = self.ctx_mut();
         let map = self.vm.memory.map();
-        Ok(softmmu::walk::peek(
-            &ctx.cpu,
-            &map,
-            gva,
-            ctx.tlb.phys_bits(),
-        ))
+        Ok(softmmu::walk::peek(&ctx.cpu, &map, gva, ctx.tlb.roots()))
     }
     fn tsc_khz(&self) -> Result<u32> {
         Ok(crate::clock::host_tsc_khz())

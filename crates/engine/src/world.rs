@@ -499,12 +499,14 @@ impl Env for World<'_> {
     fn mmu(&mut self, cpu: &mut CpuState, event: MmuEvent) {
         match event {
             MmuEvent::Cr3 { keep } => {
+                self.tlb.load_pdptes(cpu, self.map);
                 self.tlb.load_space(Self::pcid(cpu), keep);
                 if self.local.local_links {
                     self.code_mapping_changed();
                 }
             }
             MmuEvent::FlushAll => {
+                self.tlb.load_pdptes(cpu, self.map);
                 self.tlb.flush_all();
                 self.code_mapping_changed();
             }

@@ -3,6 +3,7 @@
 
 mod attention;
 mod delivery;
+mod storm;
 
 pub use attention::Attention;
 use attention::CpuSet;
@@ -65,6 +66,7 @@ pub struct Chipset {
     /// Round-robin counters of lowest-priority delivery.
     served: Vec<u64>,
     attention: CpuSet,
+    storm: storm::Storm,
 }
 
 impl Chipset {
@@ -86,6 +88,7 @@ impl Chipset {
             deadlines: Vec::new(),
             served: Vec::new(),
             attention: CpuSet::default(),
+            storm: storm::Storm::default(),
         }
     }
 
@@ -448,12 +451,15 @@ impl Chipset {
     pub fn next_deadline(&self) -> Option<u64> {
         let timers = self.deadlines.iter().copied().min();
         let pit = self.pit.as_ref().and_then(Pit::next_edge);
-        let next = timers.unwrap_or(NEVER).min(pit.unwrap_or(NEVER));
+        let pit = pit.unwrap_or(NEVER);
+        let next = timers.unwrap_or(NEVER).min(pit).min(self.storm.deadline());
         (next != NEVER).then_some(next)
     }
 
     /// Fires every timer whose time has come.
     pub fn advance(&mut self, now_ns: u64) {
+        let held = self.storm.take(now_ns);
+        self.service_ioapic(held);
         if let Some(pit) = &mut self.pit {
             pit.advance(now_ns);
             self.pulse_pit();
@@ -537,7 +543,7 @@ impl Chipset {
             Effect::Send(message) => {
                 self.deliver_from(cpu, message);
             }
-            Effect::Eoi { vector, broadcast } => self.end_of_interrupt(vector, broadcast),
+            Effect::Eoi { vector, broadcast } => self.end_of_interrupt(vector, broadcast, now_ns),
         }
     }
 }

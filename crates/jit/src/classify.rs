@@ -380,6 +380,9 @@ fn class_of_code(code: Code) -> Vector {
                 | K::r16_reg_mem
         )
     });
+    if code == Code::Wait {
+        return Vector::X87; // raises what earlier x87 instructions left pending
+    }
     if is(&[F::FPU, F::FPU287, F::FPU387, F::MMX, F::D3NOW, F::D3NOWEXT]) {
         return Vector::X87;
     }

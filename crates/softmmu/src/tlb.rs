@@ -142,6 +142,7 @@ pub struct Tlb {
     next_space: u32,
     large: Box<[u64; 64]>,
     phys_bits: u32,
+    pdptes: [u64; 4],
     /// Counts.
     pub stats: TlbStats,
 }
@@ -168,6 +169,7 @@ impl Tlb {
             next_space: 3,
             large: Box::new([0; 64]),
             phys_bits,
+            pdptes: [0; 4],
             stats: TlbStats::default(),
         };
         tlb.flush_all();
@@ -180,9 +182,17 @@ impl Tlb {
         self.current
     }
 
-    /// Guest-physical address width.
-    pub fn phys_bits(&self) -> u32 {
-        self.phys_bits
+    /// What walks start from besides control registers.
+    pub fn roots(&self) -> walk::Roots<'_> {
+        walk::Roots { phys_bits: self.phys_bits, pdptes: &self.pdptes }
+    }
+
+    /// CR3 was loaded, or PAE paging entered: takes over the PDPTEs.
+    pub fn load_pdptes(&mut self, cpu: &CpuState, mem: &SlotMap) {
+        let pae = cr0::PG & cpu.cr0 != 0 && cpu.cr4 & cr4::PAE != 0 && !cpu.long_mode();
+        if pae {
+            self.pdptes = walk::load_pdptes(cpu, mem);
+        }
     }
 
     fn new_space(&mut self) -> u32 {
@@ -249,7 +259,7 @@ impl Tlb {
             self.l2[slot].space = 0;
         }
         self.stats.walks += 1;
-        let m = walk::translate(cpu, mem, la, need, self.phys_bits)?;
+        let m = walk::translate(cpu, mem, la, need, self.roots())?;
         let space = if m.global {
             self.global_space
         } else {

@@ -46,6 +46,9 @@ struct Mode {
     nx: bool,
     /// Entry bits that must be 0.
     reserved: u64,
+    /// The same in a 4 MiB entry: bit 21 and those of the address bits
+    /// 32..=39 that the guest does not have (SDM vol 3, 4.3).
+    pse_reserved: u64,
 }
 
 impl Mode {
@@ -59,6 +62,7 @@ impl Mode {
             pge: cpu.cr4 & cr4::PGE != 0,
             nx,
             reserved: address | if nx { 0 } else { pte::NX },
+            pse_reserved: 0x20_0000 | (0x1f_e000u64 << (phys_bits.clamp(32, 40) - 32)) & 0x1f_e000,
         }
     }
     fn entry_size(&self) -> u32 {
@@ -71,6 +75,21 @@ impl Mode {
 struct Visited {
     gpa: u64,
     value: u64,
+}
+
+/// What a walk starts from besides control registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Roots<'a> {
+    /// Guest-physical address width.
+    pub phys_bits: u32,
+    /// The four PDPTEs as loaded with CR3 (PAE paging only).
+    pub pdptes: &'a [u64; 4],
+}
+
+/// Reads the PDPTEs that a load of CR3 takes.
+pub fn load_pdptes(cpu: &CpuState, mem: &SlotMap) -> [u64; 4] {
+    let table = cpu.cr3 & 0xffff_ffe0;
+    std::array::from_fn(|i| mem.read_entry(table + 8 * i as u64, 8).unwrap_or(0))
 }
 
 /// The outcome of reading the tables: a mapping and the entries on the way.
@@ -91,14 +110,14 @@ pub fn translate(
     mem: &SlotMap,
     la: u64,
     need: Need,
-    phys_bits: u32,
+    roots: Roots<'_>,
 ) -> Result<Mapping, Exception> {
     if cpu.cr0 & cr0::PG == 0 {
         return Ok(identity(la));
     }
     let fault = |code: u32| Exception::pf(la, code | need_code(cpu, need));
     loop {
-        let path = read_path(cpu, mem, la, phys_bits).map_err(fault)?;
+        let path = read_path(cpu, mem, la, roots).map_err(fault)?;
         check(cpu, &path.mapping, need).map_err(fault)?;
         if update_ad(cpu, mem, &path, need.write) {
             let dirty = path.mapping.dirty || need.write;
@@ -111,11 +130,11 @@ pub fn translate(
 }
 
 /// Translates without access checks or A/D updates, for debuggers.
-pub fn peek(cpu: &CpuState, mem: &SlotMap, la: u64, phys_bits: u32) -> Option<u64> {
+pub fn peek(cpu: &CpuState, mem: &SlotMap, la: u64, roots: Roots<'_>) -> Option<u64> {
     if cpu.cr0 & cr0::PG == 0 {
         return Some(la & 0xffff_ffff);
     }
-    let path = read_path(cpu, mem, la, phys_bits).ok()?;
+    let path = read_path(cpu, mem, la, roots).ok()?;
     Some(path.mapping.gpa | (la & PAGE_MASK))
 }
 
@@ -156,8 +175,8 @@ pub fn check(cpu: &CpuState, m: &Mapping, need: Need) -> Result<(), u32> {
     if allowed { Ok(()) } else { Err(pf::P) }
 }
 
-fn read_path(cpu: &CpuState, mem: &SlotMap, la: u64, phys_bits: u32) -> Result<Path, u32> {
-    let mode = Mode::of(cpu, phys_bits);
+fn read_path(cpu: &CpuState, mem: &SlotMap, la: u64, roots: Roots<'_>) -> Result<Path, u32> {
+    let mode = Mode::of(cpu, roots.phys_bits);
     let mut walk = Walk {
         mem,
         mode,
@@ -174,7 +193,7 @@ fn read_path(cpu: &CpuState, mem: &SlotMap, la: u64, phys_bits: u32) -> Result<P
     if mode.long {
         walk.run(cpu.cr3 & ADDR_MASK & !mode.reserved, 39, 9)?;
     } else if mode.pae {
-        walk.run_pae(cpu.cr3 & 0xffff_ffe0)?;
+        walk.run_pae(roots.pdptes)?;
     } else {
         walk.run(cpu.cr3 & 0xffff_f000, 22, 10)?;
     }
@@ -192,11 +211,10 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// PAE starts with a 4-entry table whose entries have no permissions
-    /// (SDM vol 3, 4.4.1).
-    fn run_pae(&mut self, table: u64) -> Result<(), u32> {
-        let gpa = table + ((self.la >> 30) & 3) * 8;
-        let entry = self.mem.read_entry(gpa, 8).unwrap_or(0);
+    /// PAE starts with four entries that have no permissions and were loaded
+    /// with CR3 (SDM vol 3, 4.4.1).
+    fn run_pae(&mut self, pdptes: &[u64; 4]) -> Result<(), u32> {
+        let entry = pdptes[(self.la >> 30) as usize & 3];
         if entry & pte::P == 0 {
             return Err(NOT_PRESENT);
         }
@@ -216,7 +234,12 @@ impl Walk<'_> {
                 return Err(NOT_PRESENT);
             }
             let large = shift > 12 && entry & pte::PS != 0 && self.large_allowed(shift);
-            if size == 8 && self.reserved_bits(entry, shift, large) != 0 {
+            let reserved = match size {
+                8 => self.reserved_bits(entry, shift, large),
+                _ if large => entry & self.mode.pse_reserved,
+                _ => 0,
+            };
+            if reserved != 0 {
                 return Err(pf::P | pf::RSVD);
             }
             self.visit(gpa, entry);

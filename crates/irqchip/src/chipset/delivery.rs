@@ -115,12 +115,20 @@ impl Chipset {
         }
     }
 
+    fn asserted_pins(&self) -> u32 {
+        let lines = self.ioapic_lines.iter().enumerate();
+        lines.map(|(pin, by)| u32::from(*by != 0) << pin).sum()
+    }
+
     /// A local APIC's EOI reaches the I/O APIC.
-    pub(super) fn end_of_interrupt(&mut self, vector: u8, broadcast: bool) {
+    pub(super) fn end_of_interrupt(&mut self, vector: u8, broadcast: bool, now_ns: u64) {
         let acked = self.ioapic.pins_with_vector(vector);
         self.acked.1 |= acked;
         if broadcast {
             let pins = self.ioapic.eoi(vector);
+            if self.storm.hold(pins & self.asserted_pins(), now_ns) {
+                return;
+            }
             self.service_ioapic(pins);
         }
         let pit_pin = self.routing.targets(PIT_GSI).ioapic;
