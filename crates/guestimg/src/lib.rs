@@ -13,11 +13,13 @@ mod cache;
 mod cpio;
 mod deb;
 mod initramfs;
+mod modules;
 mod progress;
 
 pub use cache::{Image, cache_dir, fetch};
 pub use cpio::Archive;
 pub use initramfs::{Mode, command_line, initramfs};
+pub use modules::modules;
 pub use progress::Progress;
 
 use std::path::PathBuf;

@@ -102,7 +102,7 @@ fn pack(image: &Image, trapeze: &Path) -> Result<Vec<u8>> {
 }
 
 /// Paths in the output of ldd(1): `name => path (address)` or `path (address)`.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let paths = text.split_whitespace().filter(|w| w.starts_with('/'));

@@ -4,6 +4,7 @@ mod bench;
 mod boots;
 mod expect;
 mod hosts;
+mod nested;
 mod paths;
 mod process;
 mod sandbox;
@@ -22,7 +23,7 @@ struct Command {
     run: fn(&[String]) -> Result<bool>,
 }
 
-const COMMANDS: [Command; 8] = [
+const COMMANDS: [Command; 9] = [
     Command {
         name: "test",
         arguments: "[STEP...]",
@@ -52,6 +53,12 @@ const COMMANDS: [Command; 8] = [
         arguments: "",
         help: "the embedded guest on trapeze on other CPU models, inside QEMU",
         run: |_| hosts::run(),
+    },
+    Command {
+        name: "nested",
+        arguments: "[FILTER]",
+        help: "the conformance suite on real KVM nested in QEMU's TCG",
+        run: nested::run,
     },
     Command {
         name: "sandbox",

@@ -2,7 +2,7 @@
 
 use crate::paths::{self, cargo, installed};
 use crate::process::{Counts, tested};
-use crate::{boots, hosts, sandbox, setup, tidy};
+use crate::{boots, hosts, nested, sandbox, setup, tidy};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::Instant;
@@ -12,7 +12,7 @@ struct Step {
     run: fn() -> Result<Counts>,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step {
         name: "setup",
         run: || setup::run().map(Counts::one),
@@ -36,6 +36,10 @@ const STEPS: [Step; 10] = [
     Step {
         name: "conformance",
         run: conformance,
+    },
+    Step {
+        name: "nested",
+        run: nested::all,
     },
     Step {
         name: "differential",

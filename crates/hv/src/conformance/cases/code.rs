@@ -66,7 +66,11 @@ fn store_into_next_instruction(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 /// `[ecx + offset]` or `[rcx + offset]`.
 fn ecx_of(bits: u32, offset: i32) -> AsmMemoryOperand {
-    if bits == 64 { rcx + offset } else { ecx + offset }
+    if bits == 64 {
+        rcx + offset
+    } else {
+        ecx + offset
+    }
 }
 
 fn loop_patches_its_own_immediate(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -223,7 +227,11 @@ fn code_page_remapped(hv: &dyn Hypervisor) -> Result<(), Failure> {
             a.mov(esi, 200)?;
             let mut top = a.create_label();
             a.set_label(&mut top)?;
-            if bits == 64 { a.call(rdi)? } else { a.call(edi)? }
+            if bits == 64 {
+                a.call(rdi)?
+            } else {
+                a.call(edi)?
+            }
             a.add(ebx, eax)?;
             a.xor(dword_ptr(entry as u32), 0x1000)?; // SPARE is even
             a.invlpg(ptr(alias as u32))?;
@@ -262,7 +270,11 @@ fn one_page_at_two_addresses(hv: &dyn Hypervisor) -> Result<(), Failure> {
         g.set(|r| r.rdi = place)?;
         g.run_to_end()?;
         let r = g.regs()?;
-        expect("return address, LEA", (r.rax, r.rdx), (place + 5, place + 5))?;
+        expect(
+            "return address, LEA",
+            (r.rax, r.rdx),
+            (place + 5, place + 5),
+        )?;
     }
     Ok(())
 }
@@ -293,7 +305,11 @@ fn a_million_unmatched_calls(hv: &dyn Hypervisor) -> Result<(), Failure> {
             let mut next = a.create_label();
             a.call(next)?;
             a.set_label(&mut next)?;
-            if a.bitness() == 64 { a.add(rsp, 8)? } else { a.add(esp, 4)? }
+            if a.bitness() == 64 {
+                a.add(rsp, 8)?
+            } else {
+                a.add(esp, 4)?
+            }
             a.dec(ecx)?;
             a.jne(top)?;
             a.hlt()

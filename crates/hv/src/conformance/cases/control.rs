@@ -57,7 +57,10 @@ fn immediate_exit_completes_port_write(hv: &dyn Hypervisor) -> Result<(), Failur
         })?;
         let start = g.regs()?.rip;
         let exit = g.cpu.run()?;
-        ensure("no port write", matches!(exit, VcpuExit::IoOut { port: 0x10, .. }))?;
+        ensure(
+            "no port write",
+            matches!(exit, VcpuExit::IoOut { port: 0x10, .. }),
+        )?;
         interrupted(g)?;
         expect("RIP", g.regs()?.rip, start + 2)
     })
@@ -71,7 +74,10 @@ fn immediate_exit_completes_port_read(hv: &dyn Hypervisor) -> Result<(), Failure
         })?;
         let start = g.regs()?.rip;
         let exit = g.cpu.run()?;
-        ensure("no port read", matches!(exit, VcpuExit::IoIn { port: 0x10, .. }))?;
+        ensure(
+            "no port read",
+            matches!(exit, VcpuExit::IoIn { port: 0x10, .. }),
+        )?;
         g.cpu.complete_read(0x5a);
         interrupted(g)?;
         let r = g.regs()?;
@@ -80,35 +86,50 @@ fn immediate_exit_completes_port_read(hv: &dyn Hypervisor) -> Result<(), Failure
 }
 
 fn immediate_exit_completes_mmio_read(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        let len = g.asm(|a| a.mov(ecx, dword_ptr(MMIO as u32)))?;
-        let exit = g.cpu.run()?;
-        ensure("no MMIO read", matches!(exit, VcpuExit::MmioRead { gpa: MMIO, size: 4 }))?;
-        g.cpu.complete_read(0x1234_5678);
-        interrupted(g)?;
-        let r = g.regs()?;
-        expect("RIP, ECX", (r.rip, r.rcx), (CODE + len, 0x1234_5678))
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            let len = g.asm(|a| a.mov(ecx, dword_ptr(MMIO as u32)))?;
+            let exit = g.cpu.run()?;
+            ensure(
+                "no MMIO read",
+                matches!(exit, VcpuExit::MmioRead { gpa: MMIO, size: 4 }),
+            )?;
+            g.cpu.complete_read(0x1234_5678);
+            interrupted(g)?;
+            let r = g.regs()?;
+            expect("RIP, ECX", (r.rip, r.rcx), (CODE + len, 0x1234_5678))
+        },
+    )
 }
 
 fn immediate_exit_completes_mmio_write(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        let len = g.asm(|a| a.add(dword_ptr(MMIO as u32), ecx))?;
-        g.set(|r| r.rcx = 1)?;
-        let exit = g.cpu.run()?;
-        ensure("no MMIO read", matches!(exit, VcpuExit::MmioRead { .. }))?;
-        g.cpu.complete_read(u64::from(u32::MAX));
-        let exit = g.cpu.run()?;
-        let write = VcpuExit::MmioWrite {
-            gpa: MMIO,
-            size: 4,
-            value: 0,
-        };
-        expect("exit", exit, write)?;
-        interrupted(g)?;
-        let r = g.regs()?;
-        expect("RIP, CF and ZF", (r.rip, r.rflags & 0x41), (CODE + len, 0x41))
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            let len = g.asm(|a| a.add(dword_ptr(MMIO as u32), ecx))?;
+            g.set(|r| r.rcx = 1)?;
+            let exit = g.cpu.run()?;
+            ensure("no MMIO read", matches!(exit, VcpuExit::MmioRead { .. }))?;
+            g.cpu.complete_read(u64::from(u32::MAX));
+            let exit = g.cpu.run()?;
+            let write = VcpuExit::MmioWrite {
+                gpa: MMIO,
+                size: 4,
+                value: 0,
+            };
+            expect("exit", exit, write)?;
+            interrupted(g)?;
+            let r = g.regs()?;
+            expect(
+                "RIP, CF and ZF",
+                (r.rip, r.rflags & 0x41),
+                (CODE + len, 0x41),
+            )
+        },
+    )
 }
 
 fn kick_before_run_is_not_lost(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -181,7 +202,11 @@ fn state_survives_an_interruption(hv: &dyn Hypervisor) -> Result<(), Failure> {
     ensure("the kicking thread failed", joined.is_ok())?;
     let r = g.regs()?;
     let sum = 2_000_000_u64 * 2_000_001 / 2;
-    expect("sums", (r.rax, r.r8, r.r15, g.read_u64(DATA)), (sum, sum, sum, sum))
+    expect(
+        "sums",
+        (r.rax, r.r8, r.r15, g.read_u64(DATA)),
+        (sum, sum, sum, sum),
+    )
 }
 
 fn registers_set_between_runs(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -225,7 +250,10 @@ fn clock_can_be_set(hv: &dyn Hypervisor) -> Result<(), Failure> {
 fn tsc_frequency_is_known(hv: &dyn Hypervisor) -> Result<(), Failure> {
     let g = Guest::new(hv, Mode::Long)?;
     let khz = g.cpu.tsc_khz()?;
-    ensure("no plausible frequency", (100_000..20_000_000).contains(&khz))
+    ensure(
+        "no plausible frequency",
+        (100_000..20_000_000).contains(&khz),
+    )
 }
 
 fn tsc_can_be_set(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -274,7 +302,10 @@ fn capabilities_are_sane(hv: &dyn Hypervisor) -> Result<(), Failure> {
     let leaf1 = hv.supported_cpuid()?.into_iter().find(|e| e.function == 1);
     // FPU, TSC, MSR, PAE, CX8, APIC, PGE, CMOV, FXSR, SSE, SSE2.
     let base = 0x0700_a371;
-    ensure("a base feature is missing", leaf1.is_some_and(|e| e.edx & base == base))
+    ensure(
+        "a base feature is missing",
+        leaf1.is_some_and(|e| e.edx & base == base),
+    )
 }
 
 fn counters_count_exits(hv: &dyn Hypervisor) -> Result<(), Failure> {

@@ -2,11 +2,11 @@
 //! (SDM vol 3, chapter 17; KVM API, KVM_SET_GUEST_DEBUG).
 
 use super::in_modes;
+use crate::Hypervisor;
 use crate::abi::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP,
     kvm_guest_debug,
 };
-use crate::Hypervisor;
 use crate::conformance::guest::{Guest, Mode, Stop};
 use crate::conformance::layout::*;
 use crate::conformance::{Failure, ensure, expect};
@@ -36,7 +36,13 @@ group! { "debug":
     host_data_breakpoint "KVM API 4.87",
 }
 
-const MODES: [Mode; 5] = [Mode::Real, Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat];
+const MODES: [Mode; 5] = [
+    Mode::Real,
+    Mode::Prot32,
+    Mode::Pae,
+    Mode::Long,
+    Mode::Compat,
+];
 const BS: u64 = 1 << 14;
 const BD: u64 = 1 << 13;
 
@@ -146,19 +152,23 @@ fn breakpoint(g: &mut Guest, n: usize, at: u64, kind: u64, len: u64) -> Result<(
 }
 
 fn code_breakpoint_is_a_fault(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        g.asm(|a| {
-            a.mov(ecx, 1)?;
-            a.mov(ecx, 2)?;
-            a.hlt()
-        })?;
-        breakpoint(g, 1, CODE + 5, 0, 1)?;
-        let frame = g.run_to_exception()?;
-        frame.expect(1, None, CODE + 5)?;
-        expect("RF in the frame", frame.flags & flags::RF, flags::RF)?;
-        expect("ECX", g.regs()?.rcx, 1)?;
-        expect("DR6", events6(g)?, 2)
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            g.asm(|a| {
+                a.mov(ecx, 1)?;
+                a.mov(ecx, 2)?;
+                a.hlt()
+            })?;
+            breakpoint(g, 1, CODE + 5, 0, 1)?;
+            let frame = g.run_to_exception()?;
+            frame.expect(1, None, CODE + 5)?;
+            expect("RF in the frame", frame.flags & flags::RF, flags::RF)?;
+            expect("ECX", g.regs()?.rcx, 1)?;
+            expect("DR6", events6(g)?, 2)
+        },
+    )
 }
 
 fn resume_flag_passes_code_breakpoint(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -185,23 +195,27 @@ fn resume_flag_passes_code_breakpoint(hv: &dyn Hypervisor) -> Result<(), Failure
 }
 
 fn data_write_breakpoint(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        g.asm(|a| {
-            a.mov(ebx, ptr(esi_of(a.bitness())))?; // a read does not count
-            a.mov(ptr(esi_of(a.bitness())), eax)?;
-            a.mov(ecx, 1)?;
-            a.hlt()
-        })?;
-        g.set(|r| {
-            r.rsi = DATA + 0x40;
-            r.rax = 0x77;
-        })?;
-        breakpoint(g, 2, DATA + 0x40, 1, 4)?;
-        // A trap: the write is done, RIP is behind it.
-        g.run_to_exception()?.expect(1, None, CODE + 4)?;
-        expect("written", g.read_u32(DATA + 0x40), 0x77)?;
-        expect("DR6", events6(g)?, 4)
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            g.asm(|a| {
+                a.mov(ebx, ptr(esi_of(a.bitness())))?; // a read does not count
+                a.mov(ptr(esi_of(a.bitness())), eax)?;
+                a.mov(ecx, 1)?;
+                a.hlt()
+            })?;
+            g.set(|r| {
+                r.rsi = DATA + 0x40;
+                r.rax = 0x77;
+            })?;
+            breakpoint(g, 2, DATA + 0x40, 1, 4)?;
+            // A trap: the write is done, RIP is behind it.
+            g.run_to_exception()?.expect(1, None, CODE + 4)?;
+            expect("written", g.read_u32(DATA + 0x40), 0x77)?;
+            expect("DR6", events6(g)?, 4)
+        },
+    )
 }
 
 /// `[esi]` or `[rsi]`: two-byte encodings in either mode.
@@ -350,23 +364,27 @@ fn need_guest_debug(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn host_single_step(hv: &dyn Hypervisor) -> Result<(), Failure> {
     need_guest_debug(hv)?;
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        g.asm(|a| {
-            a.nop()?;
-            a.mov(ecx, 5)?;
-            a.inc(ecx)?;
-            a.hlt()
-        })?;
-        host_debug(g, KVM_GUESTDBG_SINGLESTEP, [0; 8])?;
-        let inc = if g.mode == Mode::Long { 2 } else { 1 };
-        for pc in [CODE + 1, CODE + 6, CODE + 6 + inc] {
-            let debug = g.run_to_debug()?;
-            expect("exception, pc", (debug.exception, debug.pc), (1, pc))?;
-            expect("DR6.BS", debug.dr6 & BS, BS)?;
-            expect("RIP", g.regs()?.rip, pc)?;
-        }
-        expect("ECX", g.regs()?.rcx, 6)
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            g.asm(|a| {
+                a.nop()?;
+                a.mov(ecx, 5)?;
+                a.inc(ecx)?;
+                a.hlt()
+            })?;
+            host_debug(g, KVM_GUESTDBG_SINGLESTEP, [0; 8])?;
+            let inc = if g.mode == Mode::Long { 2 } else { 1 };
+            for pc in [CODE + 1, CODE + 6, CODE + 6 + inc] {
+                let debug = g.run_to_debug()?;
+                expect("exception, pc", (debug.exception, debug.pc), (1, pc))?;
+                expect("DR6.BS", debug.dr6 & BS, BS)?;
+                expect("RIP", g.regs()?.rip, pc)?;
+            }
+            expect("ECX", g.regs()?.rcx, 6)
+        },
+    )
 }
 
 fn host_single_step_hides_from_guest(hv: &dyn Hypervisor) -> Result<(), Failure> {

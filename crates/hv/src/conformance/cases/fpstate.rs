@@ -94,7 +94,11 @@ fn sse_registers_survive_exits(hv: &dyn Hypervisor) -> Result<(), Failure> {
     g.run_to_end()?;
     for i in 0..32 {
         let want = 0x0101_0101_0101_0101 * (i + 1);
-        expect("half register", (i, g.read_u64(DATA + 0x200 + i * 8)), (i, want))?;
+        expect(
+            "half register",
+            (i, g.read_u64(DATA + 0x200 + i * 8)),
+            (i, want),
+        )?;
     }
     Ok(())
 }
@@ -122,8 +126,16 @@ fn avx_registers_survive_exits(hv: &dyn Hypervisor) -> Result<(), Failure> {
         a.hlt()
     })?;
     g.run_to_end()?;
-    expect("upper quarter", g.read_u64(DATA + 0x58), 0x4444_4444_4444_4444)?;
-    expect("low quarter after VZEROUPPER", g.read_u64(DATA + 0x80), 0x1111_1111_1111_1111)?;
+    expect(
+        "upper quarter",
+        g.read_u64(DATA + 0x58),
+        0x4444_4444_4444_4444,
+    )?;
+    expect(
+        "low quarter after VZEROUPPER",
+        g.read_u64(DATA + 0x80),
+        0x1111_1111_1111_1111,
+    )?;
     expect("upper quarter after VZEROUPPER", g.read_u64(DATA + 0x98), 0)
 }
 
@@ -218,7 +230,7 @@ fn pending_x87_error_across_a_tlb_miss(hv: &dyn Hypervisor) -> Result<(), Failur
             a.fnstsw(ax) // does not wait
         })?;
         let bits = g.mode.bits();
-        g.code_at(CODE + len, CODE + len, bits, |a| a.fld1())?;
+        g.code_at(CODE + len, CODE + len, bits, |a| a.wait())?;
         g.run_to_exception()?.expect(16, None, CODE + len)?;
         expect("FSW: ES, ZE", g.regs()?.rax & 0x84, 0x84)
     })
@@ -333,8 +345,14 @@ fn fxsave_pointers_are_the_guests(hv: &dyn Hypervisor) -> Result<(), Failure> {
     })?;
     g.run_to_end()?;
     let (fip, fdp) = (g.read_u64(DATA + 8), g.read_u64(DATA + 16));
-    ensure("FIP is neither 0 nor the guest's", fip == 0 || fip == CODE + 2)?;
-    ensure("FDP is neither 0 nor the guest's", fdp == 0 || fdp == DATA + 0x800)
+    ensure(
+        "FIP is neither 0 nor the guest's",
+        fip == 0 || fip == CODE + 2,
+    )?;
+    ensure(
+        "FDP is neither 0 nor the guest's",
+        fdp == 0 || fdp == DATA + 0x800,
+    )
 }
 
 fn fnstenv_pointers_are_the_guests(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -400,10 +418,22 @@ fn xsave_and_xrstor(hv: &dyn Hypervisor) -> Result<(), Failure> {
     })?;
     g.run_to_end()?;
     expect("XSTATE_BV", g.read_u64(DATA + 512) & 6, 6)?;
-    expect("XMM6 in the image", g.read_u64(DATA + 160 + 96), 0x1111_1111_1111_1111)?;
-    expect("upper YMM6 in the image", g.read_u64(DATA + 576 + 96), 0x3333_3333_3333_3333)?;
+    expect(
+        "XMM6 in the image",
+        g.read_u64(DATA + 160 + 96),
+        0x1111_1111_1111_1111,
+    )?;
+    expect(
+        "upper YMM6 in the image",
+        g.read_u64(DATA + 576 + 96),
+        0x3333_3333_3333_3333,
+    )?;
     let halves = (g.read_u64(DATA + 0x840), g.read_u64(DATA + 0x858));
-    expect("low, high quarter restored", halves, (0, 0x4444_4444_4444_4444))
+    expect(
+        "low, high quarter restored",
+        halves,
+        (0, 0x4444_4444_4444_4444),
+    )
 }
 
 fn xrstor_reserved_header(hv: &dyn Hypervisor) -> Result<(), Failure> {

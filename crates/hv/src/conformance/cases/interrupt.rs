@@ -31,7 +31,13 @@ group! { "interrupt":
 }
 
 const VECTOR: u8 = 0x31;
-const MODES: [Mode; 5] = [Mode::Real, Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat];
+const MODES: [Mode; 5] = [
+    Mode::Real,
+    Mode::Prot32,
+    Mode::Pae,
+    Mode::Long,
+    Mode::Compat,
+];
 
 /// The bare return from an interrupt in the mode's handler code.
 fn iret(a: &mut CodeAssembler) -> Result<(), IcedError> {
@@ -85,15 +91,19 @@ fn injected_interrupt_is_delivered(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn injected_interrupt_in_user_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        counting_handler(g, VECTOR)?;
-        g.user_asm(|a| a.ud2())?;
-        g.enter_user()?;
-        g.set(|r| r.rflags |= flags::IF)?;
-        g.cpu.inject_irq(VECTOR)?;
-        g.run_to_exception()?.expect(6, None, USER_CODE)?;
-        expect("count", g.regs()?.rbp, 1)
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            counting_handler(g, VECTOR)?;
+            g.user_asm(|a| a.ud2())?;
+            g.enter_user()?;
+            g.set(|r| r.rflags |= flags::IF)?;
+            g.cpu.inject_irq(VECTOR)?;
+            g.run_to_exception()?.expect(6, None, USER_CODE)?;
+            expect("count", g.regs()?.rbp, 1)
+        },
+    )
 }
 
 fn not_ready_while_if_is_clear(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -173,7 +183,11 @@ fn mov_ss_shadow_lasts_one_instruction(hv: &dyn Hypervisor) -> Result<(), Failur
         let step = g.mode;
         g.enter_kernel()?;
         g.asm(|a| {
-            if step == Mode::Real { a.mov(ax, ss)? } else { a.mov(eax, ss)? }
+            if step == Mode::Real {
+                a.mov(ax, ss)?
+            } else {
+                a.mov(eax, ss)?
+            }
             a.mov(ss, eax)?;
             a.out(0x10, al)?;
             a.hlt()
@@ -274,14 +288,20 @@ fn nmi_blocks_nmi_until_iret(hv: &dyn Hypervisor) -> Result<(), Failure> {
         })?;
         g.cpu.inject_nmi()?;
         let exit = g.cpu.run()?;
-        ensure("no port write", matches!(exit, crate::VcpuExit::IoOut { port: 0x55, .. }))?;
+        ensure(
+            "no port write",
+            matches!(exit, crate::VcpuExit::IoOut { port: 0x55, .. }),
+        )?;
         g.cpu.inject_nmi()?;
         g.cpu.kicker().set_immediate_exit(true);
         expect("exit", g.cpu.run()?, crate::VcpuExit::Interrupted)?;
         g.cpu.kicker().set_immediate_exit(false);
         expect("NMI masked", g.cpu.events()?.nmi.masked, 1)?;
         let exit = g.cpu.run()?;
-        ensure("second NMI", matches!(exit, crate::VcpuExit::IoOut { port: 0x55, .. }))?;
+        ensure(
+            "second NMI",
+            matches!(exit, crate::VcpuExit::IoOut { port: 0x55, .. }),
+        )?;
         let r = g.regs()?;
         expect("handler runs, EDX of the first", (r.rbp, r.rdx), (2, 1))?;
         g.run_to_end()?;

@@ -455,7 +455,11 @@ fn pit_state_round_trip(hv: &dyn Hypervisor) -> Result<(), Failure> {
     finish(&mut g)?;
     let state = g.vm.pit()?;
     let channel = state.channels[2];
-    expect("channel 2: mode, count", (channel.mode, channel.count), (3, 0x1234))?;
+    expect(
+        "channel 2: mode, count",
+        (channel.mode, channel.count),
+        (3, 0x1234),
+    )?;
     g.vm.set_pit(&state)?;
     let channel = g.vm.pit()?.channels[2];
     expect("restored", (channel.mode, channel.count), (3, 0x1234))

@@ -179,7 +179,11 @@ fn osxsave_bit_follows_cr4(hv: &dyn Hypervisor) -> Result<(), Failure> {
     })?;
     g.run_to_end()?;
     let r = g.regs()?;
-    expect("OSXSAVE before, after", (r.rsi >> 27 & 1, r.rdi >> 27 & 1), (0, 1))
+    expect(
+        "OSXSAVE before, after",
+        (r.rsi >> 27 & 1, r.rdi >> 27 & 1),
+        (0, 1),
+    )
 }
 
 fn leaf_beyond_the_last(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -212,7 +216,10 @@ fn xsave_leaf_is_consistent(hv: &dyn Hypervisor) -> Result<(), Failure> {
         ensure("a component of size 0", part.eax > 0)?;
         end = end.max(part.ebx + part.eax);
     }
-    ensure("the largest size does not hold every component", main.ecx >= end)
+    ensure(
+        "the largest size does not hold every component",
+        main.ecx >= end,
+    )
 }
 
 fn vmx_and_svm_are_hidden(hv: &dyn Hypervisor) -> Result<(), Failure> {

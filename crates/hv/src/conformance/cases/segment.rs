@@ -140,22 +140,26 @@ fn address_size_override_in_real_mode(hv: &dyn Hypervisor) -> Result<(), Failure
 }
 
 fn based_data_segment(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Paging32, Mode::Pae, Mode::Compat], |g| {
-        spare(g, DATA + 0x100, 0xfff, rights::DATA | attr::DB);
-        g.write_uint(DATA + 0x140, 4, 0x1234_5678);
-        g.asm(|a| {
-            load_es(a)?;
-            a.mov(ecx, dword_ptr(0x40).es())?;
-            a.mov(dword_ptr(0x44).es(), ecx)?;
-            a.mov(edi, 0x48)?;
-            a.mov(eax, 0x9abc_def0_u32)?;
-            a.stosd()?;
-            a.hlt()
-        })?;
-        g.run_to_end()?;
-        expect("ECX", g.regs()?.rcx, 0x1234_5678)?;
-        expect("stores", g.read_u64(DATA + 0x144), 0x9abc_def0_1234_5678)
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Paging32, Mode::Pae, Mode::Compat],
+        |g| {
+            spare(g, DATA + 0x100, 0xfff, rights::DATA | attr::DB);
+            g.write_uint(DATA + 0x140, 4, 0x1234_5678);
+            g.asm(|a| {
+                load_es(a)?;
+                a.mov(ecx, dword_ptr(0x40).es())?;
+                a.mov(dword_ptr(0x44).es(), ecx)?;
+                a.mov(edi, 0x48)?;
+                a.mov(eax, 0x9abc_def0_u32)?;
+                a.stosd()?;
+                a.hlt()
+            })?;
+            g.run_to_end()?;
+            expect("ECX", g.regs()?.rcx, 0x1234_5678)?;
+            expect("stores", g.read_u64(DATA + 0x144), 0x9abc_def0_1234_5678)
+        },
+    )
 }
 
 fn limit_violation(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -177,7 +181,9 @@ fn byte_granular_limit_across(hv: &dyn Hypervisor) -> Result<(), Failure> {
             a.mov(ecx, dword_ptr(0xff).es())?; // the last byte is the limit
             a.mov(cl, byte_ptr(0x102).es())
         })?;
-        g.code_at(CODE + len, CODE + len, 32, |a| a.mov(ecx, dword_ptr(0x100).es()))?;
+        g.code_at(CODE + len, CODE + len, 32, |a| {
+            a.mov(ecx, dword_ptr(0x100).es())
+        })?;
         g.run_to_exception()?.expect(13, Some(0), CODE + len)
     })
 }
@@ -191,7 +197,9 @@ fn expand_down_segment(hv: &dyn Hypervisor) -> Result<(), Failure> {
             load_es(a)?;
             a.mov(ecx, dword_ptr(0x1000).es())
         })?;
-        g.code_at(CODE + len, CODE + len, 32, |a| a.mov(edx, dword_ptr(0xfff).es()))?;
+        g.code_at(CODE + len, CODE + len, 32, |a| {
+            a.mov(edx, dword_ptr(0xfff).es())
+        })?;
         g.run_to_exception()?.expect(13, Some(0), CODE + len)?;
         expect("ECX", g.regs()?.rcx, 0x5555)
     })
@@ -328,22 +336,30 @@ fn sixteen_bit_stack_segment(hv: &dyn Hypervisor) -> Result<(), Failure> {
         })?;
         g.run_to_end()?;
         let r = g.regs()?;
-        expect("ESP after PUSH, popped", (r.rcx, r.rdx), (0x1234_7ffc, sel::DATA16.into()))
+        expect(
+            "ESP after PUSH, popped",
+            (r.rcx, r.rdx),
+            (0x1234_7ffc, sel::DATA16.into()),
+        )
     })
 }
 
 fn load_sets_accessed_bit(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        spare(g, 0, 0xf_ffff, rights::DATA32 & !attr::A);
-        g.asm(|a| {
-            a.mov(eax, u32::from(sel::SPARE))?;
-            a.mov(es, eax)?;
-            a.hlt()
-        })?;
-        g.run_to_end()?;
-        let raw = g.read_u64(GDT + u64::from(sel::SPARE));
-        expect("accessed", raw >> 40 & 1, 1)
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            spare(g, 0, 0xf_ffff, rights::DATA32 & !attr::A);
+            g.asm(|a| {
+                a.mov(eax, u32::from(sel::SPARE))?;
+                a.mov(es, eax)?;
+                a.hlt()
+            })?;
+            g.run_to_end()?;
+            let raw = g.read_u64(GDT + u64::from(sel::SPARE));
+            expect("accessed", raw >> 40 & 1, 1)
+        },
+    )
 }
 
 fn far_jump_privilege(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -354,8 +370,13 @@ fn far_jump_privilege(hv: &dyn Hypervisor) -> Result<(), Failure> {
             g.user_asm(|a| a.jmp_far(sel::CODE, SPARE as u32))?;
         }
         g.enter_user()?;
-        let code = if g.mode.ia32e() { sel::CODE32 } else { sel::CODE };
-        g.run_to_exception()?.expect(13, Some(code.into()), USER_CODE)?;
+        let code = if g.mode.ia32e() {
+            sel::CODE32
+        } else {
+            sel::CODE
+        };
+        g.run_to_exception()?
+            .expect(13, Some(code.into()), USER_CODE)?;
         // A data segment is no target either.
         g.user_asm(|a| a.jmp_far(sel::USER_DATA, 0))?;
         g.enter_user()?;
@@ -381,30 +402,38 @@ fn conforming_code_segment(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn lar_lsl_verr_verw(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat], |g| {
-        spare(g, 0x1234, 0x5_6789, (rights::DATA | attr::DB) & !attr::RW);
-        g.asm(|a| {
-            a.mov(eax, u32::from(sel::SPARE))?;
-            a.lar(ebx, eax)?;
-            a.lsl(ecx, eax)?;
-            a.xor(edx, edx)?;
-            a.verr(ax)?;
-            a.sete(dl)?;
-            a.verw(ax)?;
-            a.sete(dh)?;
-            a.mov(eax, 0x200)?; // beyond the table: ZF = 0, no fault
-            a.lar(esi, eax)?;
-            a.hlt()
-        })?;
-        g.set(|r| r.rsi = 0x77)?;
-        g.run_to_end()?;
-        let r = g.regs()?;
-        // Bits 16..=19 are undefined.
-        expect("LAR", r.rbx & !0xf_0000, 0x0040_9100)?;
-        expect("LSL", r.rcx, 0x5_6789)?;
-        expect("VERR, VERW", r.rdx, 0x0001)?;
-        expect("ZF and ESI after a bad selector", (r.rflags & 0x40, r.rsi), (0, 0x77))
-    })
+    in_modes(
+        hv,
+        &[Mode::Prot32, Mode::Pae, Mode::Long, Mode::Compat],
+        |g| {
+            spare(g, 0x1234, 0x5_6789, (rights::DATA | attr::DB) & !attr::RW);
+            g.asm(|a| {
+                a.mov(eax, u32::from(sel::SPARE))?;
+                a.lar(ebx, eax)?;
+                a.lsl(ecx, eax)?;
+                a.xor(edx, edx)?;
+                a.verr(ax)?;
+                a.sete(dl)?;
+                a.verw(ax)?;
+                a.sete(dh)?;
+                a.mov(eax, 0x200)?; // beyond the table: ZF = 0, no fault
+                a.lar(esi, eax)?;
+                a.hlt()
+            })?;
+            g.set(|r| r.rsi = 0x77)?;
+            g.run_to_end()?;
+            let r = g.regs()?;
+            // Bits 16..=19 are undefined.
+            expect("LAR", r.rbx & !0xf_0000, 0x0040_9100)?;
+            expect("LSL", r.rcx, 0x5_6789)?;
+            expect("VERR, VERW", r.rdx, 0x0001)?;
+            expect(
+                "ZF and ESI after a bad selector",
+                (r.rflags & 0x40, r.rsi),
+                (0, 0x77),
+            )
+        },
+    )
 }
 
 fn sgdt_lgdt_round_trip(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -418,7 +447,11 @@ fn sgdt_lgdt_round_trip(hv: &dyn Hypervisor) -> Result<(), Failure> {
         })?;
         g.run_to_end()?;
         expect("base", g.read_uint(DATA + 2, 4), GDT)?;
-        expect("IDT", (g.read_uint(DATA + 16, 2), g.read_uint(DATA + 18, 4)), (0xfff, IDT))?;
+        expect(
+            "IDT",
+            (g.read_uint(DATA + 16, 2), g.read_uint(DATA + 18, 4)),
+            (0xfff, IDT),
+        )?;
         let gdt = g.cpu.sregs()?.gdt;
         expect("GDTR", (gdt.base, gdt.limit), (GDT, 0x7f))
     })

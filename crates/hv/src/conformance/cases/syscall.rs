@@ -70,7 +70,11 @@ fn syscall_and_sysret(hv: &dyn Hypervisor) -> Result<(), Failure> {
     expect("RCX = return address", r.r9, USER_CODE + 2)?;
     expect("R11 = flags", r.r10 & !2, flags::IF | flags::CF)?;
     expect("CS, SS in user mode", (r.rsi, r.rdi), (0x4b, 0x43))?;
-    expect("flags restored", frame.flags & (flags::IF | flags::CF), flags::IF | flags::CF)
+    expect(
+        "flags restored",
+        frame.flags & (flags::IF | flags::CF),
+        flags::IF | flags::CF,
+    )
 }
 
 fn syscall_masks_flags(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -141,7 +145,11 @@ fn many_syscalls(hv: &dyn Hypervisor) -> Result<(), Failure> {
     })?;
     g.enter_user()?;
     g.run_to_exception()?;
-    expect("kernel, user", (g.read_u32(DATA), g.read_u32(USER_DATA)), (2000, 2000))
+    expect(
+        "kernel, user",
+        (g.read_u32(DATA), g.read_u32(USER_DATA)),
+        (2000, 2000),
+    )
 }
 
 fn sysenter_and_sysexit_32(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -166,7 +174,11 @@ fn sysenter_and_sysexit_32(hv: &dyn Hypervisor) -> Result<(), Failure> {
         let frame = g.run_to_exception()?;
         frame.expect(6, None, USER_CODE + 0x80)?;
         let r = g.regs()?;
-        expect("CS, SS, ESP", (r.rax, r.rbx, r.rsi), (8, 0x10, STACK_TOP - 0x100))?;
+        expect(
+            "CS, SS, ESP",
+            (r.rax, r.rbx, r.rsi),
+            (8, 0x10, STACK_TOP - 0x100),
+        )?;
         expect("IF in the kernel", r.rdi & flags::IF, 0)?;
         // SYSEXIT's selectors are CS + 16 and CS + 24, RPL 3.
         expect("user CS, SS", (frame.cs, frame.ss), (0x1b, 0x23))?;
@@ -340,7 +352,11 @@ fn mode_switch_to_long_and_back(hv: &dyn Hypervisor) -> Result<(), Failure> {
     })?;
     g.run_to_end()?;
     let r = g.regs()?;
-    expect("LMA off, on", (r.rsi & efer::LMA, r.rdi & efer::LMA), (0, efer::LMA))?;
+    expect(
+        "LMA off, on",
+        (r.rsi & efer::LMA, r.rdi & efer::LMA),
+        (0, efer::LMA),
+    )?;
     expect("RBX", r.rbx, 0x1122_3344_5566_7788)?;
     expect("unpaged store", g.read_u32(DATA), 0x1111)
 }

@@ -99,7 +99,11 @@ fn call_gate_in_long_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
     let frame = g.run_to_exception()?;
     expect("vector", frame.vector, 6)?;
     let r = g.regs()?;
-    expect("CS, SS, RSP inside", (r.rbx, r.rdx, r.rcx), (8, 0, RING0_TOP - 32))?;
+    expect(
+        "CS, SS, RSP inside",
+        (r.rbx, r.rdx, r.rcx),
+        (8, 0, RING0_TOP - 32),
+    )?;
     expect("RSP outside", frame.sp, USER_STACK_TOP)
 }
 
@@ -179,7 +183,11 @@ fn jump_to_task(hv: &dyn Hypervisor) -> Result<(), Failure> {
         expect("saved EIP", g.read_u32(TSS + 32), (CODE + 5 + 7) as u32)?;
         expect("saved ECX", g.read_u32(TSS + 44), 0x5555)?;
         let busy = |g: &Guest, s: u16| g.read_u64(GDT + u64::from(s)) >> 41 & 1;
-        expect("busy: old, new", (busy(g, sel::TSS), busy(g, sel::SPARE)), (0, 1))
+        expect(
+            "busy: old, new",
+            (busy(g, sel::TSS), busy(g, sel::SPARE)),
+            (0, 1),
+        )
     })
 }
 
@@ -200,7 +208,11 @@ fn call_task_and_iret(hv: &dyn Hypervisor) -> Result<(), Failure> {
         g.run_to_end()?;
         let r = g.regs()?;
         expect("ECX, ESP", (r.rcx, r.rsp), (8, STACK_TOP))?;
-        expect("NT in the task", g.read_u32(DATA) & flags::NT as u32, flags::NT as u32)?;
+        expect(
+            "NT in the task",
+            g.read_u32(DATA) & flags::NT as u32,
+            flags::NT as u32,
+        )?;
         expect("NT afterwards", r.rflags & flags::NT, 0)?;
         expect("back link", g.read_uint(TASK, 2), sel::TSS.into())
     })
@@ -236,15 +248,15 @@ fn enter_vm86(g: &mut Guest, iopl: u32) -> Result<(), Failure> {
     let eflags = 0x2_0002 | iopl << 12;
     g.asm(|a| {
         for word in [
-            0x6000,                    // GS
-            0x6100,                    // FS
-            (DATA >> 4) as i32,        // DS
-            0x6200,                    // ES
-            (USER_DATA >> 4) as i32,   // SS
-            0x800,                     // SP
+            0x6000,                  // GS
+            0x6100,                  // FS
+            (DATA >> 4) as i32,      // DS
+            0x6200,                  // ES
+            (USER_DATA >> 4) as i32, // SS
+            0x800,                   // SP
             eflags as i32,
-            (SPARE >> 4) as i32,       // CS
-            0,                         // IP
+            (SPARE >> 4) as i32, // CS
+            0,                   // IP
         ] {
             a.push(word)?;
         }
@@ -277,7 +289,11 @@ fn vm86_runs_real_mode_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
         let r = g.regs()?;
         expect("AX, CX", (r.rax, r.rcx), (0x7788, SPARE >> 4))?;
         expect("stack", g.read_uint(USER_DATA + 0x7fe, 2), 0x7788)?;
-        expect("vector, VM in the frame", (frame.vector, frame.flags & flags::VM), (6, flags::VM))
+        expect(
+            "vector, VM in the frame",
+            (frame.vector, frame.flags & flags::VM),
+            (6, flags::VM),
+        )
     })
 }
 
@@ -287,7 +303,11 @@ fn vm86_exception_saves_segments(hv: &dyn Hypervisor) -> Result<(), Failure> {
         vm86_code(g, |a| a.ud2())?;
         let frame = g.run_to_exception()?;
         frame.expect(6, None, 0)?;
-        expect("CS, SS, SP", (frame.cs, frame.ss, frame.sp), (SPARE >> 4, USER_DATA >> 4, 0x800))?;
+        expect(
+            "CS, SS, SP",
+            (frame.cs, frame.ss, frame.sp),
+            (SPARE >> 4, USER_DATA >> 4, 0x800),
+        )?;
         let word = |i: u64| g.read_uint(frame.at + 20 + i * 4, 2);
         expect(
             "ES, DS, FS, GS in the frame",
@@ -296,7 +316,11 @@ fn vm86_exception_saves_segments(hv: &dyn Hypervisor) -> Result<(), Failure> {
         )?;
         expect("frame on ring 0's stack", frame.at, RING0_TOP - 36)?;
         let s = g.cpu.sregs()?;
-        expect("DS, GS in the handler", (s.ds.selector, s.gs.selector), (0, 0))
+        expect(
+            "DS, GS in the handler",
+            (s.ds.selector, s.gs.selector),
+            (0, 0),
+        )
     })
 }
 
@@ -316,7 +340,11 @@ fn vm86_sensitive_instructions(hv: &dyn Hypervisor) -> Result<(), Failure> {
             enter_vm86(g, 0)?;
             vm86_code(g, emit)?;
             let frame = g.run_to_exception()?;
-            expect(name, (frame.vector, frame.error, frame.ip), (13, Some(0), 0))?;
+            expect(
+                name,
+                (frame.vector, frame.error, frame.ip),
+                (13, Some(0), 0),
+            )?;
         }
         Ok(())
     })

@@ -266,7 +266,9 @@ fn wp_change_takes_effect(hv: &dyn Hypervisor) -> Result<(), Failure> {
             }
         })?;
         let bits = g.mode.bits();
-        g.code_at(CODE + at, CODE + at, bits, |a| a.mov(dword_ptr(GVA as u32), 8))?;
+        g.code_at(CODE + at, CODE + at, bits, |a| {
+            a.mov(dword_ptr(GVA as u32), 8)
+        })?;
         g.run_to_exception()?.expect(14, Some(3), CODE + at)?;
         expect("memory", g.read_u32(A), 7)
     })
@@ -364,7 +366,9 @@ fn pcid_entry_changed_while_inactive(hv: &dyn Hypervisor) -> Result<(), Failure>
 }
 
 fn pcid_kept_with_bit_63(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    let Pcid { mut guest, roots, .. } = pcid(hv)?;
+    let Pcid {
+        mut guest, roots, ..
+    } = pcid(hv)?;
     guest.asm(|a| {
         set_cr3(a, roots[0] | 1)?;
         a.mov(ebx, ptr(rsi))?;
@@ -383,7 +387,9 @@ fn pcid_kept_with_bit_63(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn pcid_reused_with_other_tables(hv: &dyn Hypervisor) -> Result<(), Failure> {
     // One PCID, two roots: the second load without bit 63 drops the tag.
-    let Pcid { mut guest, roots, .. } = pcid(hv)?;
+    let Pcid {
+        mut guest, roots, ..
+    } = pcid(hv)?;
     guest.asm(|a| {
         set_cr3(a, roots[0] | 5)?;
         a.mov(ebx, ptr(rsi))?;
@@ -396,7 +402,9 @@ fn pcid_reused_with_other_tables(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn pcid_tags_do_not_mix(hv: &dyn Hypervisor) -> Result<(), Failure> {
     // Round trips over many tags that all name one of the two roots.
-    let Pcid { mut guest, roots, .. } = pcid(hv)?;
+    let Pcid {
+        mut guest, roots, ..
+    } = pcid(hv)?;
     guest.asm(|a| {
         a.mov(edi, 4000)?;
         a.xor(ebx, ebx)?;
