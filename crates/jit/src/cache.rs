@@ -272,6 +272,11 @@ impl CodeCache {
         Some(self.accesses[i])
     }
 
+    /// Guest RIP of the vector or x87 instruction whose copy is at `pc`.
+    pub fn copied_from(&self, pc: u64) -> Option<u64> {
+        self.faults.find(pc).map(|site| site.rip)
+    }
+
     /// Points a link at a translation.
     pub fn link(&mut self, id: u32, block: u32) {
         let Some(link) = self.links.get(id as usize).copied() else {

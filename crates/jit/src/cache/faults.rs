@@ -74,7 +74,8 @@ impl FaultTable {
     pub fn clear(&mut self) {
         self.len.store(0, Ordering::Release);
     }
-    fn find(&self, pc: u64) -> Option<Site> {
+    /// The site whose copy starts at address `pc`.
+    pub(super) fn find(&self, pc: u64) -> Option<Site> {
         let at = u32::try_from(pc.checked_sub(self.code)?).ok()?;
         // SAFETY: the first `len` entries are initialised.
         let sites =
