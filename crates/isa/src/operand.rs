@@ -284,6 +284,18 @@ impl<'a, E: Env> Ctx<'a, E> {
         Ok(s.base.wrapping_add(offset) & 0xffff_ffff)
     }
 
+    /// #GP(0) unless the linear address of `seg:offset` is a multiple of
+    /// `unit`, a power of two. Comes before what else is wrong with the address.
+    pub fn require_aligned(&self, seg: Seg, offset: u64, unit: u64) -> Result<(), Stop> {
+        let flat = self.long && !matches!(seg, Seg::Fs | Seg::Gs);
+        let base = if flat { 0 } else { self.cpu.seg(seg).base };
+        if base.wrapping_add(offset) & (unit - 1) == 0 {
+            Ok(())
+        } else {
+            Err(Exception::GP0.into())
+        }
+    }
+
     /// #AC(0) for a misaligned user access with CR0.AM and EFLAGS.AC (SDM vol
     /// 3, 6.15 and table 6-7). Processors report it before a page fault.
     fn check_alignment(&mut self, la: u64, len: u32) -> Result<(), Stop> {

@@ -227,10 +227,8 @@ pub(super) fn cmpxchg_pair<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
         })?;
         u128::from(old)
     } else {
+        ctx.require_aligned(seg, off, 16)?;
         let la = ctx.linear(seg, off, 16, crate::env::Access::ReadModify)?;
-        if la & 15 != 0 {
-            return Err(Exception::GP0.into());
-        }
         ctx.env.cmpxchg16(ctx.cpu, la, expected, new)?
     };
     if old != expected {

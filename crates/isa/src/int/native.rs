@@ -325,13 +325,10 @@ impl Operand {
 
     /// #GP(0) for a misaligned operand, before any other fault of the address.
     fn check_aligned<E: Env>(&self, ctx: &Ctx<E>) -> Result<(), Stop> {
-        let flat = ctx.long && !matches!(self.seg, Seg::Fs | Seg::Gs);
-        let base = if flat { 0 } else { ctx.cpu.seg(self.seg).base };
-        let low = base.wrapping_add(self.offset) & (self.len.next_power_of_two() as u64 - 1);
-        if self.align && low != 0 {
-            return Err(Exception::GP0.into());
+        if !self.align {
+            return Ok(());
         }
-        Ok(())
+        ctx.require_aligned(self.seg, self.offset, self.len.next_power_of_two() as u64)
     }
 
     /// Offsets and positions of the enabled elements.
