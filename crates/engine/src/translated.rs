@@ -186,7 +186,7 @@ impl SoftVcpu {
             let enter: extern "sysv64" fn(u64, u64) = std::mem::transmute(self.enter_address);
             enter(0, code);
         }
-        self.hide_code_address();
+        self.hide_host_addresses();
         let ctx = self.ctx_mut();
         match ExitKind::from_raw(ctx.jit.exit_kind) {
             ExitKind::Link => self.follow_link(),
@@ -214,18 +214,24 @@ impl SoftVcpu {
         }
     }
 
-    /// The x87 remembers where its last instruction was (FIP): the host's
-    /// address of a copy becomes the guest's of the original.
-    fn hide_code_address(&mut self) {
+    /// The x87 remembers where its last instruction and its operand were (FIP,
+    /// FDP): the host's addresses of copies become the guest's.
+    fn hide_host_addresses(&mut self) {
         const FIP: std::ops::Range<usize> = 8..16;
+        const FDP: std::ops::Range<usize> = 16..24;
         let cache = self.enter_address;
         let size = self.vm.options.code_cache as u64;
-        let area = &mut self.cpu_mut().xsave.0;
-        let fip = u64::from_le_bytes(area[FIP].try_into().unwrap_or_default());
-        if fip.wrapping_sub(cache) < size {
-            let rip = self.vm.code.lock().copied_from(fip).unwrap_or(0);
-            self.cpu_mut().xsave.0[FIP].copy_from_slice(&rip.to_le_bytes());
+        let ctx = self.ctx_mut();
+        let read = |a: &[u8]| u64::from_le_bytes(a.try_into().unwrap_or_default());
+        let (fip, fdp) = (read(&ctx.cpu.xsave.0[FIP]), read(&ctx.cpu.xsave.0[FDP]));
+        if fip.wrapping_sub(cache) >= size {
+            return;
         }
+        let fdp = if fdp == 0 { 0 } else { ctx.tlb.linear_of(fdp).unwrap_or(0) };
+        let rip = self.vm.code.lock().copied_from(fip).unwrap_or(0);
+        let area = &mut ctx.cpu.xsave.0;
+        area[FIP].copy_from_slice(&rip.to_le_bytes());
+        area[FDP].copy_from_slice(&fdp.to_le_bytes());
     }
 
     /// A link that was not made yet: find its target and make it.

@@ -70,7 +70,7 @@ impl Event {
     pub(crate) const fn pushed_flags(&self, cpu: &CpuState) -> u64 {
         let fault = match self {
             Self::Exception(e) => match e.vector {
-                vector::DB => e.payload & dr::DR6_BD != 0,
+                vector::DB => e.payload & (dr::DR6_BD | dr::PAYLOAD_FAULT) != 0,
                 vector::BP | vector::OF | vector::DF | vector::MC => false,
                 _ => true,
             },
@@ -160,7 +160,7 @@ fn apply_payload(cpu: &mut CpuState, event: &Event) {
             vector::DB => {
                 // B0..B3 report this exception only; BD, BS, BT are sticky
                 // (SDM vol 3, 17.2.3).
-                cpu.dr[6] = (cpu.dr[6] & !0xf) | e.payload;
+                cpu.dr[6] = (cpu.dr[6] & !0xf) | (e.payload & !dr::PAYLOAD_FAULT);
                 cpu.dr[7] &= !dr::DR7_GD;
             }
             _ => {}
