@@ -84,7 +84,13 @@ impl Asm {
     /// `0f op [base + index], reg`.
     pub fn mem_0f(&mut self, w: bool, op: u8, reg: u8, base: u8, index: u8) {
         self.rex(w, reg, index, base);
-        self.bytes(&[0x0f, op, 0x44 | (reg & 7) << 3, (index & 7) << 3 | base & 7, 0]);
+        self.bytes(&[
+            0x0f,
+            op,
+            0x44 | (reg & 7) << 3,
+            (index & 7) << 3 | base & 7,
+            0,
+        ]);
     }
     /// `movsxd dst64, src32`.
     pub fn movsxd(&mut self, dst: u8, src: u8) {

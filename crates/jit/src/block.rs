@@ -170,9 +170,29 @@ pub fn effect(insn: &Instruction) -> (u64, u64) {
     let kill = arith(insn.rflags_modified());
     if may_leave_flags(insn) {
         (read, 0)
-    } else {
+    } else if writes_undefined(insn.mnemonic()) {
         (read, kill)
+    } else {
+        (read, kill & !arith(insn.rflags_undefined()))
     }
+}
+
+/// Processors give the flags that these leave undefined a value of the result;
+/// other instructions leave undefined flags as they were.
+fn writes_undefined(m: Mnemonic) -> bool {
+    matches!(
+        m,
+        Mnemonic::And
+            | Mnemonic::Or
+            | Mnemonic::Xor
+            | Mnemonic::Test
+            | Mnemonic::Mul
+            | Mnemonic::Imul
+            | Mnemonic::Shl
+            | Mnemonic::Sal
+            | Mnemonic::Shr
+            | Mnemonic::Sar
+    )
 }
 
 /// Shifts by a zero count and repeated compares of nothing change no flag.

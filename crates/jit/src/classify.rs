@@ -258,8 +258,10 @@ fn plain_operands(insn: &Instruction) -> bool {
 
 /// A bit test of 32 or 64 bits whose index may lie beyond the operand.
 fn is_bit_string(insn: &Instruction) -> bool {
-    matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
-        && insn.op0_kind() == OpKind::Memory
+    matches!(
+        insn.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    ) && insn.op0_kind() == OpKind::Memory
         && insn.op1_kind() == OpKind::Register
         && insn.op1_register().size() >= 4
 }

@@ -114,8 +114,19 @@ macro_rules! jit_field {
 
 impl Layout {
     jit_field!(
-        poll, vec_loaded, irq_waiting, exit_kind, exit_site, host_rsp, flags, temp, jump_cache, this,
-        slow, xsave_mask, host_xsave
+        poll,
+        vec_loaded,
+        irq_waiting,
+        exit_kind,
+        exit_site,
+        host_rsp,
+        flags,
+        temp,
+        jump_cache,
+        this,
+        slow,
+        xsave_mask,
+        host_xsave
     );
     /// A general register's slot.
     pub(crate) const fn reg(&self, n: usize) -> u32 {

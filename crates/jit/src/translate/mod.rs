@@ -145,22 +145,14 @@ impl Emitter<'_> {
         if block.vector {
             self.load_vector(block.steps[0].live_in);
         }
+        let mut window = false;
         for step in &block.steps {
             self.step(step);
+            if std::mem::replace(&mut window, step.treatment == Treatment::Sti) {
+                self.interrupt_window(step);
+            }
         }
-        let open = block.steps.last().is_none_or(|s| {
-            matches!(
-                s.treatment,
-                Treatment::Copy
-                    | Treatment::Nothing
-                    | Treatment::Lea
-                    | Treatment::Push
-                    | Treatment::Pop
-                    | Treatment::Leave
-                    | Treatment::Jcc
-            )
-        });
-        if open {
+        if block.steps.last().is_none_or(|s| !s.treatment.ends_block()) {
             self.restore_flags(x86::flags::ARITH);
             self.jump_to(block.end);
         }
@@ -273,8 +265,12 @@ impl Emitter<'_> {
 
     /// Remembers a copied instruction that may raise a host exception.
     fn note_fault_site(&mut self, insn: &Instruction) {
-        let divides = matches!(insn.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
-        if divides || vector_class(insn) != Vector::None {
+        // CMPXCHG16B demands alignment; hosts may refuse a lock on split lines.
+        let raises = matches!(
+            insn.mnemonic(),
+            Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Cmpxchg16b
+        );
+        if raises || insn.has_lock_prefix() || vector_class(insn) != Vector::None {
             self.out.faults.push(Site {
                 at: (self.to.hot + self.hot.len()) as u32,
                 flags_in_slot: u32::from(self.flags_in_slot),

@@ -46,7 +46,12 @@ impl Emitter<'_> {
     pub(super) fn interrupt_window(&mut self, step: &Step) {
         self.restore_flags(step.live_out);
         let rip = step.insn.next_ip();
-        self.poll_word(self.l.irq_waiting(), Some(rip), step.live_out, ExitKind::Poll);
+        self.poll_word(
+            self.l.irq_waiting(),
+            Some(rip),
+            step.live_out,
+            ExitKind::Poll,
+        );
     }
 
     /// MOV r, Sreg.
