@@ -24,6 +24,7 @@ use std::sync::{Arc, Weak};
 pub const SERIAL_PORTS: [(u16, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 const RTC_IRQ: u32 = 8;
 const KEYBOARD_IRQ: u32 = 1;
+const MOUSE_IRQ: u32 = 12;
 const POST_PORT: u16 = 0x80;
 const DELAY_PORT: u16 = 0xed;
 
@@ -167,7 +168,7 @@ fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Res
         above_4g: layout.high_end - HIGH_RAM,
     };
     let rtc = Arc::new(Rtc::new(memory, gsi(vm, RTC_IRQ), time, waker.clone()));
-    let keyboard = Arc::new(I8042::new(gsi(vm, KEYBOARD_IRQ)));
+    let keyboard = Arc::new(I8042::new(gsi(vm, KEYBOARD_IRQ), gsi(vm, MOUSE_IRQ)));
     let sink = Arc::new(SinkPort);
     let fixed: [(u16, u16, Arc<dyn PortDevice>); 10] = [
         (acpi_pm::PM_BASE, acpi_pm::PM_LEN, pm.clone()),

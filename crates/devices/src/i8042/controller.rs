@@ -1,8 +1,8 @@
 //! The 8042 (IBM PS/2 Technical Reference, "Keyboard/auxiliary device
-//! controller"). There is a keyboard on the first port and nothing on the
-//! second.
+//! controller"): a keyboard on the first port, a mouse on the second.
 
 use super::keyboard::Keyboard;
+use super::mouse::Mouse;
 use crate::Effect;
 
 mod status {
@@ -10,10 +10,12 @@ mod status {
     pub const SYS: u8 = 1 << 2;
     pub const COMMAND: u8 = 1 << 3;
     pub const UNLOCKED: u8 = 1 << 4;
+    pub const AUX_OBF: u8 = 1 << 5;
 }
 
 mod ctr {
     pub const KBD_INT: u8 = 1 << 0;
+    pub const AUX_INT: u8 = 1 << 1;
     pub const SYS: u8 = 1 << 2;
     pub const KBD_OFF: u8 = 1 << 4;
     pub const AUX_OFF: u8 = 1 << 5;
@@ -43,19 +45,30 @@ mod command {
 /// Output port: bit 0 is the (active low) reset line, bit 1 gates A20.
 const OUTPUT_RESET: u8 = 1 << 0;
 const OUTPUT_A20: u8 = 1 << 1;
-/// Interface test result "clock line stuck low": no such device.
-const CLOCK_STUCK: u8 = 0x01;
+/// Interface test result: no error.
+const TEST_PASSED: u8 = 0x00;
 
-/// The controller and its keyboard.
+/// Which port a byte in the output buffer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// The keyboard, or the controller itself.
+    Keyboard,
+    /// The mouse.
+    Mouse,
+}
+
+/// The controller and its devices.
 #[derive(Clone, Debug)]
 pub struct Controller {
     /// The keyboard on the first port.
     pub keyboard: Keyboard,
+    /// The mouse on the second port.
+    pub mouse: Mouse,
     ctr: u8,
     /// Byte in the output buffer.
-    out: Option<u8>,
-    /// Answer of the controller itself; goes before keyboard bytes.
-    answer: Option<u8>,
+    out: Option<(u8, From)>,
+    /// Answer of the controller itself; goes before the devices' bytes.
+    answer: Option<(u8, From)>,
     /// Last byte read, which empty reads repeat.
     last: u8,
     last_was_command: bool,
@@ -68,7 +81,8 @@ impl Default for Controller {
     fn default() -> Self {
         Self {
             keyboard: Keyboard::new(),
-            ctr: ctr::KBD_INT | ctr::SYS | ctr::AUX_OFF | ctr::TRANSLATE,
+            mouse: Mouse::default(),
+            ctr: ctr::KBD_INT | ctr::AUX_INT | ctr::SYS | ctr::TRANSLATE,
             out: None,
             answer: None,
             last: 0,
@@ -82,12 +96,25 @@ impl Default for Controller {
 impl Controller {
     /// Level of IRQ 1.
     pub fn irq(&self) -> bool {
-        self.out.is_some() && self.ctr & ctr::KBD_INT != 0
+        self.ctr & ctr::KBD_INT != 0 && self.holds(From::Keyboard)
+    }
+
+    /// Level of IRQ 12.
+    pub fn mouse_irq(&self) -> bool {
+        self.ctr & ctr::AUX_INT != 0 && self.holds(From::Mouse)
+    }
+
+    fn holds(&self, from: From) -> bool {
+        self.out.is_some_and(|out| out.1 == from)
     }
 
     /// Reads the status port.
     pub fn read_status(&self) -> u8 {
-        let full = if self.out.is_some() { status::OBF } else { 0 };
+        let full = match self.out {
+            None => 0,
+            Some((_, From::Keyboard)) => status::OBF,
+            Some((_, From::Mouse)) => status::OBF | status::AUX_OBF,
+        };
         let sys = if self.ctr & ctr::SYS != 0 {
             status::SYS
         } else {
@@ -102,9 +129,10 @@ impl Controller {
     }
 
     /// Reads the data port and empties the output buffer. The next byte
-    /// enters it with [`Self::refill`], after IRQ 1 has been seen low.
+    /// enters it with [`Self::refill`], after the interrupt lines have been
+    /// seen low.
     pub fn read_data(&mut self) -> u8 {
-        if let Some(byte) = self.out.take() {
+        if let Some((byte, _)) = self.out.take() {
             self.last = byte;
         }
         self.last
@@ -117,7 +145,11 @@ impl Controller {
         }
         self.out = self.answer.take();
         if self.out.is_none() && self.ctr & ctr::KBD_OFF == 0 {
-            self.out = self.keyboard.take().map(|byte| self.translated(byte));
+            let byte = self.keyboard.take();
+            self.out = byte.map(|byte| (self.translated(byte), From::Keyboard));
+        }
+        if self.out.is_none() && self.ctr & ctr::AUX_OFF == 0 {
+            self.out = self.mouse.take().map(|byte| (byte, From::Mouse));
         }
     }
 
@@ -129,9 +161,9 @@ impl Controller {
             command::READ_CTR => self.reply(self.ctr),
             command::AUX_OFF => self.ctr |= ctr::AUX_OFF,
             command::AUX_ON => self.ctr &= !ctr::AUX_OFF,
-            command::AUX_TEST => self.reply(CLOCK_STUCK),
+            command::AUX_TEST => self.reply(TEST_PASSED),
             command::SELF_TEST => self.self_test(),
-            command::KBD_TEST => self.reply(0),
+            command::KBD_TEST => self.reply(TEST_PASSED),
             command::KBD_OFF => self.ctr |= ctr::KBD_OFF,
             command::KBD_ON => self.ctr &= !ctr::KBD_OFF,
             command::READ_INPUT => self.reply(0x80),
@@ -164,11 +196,15 @@ impl Controller {
                     return Some(Effect::Reset);
                 }
             }
-            // Without a second port the byte comes back as the keyboard's,
-            // which tells a driver that there is none.
-            Some(command::KBD_ECHO | command::AUX_ECHO) => self.reply(value),
-            // The second port's device does not answer: it is not there.
-            Some(_) => {}
+            Some(command::KBD_ECHO) => self.reply(value),
+            Some(command::AUX_ECHO) => {
+                self.reply(value);
+                self.answer = Some((value, From::Mouse));
+            }
+            Some(_) => {
+                self.ctr &= !ctr::AUX_OFF;
+                self.mouse.command(value);
+            }
         }
         self.refill();
         None
@@ -176,7 +212,7 @@ impl Controller {
 
     fn reply(&mut self, byte: u8) {
         self.out = None;
-        self.answer = Some(byte);
+        self.answer = Some((byte, From::Keyboard));
     }
 
     fn self_test(&mut self) {
@@ -252,18 +288,35 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_second_port() {
+    fn the_mouse_answers_on_the_second_port() {
         let mut c = Controller::default();
         c.write_command(0xa9);
-        assert_eq!(answer(&mut c), Some(0x01));
+        assert_eq!(answer(&mut c), Some(0x00));
         c.write_command(0xd3);
         c.write_data(0x5a);
-        // The byte comes back without the auxiliary flag (bit 5).
-        assert_eq!(c.read_status() & 0x21, 0x01);
+        assert!(c.mouse_irq() && !c.irq());
+        assert_eq!(c.read_status() & 0x21, 0x21);
         assert_eq!(answer(&mut c), Some(0x5a));
         c.write_command(0xd4);
         c.write_data(0xf2);
+        assert!(c.mouse_irq());
+        assert_eq!(answer(&mut c), Some(0xfa));
+        assert_eq!(answer(&mut c), Some(0x00));
         assert_eq!(answer(&mut c), None);
+        assert!(!c.mouse_irq());
+    }
+
+    #[test]
+    fn a_switched_off_mouse_is_silent_until_spoken_to() {
+        let mut c = Controller::default();
+        c.write_command(0xd4);
+        c.write_data(0xf4);
+        assert_eq!(answer(&mut c), Some(0xfa));
+        c.write_command(0xa7);
+        assert!(c.mouse.report(1, 1, 0));
+        assert_eq!(answer(&mut c), None);
+        c.write_command(0xa8);
+        assert_eq!(answer(&mut c), Some(0x08));
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! Keyboard controller: [`Controller`] is the 8042, [`Keyboard`] the AT
-//! keyboard on its first port, [`I8042`] puts both on ports 0x60 and 0x64.
+//! Keyboard controller: [`Controller`] is the 8042 with an AT keyboard
+//! ([`Keyboard`]) and a PS/2 mouse ([`Mouse`]); [`I8042`] puts it on ports
+//! 0x60 and 0x64.
 
 mod controller;
 mod keyboard;
+mod mouse;
 mod port;
 
 pub use controller::Controller;
 pub use keyboard::Keyboard;
+pub use mouse::Mouse;
 pub use port::{CommandPort, I8042};
 
 /// Data port.

@@ -8,16 +8,24 @@ use std::sync::Arc;
 /// The controller behind port 0x60; [`CommandPort`] is its port 0x64.
 pub struct I8042 {
     /// See [`crate::uart::SerialPort`] for the lock order.
-    state: Mutex<(Controller, bool)>,
-    irq: Arc<dyn IrqLine>,
+    state: Mutex<State>,
+    /// IRQ 1 and IRQ 12.
+    irqs: [Arc<dyn IrqLine>; 2],
+}
+
+#[derive(Default)]
+struct State {
+    controller: Controller,
+    /// Levels last driven.
+    levels: [bool; 2],
 }
 
 impl I8042 {
-    /// After power-on.
-    pub fn new(irq: Arc<dyn IrqLine>) -> Self {
+    /// After power-on. The lines are the keyboard's and the mouse's.
+    pub fn new(keyboard_irq: Arc<dyn IrqLine>, mouse_irq: Arc<dyn IrqLine>) -> Self {
         Self {
-            state: Mutex::new((Controller::default(), false)),
-            irq,
+            state: Mutex::default(),
+            irqs: [keyboard_irq, mouse_irq],
         }
     }
 
@@ -31,18 +39,29 @@ impl I8042 {
         })
     }
 
+    /// Moves the mouse; see [`super::Mouse::report`].
+    pub fn move_mouse(&self, dx: i16, dy: i16, buttons: u8) -> bool {
+        self.with(|c| {
+            let taken = c.mouse.report(dx, dy, buttons);
+            c.refill();
+            taken
+        })
+    }
+
     fn with<R>(&self, act: impl FnOnce(&mut Controller) -> R) -> R {
         let mut state = self.state.lock();
-        let (controller, level) = &mut *state;
-        let result = act(controller);
-        self.drive(controller.irq(), level);
+        let result = act(&mut state.controller);
+        self.drive(&mut state);
         result
     }
 
-    fn drive(&self, now: bool, level: &mut bool) {
-        if now != *level {
-            *level = now;
-            self.irq.set_level(now);
+    fn drive(&self, state: &mut State) {
+        let now = [state.controller.irq(), state.controller.mouse_irq()];
+        for ((level, now), irq) in state.levels.iter_mut().zip(now).zip(&self.irqs) {
+            if now != *level {
+                *level = now;
+                irq.set_level(now);
+            }
         }
     }
 }
@@ -50,12 +69,11 @@ impl I8042 {
 impl PortDevice for I8042 {
     fn read(&self, _offset: u16, _size: u8) -> u32 {
         let mut state = self.state.lock();
-        let (controller, level) = &mut *state;
-        let byte = controller.read_data();
-        // IRQ 1 is edge-triggered: it must fall between two bytes.
-        self.drive(controller.irq(), level);
-        controller.refill();
-        self.drive(controller.irq(), level);
+        let byte = state.controller.read_data();
+        // The lines are edge-triggered: they must fall between two bytes.
+        self.drive(&mut state);
+        state.controller.refill();
+        self.drive(&mut state);
         byte.into()
     }
     fn write(&self, _offset: u16, _size: u8, value: u32) -> Option<Effect> {
@@ -78,6 +96,7 @@ impl PortDevice for CommandPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NoIrq;
 
     #[derive(Default)]
     struct Levels(Mutex<Vec<bool>>);
@@ -90,7 +109,7 @@ mod tests {
     #[test]
     fn every_byte_is_an_edge() {
         let levels = Arc::new(Levels::default());
-        let device = Arc::new(I8042::new(levels.clone()));
+        let device = Arc::new(I8042::new(levels.clone(), Arc::new(NoIrq)));
         let command = CommandPort(device.clone());
         assert_eq!(command.read(0, 1), 0x14);
         assert!(device.press(&[0x1e, 0x9e]));

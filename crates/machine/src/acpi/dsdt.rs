@@ -49,6 +49,7 @@ fn rows(description: &Description) -> Vec<Row> {
     let mut rows = vec![
         Row::new("RTC_", Hid::Eisa("PNP0B00"), &[(Rtc::PORT, 2)], Some(8)),
         Row::new("KBD_", Hid::Eisa("PNP0303"), &kbd_ports, Some(1)),
+        Row::new("MOU_", Hid::Eisa("PNP0F13"), &[], Some(12)),
         Row {
             sta: STA_HIDDEN,
             ..Row::new("PEVT", Hid::Text("QEMU0001"), &[(pvpanic::PORT, 1)], None)

@@ -185,12 +185,27 @@ impl Shared {
             let bytes = std::mem::take(&mut state.buffer);
             self.drained.notify_all();
             parking_lot::MutexGuard::unlocked(&mut state, || {
-                broken = broken || file.write_all(&bytes).is_err();
+                broken = broken || write_all(file, &bytes).is_err();
             });
             state.writing = false;
             self.drained.notify_all();
         }
     }
+}
+
+/// Like `write_all`, also where somebody made the terminal non-blocking.
+fn write_all(file: &mut File, mut bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::ErrorKind::{Interrupted, WouldBlock};
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == Interrupted => {}
+            Err(e) if e.kind() == WouldBlock => std::thread::sleep(LOOK),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Recognises a Linux kernel's panic report. A kernel with `panic=-1` resets
