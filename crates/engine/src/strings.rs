@@ -15,7 +15,10 @@ const PAGES: usize = 64;
 /// Element size of a bulk instruction and whether it has a source.
 fn shape(insn: &Instruction) -> Option<(u64, bool)> {
     let plain = insn.has_rep_prefix()
-        && matches!(insn.segment_prefix(), Register::None | Register::DS | Register::ES)
+        && matches!(
+            insn.segment_prefix(),
+            Register::None | Register::DS | Register::ES
+        )
         && (insn.op0_kind() == iced_x86::OpKind::MemoryESRDI);
     if !plain {
         return None;
@@ -38,7 +41,9 @@ impl SoftVcpu {
     /// True if something was done: registers then stand as after those
     /// iterations, RIP after the instruction if it is complete.
     pub(crate) fn bulk_string(&mut self, insn: &Instruction) -> bool {
-        let Some((size, source)) = shape(insn) else { return false };
+        let Some((size, source)) = shape(insn) else {
+            return false;
+        };
         if self.cpu().rflags & flags::DF != 0 {
             return false;
         }
@@ -65,15 +70,23 @@ impl SoftVcpu {
         let cpu = self.cpu();
         let (to, from, value) = (cpu.gpr[gpr::RDI], cpu.gpr[gpr::RSI], cpu.gpr[gpr::RAX]);
         let room = |la: u64| PAGE_SIZE - (la & PAGE_MASK);
-        let bytes = if source { room(to).min(room(from)) } else { room(to) };
+        let bytes = if source {
+            room(to).min(room(from))
+        } else {
+            room(to)
+        };
         let n = (bytes / size).min(left);
         if n == 0 {
             return false;
         }
         let len = n * size;
-        let Some(dst) = self.plain_page(to, true) else { return false };
+        let Some(dst) = self.plain_page(to, true) else {
+            return false;
+        };
         if source {
-            let Some(src) = self.plain_page(from, false) else { return false };
+            let Some(src) = self.plain_page(from, false) else {
+                return false;
+            };
             if dst.wrapping_sub(src) < len {
                 return false; // a forward copy onto itself repeats its source
             }
@@ -102,7 +115,12 @@ impl SoftVcpu {
         if !canonical48(la) {
             return None;
         }
-        let need = Need { write, exec: false, user: bank == Bank::User, implicit: false };
+        let need = Need {
+            write,
+            exec: false,
+            user: bank == Bank::User,
+            implicit: false,
+        };
         let page = ctx.tlb.resolve(&ctx.cpu, &self.map, la, need).ok()?;
         let host = page.host? + (la & PAGE_MASK);
         (!write || page.plain_write).then_some(host)

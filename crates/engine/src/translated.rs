@@ -204,7 +204,12 @@ impl SoftVcpu {
                 let insn = code.interpreted(ctx.jit.exit_site).copied();
                 // An encoding the decoder gave up on may be too long rather
                 // than undefined: that needs the bytes.
-                let insn = insn.filter(|i| !i.is_invalid() || { ctx.cpu.rip = i.ip(); false });
+                let insn = insn.filter(|i| {
+                    !i.is_invalid() || {
+                        ctx.cpu.rip = i.ip();
+                        false
+                    }
+                });
                 drop(code);
                 Some(insn.map_or(Ended::InterpretHere, |insn| {
                     ctx.cpu.rip = insn.ip();
@@ -227,7 +232,11 @@ impl SoftVcpu {
         if fip.wrapping_sub(cache) >= size {
             return;
         }
-        let fdp = if fdp == 0 { 0 } else { ctx.tlb.linear_of(fdp).unwrap_or(0) };
+        let fdp = if fdp == 0 {
+            0
+        } else {
+            ctx.tlb.linear_of(fdp).unwrap_or(0)
+        };
         let rip = self.vm.code.lock().copied_from(fip).unwrap_or(0);
         let area = &mut ctx.cpu.xsave.0;
         area[FIP].copy_from_slice(&rip.to_le_bytes());

@@ -184,7 +184,10 @@ impl Tlb {
 
     /// What walks start from besides control registers.
     pub fn roots(&self) -> walk::Roots<'_> {
-        walk::Roots { phys_bits: self.phys_bits, pdptes: &self.pdptes }
+        walk::Roots {
+            phys_bits: self.phys_bits,
+            pdptes: &self.pdptes,
+        }
     }
 
     /// CR3 was loaded, or PAE paging entered: takes over the PDPTEs.
@@ -234,6 +237,16 @@ impl Tlb {
             self.fill(cpu, la, &mapping, &resolved, need);
         }
         Ok(resolved)
+    }
+
+    /// A linear address that the first level maps to host address `host`.
+    pub fn linear_of(&self, host: u64) -> Option<u64> {
+        let entries = self.banks.iter().flat_map(|b| &b.entries);
+        let page = host & !PAGE_MASK;
+        entries
+            .filter(|e| e.gpa != !0)
+            .find(|e| e.host == page)
+            .map(|e| e.read | host & PAGE_MASK)
     }
 
     fn mapping(

@@ -141,108 +141,24 @@ fn acceptable(insn: &Instruction) -> bool {
 /// Unprivileged instructions that change or reveal state which belongs to the
 /// host process, or whose image is not the guest's.
 fn touches_host_state(m: Mnemonic) -> bool {
-    use Mnemonic as M;
-    matches!(
-        m,
-        M::Syscall
-            | M::Sysenter
-            | M::Wrpkru
-            | M::Rdpkru
-            | M::Wrfsbase
-            | M::Wrgsbase
-            | M::Rdfsbase
-            | M::Rdgsbase
-            | M::Swapgs
-            | M::Xrstor
-            | M::Xrstor64
-            | M::Xrstors
-            | M::Xsave
-            | M::Xsave64
-            | M::Xsavec
-            | M::Xsavec64
-            | M::Xsaveopt
-            | M::Xsaveopt64
-            | M::Fxsave64
-            | M::Fxrstor64
-            | M::Xgetbv
-            | M::Cpuid
-            | M::Rdtsc
-            | M::Rdtscp
-            | M::Rdpid
-            | M::Rdpmc
-            | M::Popf
-            | M::Popfd
-            | M::Popfq
-            | M::Pushf
-            | M::Pushfd
-            | M::Pushfq
-            | M::Sti
-            | M::Cli
-            | M::Std
-            | M::Cld
-            | M::Cmc
-            | M::Enter
-            | M::Leave
-            | M::Xlatb
-            | M::Sgdt
-            | M::Sidt
-            | M::Sldt
-            | M::Str
-            | M::Smsw
-            | M::Lar
-            | M::Lsl
-            | M::Verr
-            | M::Verw
-            | M::Xbegin
-            | M::Xend
-            | M::Xabort
-            | M::Xtest
-            | M::Umonitor
-            | M::Umwait
-            | M::Tpause
-            | M::Senduipi
-            | M::Uiret
-            | M::Clui
-            | M::Stui
-            | M::Testui
-            | M::Incsspd
-            | M::Incsspq
-            | M::Rdsspd
-            | M::Rdsspq
-            | M::Saveprevssp
-            | M::Rstorssp
-            | M::Movdir64b
-            | M::Enqcmd
-            | M::Lds
-            | M::Les
-            | M::Lfs
-            | M::Lgs
-            | M::Lss
-            | M::Bndldx
-            | M::Bndstx
-            | M::Bndmk
-            | M::Bndcl
-            | M::Bndcu
-            | M::Bndcn
-            | M::Bndmov
-            | M::Ptwrite
-            | M::Ldtilecfg
-            | M::Sttilecfg
-            | M::Tilerelease
-            | M::Clzero
-            | M::Monitorx
-            | M::Mwaitx
-            | M::Rdpru
-            | M::Pconfig
-            | M::Fxsave
-            | M::Fxrstor
-            | M::Lea
-            | M::Bt
-            | M::Bts
-            | M::Btr
-            | M::Btc
-    )
+    HOST_STATE.contains(&m)
 }
+
+#[rustfmt::skip]
+const HOST_STATE: &[Mnemonic] = {
+    use Mnemonic::*;
+    &[
+        Syscall, Sysenter, Wrpkru, Rdpkru, Wrfsbase, Wrgsbase, Rdfsbase, Rdgsbase, Swapgs, Xrstor,
+        Xrstor64, Xrstors, Xsave, Xsave64, Xsavec, Xsavec64, Xsaveopt, Xsaveopt64, Fxsave64,
+        Fxrstor64, Xgetbv, Cpuid, Rdtsc, Rdtscp, Rdpid, Rdpmc, Popf, Popfd, Popfq, Pushf, Pushfd,
+        Pushfq, Sti, Cli, Std, Cld, Cmc, Enter, Leave, Xlatb, Sgdt, Sidt, Sldt, Str, Smsw, Lar,
+        Lsl, Verr, Verw, Xbegin, Xend, Xabort, Xtest, Umonitor, Umwait, Tpause, Senduipi, Uiret,
+        Clui, Stui, Testui, Incsspd, Incsspq, Rdsspd, Rdsspq, Saveprevssp, Rstorssp, Movdir64b,
+        Enqcmd, Lds, Les, Lfs, Lgs, Lss, Bndldx, Bndstx, Bndmk, Bndcl, Bndcu, Bndcn, Bndmov,
+        Ptwrite, Ldtilecfg, Sttilecfg, Tilerelease, Clzero, Monitorx, Mwaitx, Rdpru, Pconfig,
+        Fxsave, Fxrstor, Lea, Bt, Bts, Btr, Btc,
+    ]
+};
 
 fn is_memory(kind: OpKind) -> bool {
     !matches!(
