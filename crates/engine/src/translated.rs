@@ -383,6 +383,8 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, info: u32, pc: u
     let kind = match fill(ctx, map, la, size, write, user) {
         Ok(true) => return 0,
         Ok(false) => ExitKind::Access,
+        // A vector operand that must be aligned raises #GP first.
+        Err(_) if size >= 16 && la & 15 != 0 => ExitKind::Access,
         Err(e) => {
             ctx.slow.fault = Some(e);
             ExitKind::Fault

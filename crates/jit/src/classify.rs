@@ -177,7 +177,11 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
+        | Mnemonic::Prefetchwt1
+        | Mnemonic::Prefetchit0
+        | Mnemonic::Prefetchit1
         | Mnemonic::Reservednop => return T::Nothing,
         Mnemonic::Lea if insn.op0_register().size() >= 4 => return T::Lea,
         _ => {}
