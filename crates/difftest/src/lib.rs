@@ -20,6 +20,7 @@ pub mod run;
 pub mod state;
 #[cfg(test)]
 mod tests;
+pub mod vm;
 mod window;
 
 pub use case::{Case, Executor, Outcome};

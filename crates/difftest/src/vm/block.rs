@@ -1,0 +1,183 @@
+//! A block: instructions in a row, some of them jumps over the next few.
+
+use crate::case::Case;
+use iced_x86::{
+    Code, Decoder, DecoderOptions, Encoder, Formatter, Instruction, Mnemonic, NasmFormatter,
+    RflagsBits,
+};
+use x86::cpu::XsaveArea;
+use x86::flags;
+
+/// Ends every block.
+const INT3: u8 = 0xcc;
+const NOP: u8 = 0x90;
+
+/// One instruction of a block.
+#[derive(Clone, Copy, Debug)]
+pub enum Item {
+    /// Anything that goes on with the next.
+    Plain(Instruction),
+    /// A conditional jump over the next `over` items.
+    Jump {
+        /// A Jcc with a 32-bit displacement.
+        code: Code,
+        /// Items skipped.
+        over: usize,
+    },
+}
+
+/// Instructions and the state they start from.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Makes this block again.
+    pub seed: u64,
+    /// The instructions.
+    pub items: Vec<Item>,
+    /// Where the first one is.
+    pub rip: u64,
+    /// General registers.
+    pub gpr: [u64; 16],
+    /// Flags.
+    pub rflags: u64,
+    /// Vector state.
+    pub xsave: XsaveArea,
+    /// The data window.
+    pub mem: Vec<u8>,
+}
+
+impl Block {
+    /// The bytes, ending in INT3, and the instructions as they decode; `None`
+    /// if one cannot be encoded where it now stands.
+    pub fn assemble(&self) -> Option<(Vec<u8>, Vec<Instruction>)> {
+        let mut starts = Vec::new();
+        let mut at = self.rip;
+        for item in &self.items {
+            starts.push(at);
+            at += encode(item, at, at)?.len() as u64;
+        }
+        starts.push(at);
+        let mut bytes = Vec::new();
+        for (i, item) in self.items.iter().enumerate() {
+            let target = match item {
+                Item::Jump { over, .. } => starts[(i + 1 + over).min(self.items.len())],
+                Item::Plain(_) => at,
+            };
+            bytes.extend(encode(item, starts[i], target)?);
+        }
+        bytes.push(INT3);
+        let insns = Decoder::with_ip(64, &bytes, self.rip, DecoderOptions::NONE).iter().collect();
+        Some((bytes, insns))
+    }
+
+    /// The block as a case; its `insn` is a NOP, after which no flag is
+    /// undefined.
+    pub fn case(&self) -> Option<(Case, Vec<Instruction>)> {
+        let (bytes, insns) = self.assemble()?;
+        let case = Case {
+            seed: self.seed,
+            bits: 64,
+            insn: Decoder::with_ip(64, &[NOP], self.rip, DecoderOptions::NONE).decode(),
+            bytes,
+            rip: self.rip,
+            gpr: self.gpr,
+            rflags: self.rflags & !flags::TF,
+            xsave: self.xsave.clone(),
+            mem: self.mem.clone(),
+        };
+        Some((case, insns))
+    }
+
+    /// The block without item `i`.
+    pub fn without(&self, i: usize) -> Self {
+        let mut b = self.clone();
+        b.items.remove(i);
+        for (j, item) in b.items[..i].iter_mut().enumerate() {
+            if let Item::Jump { over, .. } = item
+                && j + *over >= i
+            {
+                *over -= 1;
+            }
+        }
+        b
+    }
+
+    /// Flags that the SDM leaves undefined at some point of the block; `None`
+    /// if an instruction reads one of them, so that the outcome is open.
+    pub fn undefined(&self) -> Option<u64> {
+        let mut now = 0;
+        let mut ever = 0;
+        let mut skippable = 0;
+        for item in &self.items {
+            let insn = match item {
+                Item::Plain(insn) => *insn,
+                Item::Jump { code, over } => {
+                    skippable = skippable.max(over + 1);
+                    Instruction::with_branch(*code, 0).ok()?
+                }
+            };
+            if arith(insn.rflags_read()) & now != 0 {
+                return None;
+            }
+            let set = undefined_flags(&insn);
+            if skippable == 0 {
+                now &= !(arith(insn.rflags_modified()) & !set);
+            }
+            now |= set;
+            ever |= set;
+            skippable = skippable.saturating_sub(1);
+        }
+        Some(ever)
+    }
+
+    /// Disassembly with addresses and bytes.
+    pub fn listing(&self) -> String {
+        let Some((bytes, insns)) = self.assemble() else { return "not encodable".into() };
+        let mut out = String::new();
+        for insn in insns {
+            let at = (insn.ip() - self.rip) as usize;
+            let mut text = String::new();
+            NasmFormatter::new().format(&insn, &mut text);
+            let hex: String =
+                bytes[at..at + insn.len()].iter().map(|b| format!("{b:02x}")).collect();
+            out += &format!("    {:#x} {hex:24} {text}\n", insn.ip());
+        }
+        out
+    }
+}
+
+fn encode(item: &Item, at: u64, target: u64) -> Option<Vec<u8>> {
+    let insn = match item {
+        Item::Plain(insn) => *insn,
+        Item::Jump { code, .. } => Instruction::with_branch(*code, target).ok()?,
+    };
+    let mut e = Encoder::new(64);
+    e.encode(&insn, at).ok()?;
+    Some(e.take_buffer())
+}
+
+/// For shifts and rotates, whose rules depend on the count, all that may be.
+fn undefined_flags(insn: &Instruction) -> u64 {
+    use Mnemonic as M;
+    match insn.mnemonic() {
+        M::Shl | M::Sal | M::Shr | M::Sar if insn.op0_register().size() >= 4 => {
+            flags::OF | flags::AF
+        }
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd => flags::ARITH,
+        M::Rcl | M::Rcr | M::Rol | M::Ror => flags::OF,
+        _ => arith(insn.rflags_undefined()),
+    }
+}
+
+fn arith(bits: u32) -> u64 {
+    [
+        (RflagsBits::OF, flags::OF),
+        (RflagsBits::SF, flags::SF),
+        (RflagsBits::ZF, flags::ZF),
+        (RflagsBits::AF, flags::AF),
+        (RflagsBits::CF, flags::CF),
+        (RflagsBits::PF, flags::PF),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| bits & bit != 0)
+    .fold(0, |all, (_, flag)| all | flag)
+}
