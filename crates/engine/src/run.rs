@@ -401,7 +401,7 @@ fn debug_hit(
         return None;
     }
     if let Err(Stop::Fault(e)) = result {
-        return (e.vector == x86::vector::DB).then_some(e.payload & !x86::dr::PAYLOAD_FAULT);
+        return (e.vector == x86::vector::DB).then_some(e.payload);
     }
     match *pending {
         Some(Pending::Exception(e)) if e.vector == x86::vector::DB => {

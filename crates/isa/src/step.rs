@@ -158,7 +158,7 @@ pub fn fetch<E: Env>(cpu: &mut CpuState, env: &mut E) -> Result<Instruction, Sto
     if cpu.dr[7] & dr::DR7_ENABLES != 0 && !shown {
         let hits = sys::instruction_hits(cpu, la);
         if hits != 0 {
-            return Err(Exception::db(hits | dr::PAYLOAD_FAULT).into());
+            return Err(Exception::db(hits).into());
         }
     }
     let mut bytes = [0u8; MAX_LEN];

@@ -116,9 +116,6 @@ pub mod xstate {
 pub mod dr {
     #![allow(missing_docs, reason = "the names are the documentation")]
     pub const DR6_FIXED1: u64 = 0xffff_0ff0;
-    /// Not a bit of DR6: in the payload of a #DB it marks an instruction
-    /// breakpoint, which is a fault.
-    pub const PAYLOAD_FAULT: u64 = 1 << 32;
     pub const DR6_BD: u64 = 1 << 13;
     pub const DR6_BS: u64 = 1 << 14;
     pub const DR6_BT: u64 = 1 << 15;

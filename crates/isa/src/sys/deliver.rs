@@ -66,12 +66,12 @@ impl Event {
         }
     }
     /// RFLAGS in the pushed image: faults set RF so that their instruction's
-    /// breakpoint does not trigger again (SDM vol 3, 17.3.1.1).
+    /// breakpoint does not trigger again. #DB never does, not even for an
+    /// instruction breakpoint: its handler sets RF (SDM vol 3, 17.3.1.1).
     pub(crate) const fn pushed_flags(&self, cpu: &CpuState) -> u64 {
         let fault = match self {
             Self::Exception(e) => match e.vector {
-                vector::DB => e.payload & (dr::DR6_BD | dr::PAYLOAD_FAULT) != 0,
-                vector::BP | vector::OF | vector::DF | vector::MC => false,
+                vector::DB | vector::BP | vector::OF | vector::DF | vector::MC => false,
                 _ => true,
             },
             _ => false,
@@ -160,7 +160,7 @@ fn apply_payload(cpu: &mut CpuState, event: &Event) {
             vector::DB => {
                 // B0..B3 report this exception only; BD, BS, BT are sticky
                 // (SDM vol 3, 17.2.3).
-                cpu.dr[6] = (cpu.dr[6] & !0xf) | (e.payload & !dr::PAYLOAD_FAULT);
+                cpu.dr[6] = (cpu.dr[6] & !0xf) | e.payload;
                 cpu.dr[7] &= !dr::DR7_GD;
             }
             _ => {}

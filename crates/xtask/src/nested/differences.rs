@@ -17,7 +17,6 @@ const fn difference(case: &'static str, manual: &'static str, why: &'static str)
 const RSVD: &str = "a reserved-bit fault comes without the P bit in its error code";
 const LIMITS: &str = "limits and types of segments are not checked";
 const INT: &str = "a fault of INT n pushes the address behind the instruction";
-const RF: &str = "RF is not set for a code breakpoint";
 const XM: &str = "unmasked SIMD exceptions are not raised";
 
 /// Found with QEMU 10.0 (`-accel tcg -cpu max,+svm`), Linux 6.1 `kvm-amd`.
@@ -41,8 +40,6 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     difference("fpstate::mmx_marks_the_x87_tags", "SDM 1 9.5", "an MMX write leaves the exponent alone"),
     difference("tlb::global_page_dropped_by_cr4_pge_in_pae", "SDM 3 4.4.1", "a walk sets bit 5 of PDPTEs, which KVM then finds reserved"),
     difference("debug::trap_flag_steps_rep_iterations", "SDM 3 17.3.1.4", "the trap behind the last iteration still points at the instruction"),
-    difference("debug::code_breakpoint_is_a_fault", "SDM 3 17.3.1.1", RF),
-    difference("debug::resume_flag_passes_code_breakpoint", "SDM 3 17.3.1.1", RF),
     difference("debug::host_software_breakpoint", "APM 2 15.12", "the #BP intercept ignores INT3"),
     difference("segment::real_mode_limit", "SDM 3 20.1.1", LIMITS),
     difference("segment::real_mode_word_at_the_limit", "SDM 3 20.1.1", LIMITS),
