@@ -282,7 +282,7 @@ pub unsafe fn atomic_update(hva: u64, size: u32, f: &mut dyn FnMut(u64) -> u64) 
             }
         }};
     }
-    if hva % u64::from(size) != 0 {
+    if !hva.is_multiple_of(u64::from(size)) {
         let mut buf = [0; 8];
         // SAFETY: the caller's contract.
         unsafe {

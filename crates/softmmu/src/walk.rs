@@ -316,13 +316,13 @@ fn update_ad(cpu: &CpuState, mem: &SlotMap, path: &Path, write: bool) -> bool {
     for (i, v) in path.visited[..path.depth].iter().enumerate() {
         let leaf = i + 1 == path.depth;
         let new = v.value | pte::A | if leaf && write { pte::D } else { 0 };
-        if new != v.value && !mem.update_entry(v.gpa, size, v.value, new) {
-            if mem
+        let lost = new != v.value && !mem.update_entry(v.gpa, size, v.value, new);
+        if lost
+            && mem
                 .read_entry(v.gpa, size)
                 .is_some_and(|now| now != v.value)
-            {
-                return false;
-            }
+        {
+            return false;
         }
     }
     true

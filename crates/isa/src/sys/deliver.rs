@@ -70,10 +70,10 @@ impl Event {
     /// instruction breakpoint: its handler sets RF (SDM vol 3, 17.3.1.1).
     pub(crate) const fn pushed_flags(&self, cpu: &CpuState) -> u64 {
         let fault = match self {
-            Self::Exception(e) => match e.vector {
-                vector::DB | vector::BP | vector::OF | vector::DF | vector::MC => false,
-                _ => true,
-            },
+            Self::Exception(e) => !matches!(
+                e.vector,
+                vector::DB | vector::BP | vector::OF | vector::DF | vector::MC
+            ),
             _ => false,
         };
         if fault {
