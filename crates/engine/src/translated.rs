@@ -6,10 +6,11 @@ use crate::ctx::Ctx;
 use crate::vcpu::SoftVcpu;
 use crate::vm::SoftVm;
 use iced_x86::Instruction;
-use isa::{Access, Env, Stop};
+use isa::Stop;
 use jit::block::Source;
 use jit::cache::{CodeCache, JumpCache, Key, Request, unpack_flags};
 use jit::classify::{Allowed, Copyable};
+use jit::translate::info;
 use jit::{ExitKind, JitCtx};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
@@ -372,14 +373,14 @@ pub fn copyable(features: &crate::features::FeatureSet) -> Copyable {
 /// # Safety
 /// `ctx` is the running vCPU's memory with guest registers stored, and its
 /// `slow` pointers are valid.
-pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, info: u32, pc: u64) -> u32 {
+pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u64) -> u32 {
     // SAFETY: the caller's contract; nobody else uses the vCPU's memory now.
     let ctx = unsafe { &mut *ctx };
     // SAFETY: as above.
     let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
-    let size = info & 0xff;
-    let write = info & (1 << 8) != 0;
-    let user = info >> 9 == Bank::User as u32;
+    let size = arg & info::SIZE;
+    let write = arg & info::WRITE != 0;
+    let user = arg >> info::BANK_SHIFT == Bank::User as u32;
     let kind = match fill(ctx, map, la, size, write, user) {
         Ok(true) => return 0,
         Ok(false) => ExitKind::Access,
@@ -481,19 +482,4 @@ fn host_image() -> u64 {
         area
     });
     &raw const **image as u64
-}
-
-impl crate::world::World<'_> {
-    /// Reads the bytes at RIP for an error report.
-    pub fn bytes_at_rip(&mut self, cpu: &mut CpuState) -> ([u8; 15], u8) {
-        let mut bytes = [0; 15];
-        let la = cpu.rip.wrapping_add(cpu.seg(x86::Seg::Cs).base);
-        for (i, b) in bytes.iter_mut().enumerate() {
-            match self.load(cpu, la.wrapping_add(i as u64), 1, Access::SystemRead) {
-                Ok(v) => *b = v as u8,
-                Err(_) => return (bytes, i as u8),
-            }
-        }
-        (bytes, 15)
-    }
 }

@@ -128,7 +128,6 @@ impl SoftVcpu {
         let world = World {
             vm: &self.vm,
             index: self.index,
-            shared: &self.shared,
             tlb: &mut ctx.tlb,
             map: &self.map,
             replay: &mut self.replay,

@@ -10,7 +10,6 @@ use crate::cpuid;
 use crate::features::FeatureSet;
 use crate::msr::ClockMsrs;
 use crate::replay::{Op, Replay};
-use crate::shared::Shared;
 use crate::translated::Jumps;
 use crate::vm::SoftVm;
 use hv::abi::kvm_cpuid_entry2;
@@ -21,7 +20,6 @@ use jit::native::NativeExec;
 use softmmu::SlotMap;
 use softmmu::tlb::{Bank, Resolved, Tlb};
 use softmmu::walk::Need;
-use std::sync::Arc;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{CpuState, Exception, canonical48, cr4};
 
@@ -47,8 +45,6 @@ pub struct World<'a> {
     pub vm: &'a SoftVm,
     /// Index of the vCPU in the VM.
     pub index: usize,
-    /// Its requests.
-    pub shared: &'a Arc<Shared>,
     /// TLBs.
     pub tlb: &'a mut Tlb,
     /// Memory slots.
@@ -183,10 +179,8 @@ impl World<'_> {
         for rip in dropped {
             self.local.jumps.remove(rip);
         }
-        if empty {
-            if let Some(page) = self.map.page(gpa) {
-                page.set_code(false);
-            }
+        if empty && let Some(page) = self.map.page(gpa) {
+            page.set_code(false);
         }
         drop(code);
         self.flush_others();
@@ -208,11 +202,11 @@ impl World<'_> {
         if let Some(value) = self.replay.next(op) {
             return Ok(value);
         }
-        if self.vm.has_irqchip() {
-            if let Some(value) = self.engine_device(op) {
-                self.replay.record(op, value);
-                return Ok(value);
-            }
+        if self.vm.has_irqchip()
+            && let Some(value) = self.engine_device(op)
+        {
+            self.replay.record(op, value);
+            return Ok(value);
         }
         self.replay.ask(op);
         Err(Stop::Suspend)
@@ -311,12 +305,12 @@ impl Env for World<'_> {
     fn load(&mut self, cpu: &mut CpuState, la: u64, size: u32, how: Access) -> Result<u64, Stop> {
         let mut buf = [0; 8];
         let part = &mut buf[..size as usize & 15];
-        if how == Access::Read {
-            if let Some(host) = self.tlb.hit(Bank::of(cpu), la, size, false) {
-                // SAFETY: a first-level entry covers the whole access.
-                unsafe { softmmu::host_read(host, part) };
-                return Ok(u64::from_le_bytes(buf));
-            }
+        if how == Access::Read
+            && let Some(host) = self.tlb.hit(Bank::of(cpu), la, size, false)
+        {
+            // SAFETY: a first-level entry covers the whole access.
+            unsafe { softmmu::host_read(host, part) };
+            return Ok(u64::from_le_bytes(buf));
         }
         self.read_into(cpu, la, part, how)?;
         Ok(u64::from_le_bytes(buf))
@@ -331,12 +325,12 @@ impl Env for World<'_> {
     ) -> Result<(), Stop> {
         let bytes = value.to_le_bytes();
         let part = &bytes[..size as usize & 15];
-        if how == Access::Write {
-            if let Some(host) = self.tlb.hit(Bank::of(cpu), la, size, true) {
-                // SAFETY: as in `load`; write tags cover plain memory only.
-                unsafe { softmmu::host_write(host, part) };
-                return Ok(());
-            }
+        if how == Access::Write
+            && let Some(host) = self.tlb.hit(Bank::of(cpu), la, size, true)
+        {
+            // SAFETY: as in `load`; write tags cover plain memory only.
+            unsafe { softmmu::host_write(host, part) };
+            return Ok(());
         }
         self.write_from(cpu, la, part, how)
     }
@@ -399,11 +393,11 @@ impl Env for World<'_> {
         f: &mut dyn FnMut(u64) -> u64,
     ) -> Result<u64, Stop> {
         let [first, second] = self.chunks(cpu, la, size as usize, Access::ReadModify)?;
-        if let (Some(c), None) = (first, second) {
-            if let Some(host) = self.writable(&c) {
-                // SAFETY: as in `write_from`.
-                return Ok(unsafe { softmmu::atomic_update(host, size, f) });
-            }
+        if let (Some(c), None) = (first, second)
+            && let Some(host) = self.writable(&c)
+        {
+            // SAFETY: as in `write_from`.
+            return Ok(unsafe { softmmu::atomic_update(host, size, f) });
         }
         // Devices and page-crossing operands are not atomic towards other
         // vCPUs: real hardware would lock the bus.

@@ -13,6 +13,8 @@ mod memory;
 mod stack;
 mod system;
 
+pub use memory::info;
+
 use crate::asm::Asm;
 use crate::block::{Block, Step};
 use crate::classify::{AccessTable, Treatment, Vector, vector_class};
