@@ -279,6 +279,7 @@ fn memory_is_plain(insn: &Instruction, high: bool) -> bool {
     !high
         && !bit_string
         && !insn.is_vsib()
+        && insn.memory_index() != Register::AL // XLAT
         && insn.op_mask() == Register::None
         && insn.memory_size() != MemorySize::Unknown
         && (1..=64).contains(&size)

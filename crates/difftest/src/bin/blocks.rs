@@ -76,6 +76,7 @@ impl Bench {
             return;
         }
         let small = check::shrink(block, &mut self.metal, &mut self.guest);
+        // A difference that comes and goes shows in the whole block only.
         let found = check::compare(&small, &mut self.metal, &mut self.guest);
         let gpr: Vec<String> = small.gpr.iter().map(|v| format!("{v:x}")).collect();
         println!("seed {}, flags {:#x}, registers {}:", small.seed, small.rflags, gpr.join(" "));

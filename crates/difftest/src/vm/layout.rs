@@ -1,6 +1,6 @@
 //! Where things are in guest-physical memory, and the tables the guest needs.
 
-use crate::case::GS_BASE;
+use crate::case::{GS_BASE, GS_SELECTOR};
 use crate::layout::{CODE, CODE_LEN, DATA, DATA_LEN, DATA_PAGES, PAGE, Perm};
 use hv::abi::{kvm_dtable, kvm_segment, kvm_sregs};
 use x86::{cr0, cr4, efer};
@@ -101,6 +101,7 @@ pub fn write_tables(ram: &mut [u8]) {
     }
     put(STUBS + VECTORS * HANDLER, 0xcf48); // iretq
     put(TSS + 0x24, SYSTEM + STACK + PAGE); // IST 1
+    put(TSS + 0x60, 0x68 << 48); // no I/O bitmap
     put(GDT + u64::from(KERNEL_CS), 0x00af_9b00_0000_ffff);
     put(GDT + u64::from(KERNEL_SS), 0x00cf_9300_0000_ffff);
     put(GDT + 0x28, 0x00cf_f300_0000_ffff);
@@ -130,8 +131,9 @@ pub fn sregs(old: &kvm_sregs) -> kvm_sregs {
     s.cs = seg(KERNEL_CS, 0xb, 0, true);
     s.ss = seg(KERNEL_SS, 3, 0, false);
     let user = seg(USER.1, 3, 3, false);
-    (s.ds, s.es, s.fs) = (user, user, user);
-    s.gs = kvm_segment { base: GS_BASE, ..user };
+    (s.ds, s.es) = (user, user);
+    s.fs = kvm_segment { selector: 0, ..user };
+    s.gs = kvm_segment { base: GS_BASE, selector: GS_SELECTOR, ..user };
     s.tr = kvm_segment {
         base: SYSTEM + TSS,
         limit: 0x67,
