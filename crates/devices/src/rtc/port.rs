@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 /// First of the two ports.
 const BASE: u16 = 0x70;
+/// Register C.
+const FLAGS: u8 = 0x0c;
 
 /// The chip with its index latch, clock and interrupt line.
 pub struct Rtc {
@@ -74,9 +76,14 @@ impl PortDevice for Rtc {
         if offset == 0 {
             return 0xff;
         }
-        let value = self.with(|state, now| state.chip.read(state.index, now));
-        // Reading register C may re-arm a deadline.
-        self.waker.wake();
+        let (value, armed) = self.with(|state, now| {
+            let value = state.chip.read(state.index, now);
+            // Reading the flags lets the next interrupt come.
+            (value, state.index & 0x7f == FLAGS)
+        });
+        if armed {
+            self.waker.wake();
+        }
         value.into()
     }
 
