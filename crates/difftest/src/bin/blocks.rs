@@ -1,4 +1,5 @@
-//! `blocks [--seed S] [--count N] [--kernel] [--interpret] [--single] [--code NAME] [--show N]`:
+//! `blocks [--seed S] [--count N] [--kernel] [--interpret] [--single] [--code NAME] [--show N]
+//! [--kick] [--trace]`:
 //! random blocks on the software engine against the host CPU. `--single` runs
 //! one instruction of each code with every kind of operand instead.
 
@@ -17,6 +18,7 @@ struct Options {
     interpret: bool,
     single: bool,
     trace: bool,
+    kick: bool,
     code: String,
     show: u64,
 }
@@ -29,6 +31,7 @@ fn options() -> Result<Options, String> {
         interpret: false,
         single: false,
         trace: false,
+        kick: false,
         code: String::new(),
         show: 10,
     };
@@ -44,6 +47,7 @@ fn options() -> Result<Options, String> {
             "--interpret" => o.interpret = true,
             "--single" => o.single = true,
             "--trace" => o.trace = true,
+            "--kick" => o.kick = true,
             "--code" => o.code = value()?,
             _ => return Err(format!("unknown option {a}")),
         }
@@ -122,6 +126,15 @@ fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let mut guest = Guest::new(&engine::Soft::with_options(options))?;
     if o.kernel {
         guest.privilege = Privilege::Kernel;
+    }
+    if o.kick {
+        let kicker = guest.kicker();
+        std::thread::spawn(move || {
+            loop {
+                kicker.kick();
+                std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+        });
     }
     let metal = Metal::new()?;
     let mut bench = Bench { metal, guest, trace: o.trace, run: 0, different: 0, show: o.show };

@@ -1,9 +1,10 @@
-//! A block: instructions in a row, some of them jumps over the next few.
+//! A block: instructions in a row, some of them jumps over the next few, and
+//! short loops.
 
 use crate::case::Case;
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Formatter, Instruction, Mnemonic, NasmFormatter,
-    RflagsBits,
+    Code, Decoder, DecoderOptions, Encoder, Formatter, IcedError, Instruction, MemoryOperand,
+    Mnemonic, NasmFormatter, Register, RflagsBits,
 };
 use x86::cpu::XsaveArea;
 use x86::flags;
@@ -24,6 +25,74 @@ pub enum Item {
         /// Items skipped.
         over: usize,
     },
+    /// `DEC counter; JNZ` back over the last `back` items.
+    Loop {
+        /// A 64-bit register that nothing else changes.
+        counter: Register,
+        /// Items repeated.
+        back: usize,
+    },
+    /// A transfer over the next `over` items.
+    Far {
+        /// How.
+        by: Transfer,
+        /// A 64-bit register to hold the target.
+        through: Register,
+        /// Items skipped.
+        over: usize,
+    },
+}
+
+/// An unconditional transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// JMP rel32.
+    Jump,
+    /// CALL rel32.
+    Call,
+    /// JMP r64.
+    JumpRegister,
+    /// CALL r64.
+    CallRegister,
+    /// PUSH r64; RET.
+    Return,
+}
+
+impl Item {
+    /// The item that it may go on with, being item `i`, besides the next.
+    fn target(&self, i: usize) -> Option<usize> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Jump { over, .. } | Self::Far { over, .. } => Some(i + 1 + over),
+            Self::Loop { back, .. } => Some(i.saturating_sub(*back)),
+        }
+    }
+
+    /// The instructions; `target` is the address of [`Item::target`].
+    fn instructions(&self, target: u64) -> Result<Vec<Instruction>, IcedError> {
+        let branch = |code| Instruction::with_branch(code, target);
+        Ok(match *self {
+            Self::Plain(insn) => vec![insn],
+            Self::Jump { code, .. } => vec![branch(code)?],
+            Self::Loop { counter, .. } => {
+                vec![Instruction::with1(Code::Dec_rm64, counter)?, branch(Code::Jne_rel32_64)?]
+            }
+            Self::Far { by, through, .. } => {
+                let address = MemoryOperand::with_base_displ(Register::RIP, target.cast_signed());
+                let load = Instruction::with2(Code::Lea_r64_m, through, address)?;
+                let one = |code| Instruction::with1(code, through);
+                match by {
+                    Transfer::Jump => vec![branch(Code::Jmp_rel32_64)?],
+                    Transfer::Call => vec![branch(Code::Call_rel32_64)?],
+                    Transfer::JumpRegister => vec![load, one(Code::Jmp_rm64)?],
+                    Transfer::CallRegister => vec![load, one(Code::Call_rm64)?],
+                    Transfer::Return => {
+                        vec![load, one(Code::Push_r64)?, Instruction::with(Code::Retnq)]
+                    }
+                }
+            }
+        })
+    }
 }
 
 /// Instructions and the state they start from.
@@ -58,10 +127,7 @@ impl Block {
         starts.push(at);
         let mut bytes = Vec::new();
         for (i, item) in self.items.iter().enumerate() {
-            let target = match item {
-                Item::Jump { over, .. } => starts[(i + 1 + over).min(self.items.len())],
-                Item::Plain(_) => at,
-            };
+            let target = item.target(i).map_or(at, |t| starts[t.min(self.items.len())]);
             bytes.extend(encode(item, starts[i], target)?);
         }
         bytes.push(INT3);
@@ -91,11 +157,15 @@ impl Block {
     pub fn without(&self, i: usize) -> Self {
         let mut b = self.clone();
         b.items.remove(i);
-        for (j, item) in b.items[..i].iter_mut().enumerate() {
-            if let Item::Jump { over, .. } = item
-                && j + *over >= i
-            {
-                *over -= 1;
+        for (j, item) in b.items.iter_mut().enumerate() {
+            match item {
+                Item::Jump { over, .. } | Item::Far { over, .. } if j < i && j + *over >= i => {
+                    *over -= 1;
+                }
+                Item::Loop { back, .. } if j >= i && j + 1 - (*back).min(j + 1) <= i => {
+                    *back = back.saturating_sub(1);
+                }
+                _ => {}
             }
         }
         b
@@ -104,26 +174,30 @@ impl Block {
     /// Flags that the SDM leaves undefined at some point of the block; `None`
     /// if an instruction reads one of them, so that the outcome is open.
     pub fn undefined(&self) -> Option<u64> {
-        let mut now = 0;
-        let mut ever = 0;
+        let looping = self.items.iter().any(|i| matches!(i, Item::Loop { .. }));
+        let first = self.undefined_after(0)?;
+        if looping { self.undefined_after(first) } else { Some(first) }
+    }
+
+    /// The same if `now` may be undefined at every loop's head.
+    fn undefined_after(&self, mut now: u64) -> Option<u64> {
+        let mut ever = now;
         let mut skippable = 0;
         for item in &self.items {
-            let insn = match item {
-                Item::Plain(insn) => *insn,
-                Item::Jump { code, over } => {
-                    skippable = skippable.max(over + 1);
-                    Instruction::with_branch(*code, 0).ok()?
+            if let Item::Jump { over, .. } | Item::Far { over, .. } = item {
+                skippable = skippable.max(over + 1);
+            }
+            for insn in item.instructions(0).ok()? {
+                if arith(insn.rflags_read()) & now != 0 {
+                    return None;
                 }
-            };
-            if arith(insn.rflags_read()) & now != 0 {
-                return None;
+                let set = undefined_flags(&insn);
+                if skippable == 0 {
+                    now &= !(arith(insn.rflags_modified()) & !set);
+                }
+                now |= set;
+                ever |= set;
             }
-            let set = undefined_flags(&insn);
-            if skippable == 0 {
-                now &= !(arith(insn.rflags_modified()) & !set);
-            }
-            now |= set;
-            ever |= set;
             skippable = skippable.saturating_sub(1);
         }
         Some(ever)
@@ -146,13 +220,13 @@ impl Block {
 }
 
 fn encode(item: &Item, at: u64, target: u64) -> Option<Vec<u8>> {
-    let insn = match item {
-        Item::Plain(insn) => *insn,
-        Item::Jump { code, .. } => Instruction::with_branch(*code, target).ok()?,
-    };
+    let mut out = Vec::new();
     let mut e = Encoder::new(64);
-    e.encode(&insn, at).ok()?;
-    Some(e.take_buffer())
+    for insn in item.instructions(target).ok()? {
+        e.encode(&insn, at + out.len() as u64).ok()?;
+        out.append(&mut e.take_buffer());
+    }
+    Some(out)
 }
 
 /// For shifts and rotates, whose rules depend on the count, all that may be.

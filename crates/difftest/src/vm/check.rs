@@ -3,7 +3,7 @@
 use super::block::Block;
 use crate::case::{Case, Executor, Outcome};
 use crate::compare::differences;
-use iced_x86::{Instruction, Register};
+use iced_x86::{FlowControl, Instruction, Register};
 use x86::{flags, vector};
 
 /// The x87's last opcode in the image.
@@ -58,17 +58,27 @@ fn blame(case: &mut Case, insns: &[Instruction], a: &mut Outcome, b: &mut Outcom
 
 /// Arithmetic flags that may still be read from instruction `from` on.
 fn live(insns: &[Instruction], from: usize) -> u64 {
-    let mut after = vec![flags::ARITH; insns.len() + 1];
-    for (i, insn) in insns.iter().enumerate().skip(from).rev() {
-        let mut out = after[i + 1];
-        if insn.is_jcc_short_or_near() {
-            let to = insns.iter().position(|t| t.ip() == insn.near_branch_target());
-            out |= to.map_or(flags::ARITH, |t| after[t]);
+    let mut before = vec![0; insns.len()];
+    // Twice, so that what is live at a loop's head reaches its end.
+    for _ in 0..2 {
+        for (i, insn) in insns.iter().enumerate().rev() {
+            let at = |ip: u64| {
+                let to = insns.iter().position(|t| t.ip() == ip);
+                to.map_or(flags::ARITH, |t| before[t])
+            };
+            let out = match insn.flow_control() {
+                FlowControl::Next => at(insn.next_ip()),
+                FlowControl::ConditionalBranch => {
+                    at(insn.next_ip()) | at(insn.near_branch_target())
+                }
+                FlowControl::UnconditionalBranch => at(insn.near_branch_target()),
+                _ => flags::ARITH,
+            };
+            let (read, kill) = jit::block::effect(insn);
+            before[i] = out & !kill | read;
         }
-        let (read, kill) = jit::block::effect(insn);
-        after[i] = if i + 1 == insns.len() { flags::ARITH } else { out & !kill | read };
     }
-    after[from]
+    before[from]
 }
 
 /// The smallest block found, by leaving out instructions, that still differs.

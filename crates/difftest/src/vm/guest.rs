@@ -9,7 +9,7 @@ use super::layout::{self, CODE_GPA, DATA_GPA, ENTRY_FRAME, ENTRY_FRAME_GPA, IRET
 use crate::case::{Case, Executor, Outcome};
 use crate::layout::{CODE, CODE_LEN, DATA_LEN};
 use hv::abi::{kvm_regs, kvm_xsave};
-use hv::{Hypervisor, MemFlags, MemSlot, Vcpu, VcpuExit, Vm};
+use hv::{Hypervisor, Kicker, MemFlags, MemSlot, Vcpu, VcpuExit, Vm};
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ptr;
 use std::sync::Arc;
@@ -99,6 +99,11 @@ impl Guest {
         Ok(Self { ram, vm, vcpu, privilege: Privilege::User, cold: false, twice: false })
     }
 
+    /// A handle that interrupts cases.
+    pub fn kicker(&self) -> Arc<dyn Kicker> {
+        self.vcpu.kicker()
+    }
+
     fn enter(&mut self, case: &Case) -> hv::Result<()> {
         if self.cold {
             let sregs = self.vcpu.sregs()?;
@@ -182,9 +187,12 @@ impl Guest {
 
     fn once(&mut self, case: &Case) -> hv::Result<Outcome> {
         self.enter(case)?;
-        match self.vcpu.run()? {
-            VcpuExit::Hlt => self.leave(),
-            other => unreachable!("no device and no interrupt: {other:?}"),
+        loop {
+            match self.vcpu.run()? {
+                VcpuExit::Hlt => return self.leave(),
+                VcpuExit::Interrupted => {}
+                other => unreachable!("no device and no interrupt: {other:?}"),
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! indices and keep their values, so that every memory operand of a block is
 //! known when it is made.
 
-use super::block::{Block, Item};
+use super::block::{Block, Item, Transfer};
 use crate::case::GS_BASE;
 use crate::class::{Class, class};
 use crate::generate;
@@ -25,6 +25,7 @@ const STACK: &[Code] = &[
     Code::Pushq_imm32,
     Code::Push_rm64,
     Code::Pop_rm64,
+    Code::Pushfq,
 ];
 
 const JCC: &[Code] = &[
@@ -61,27 +62,51 @@ const TRIES: u32 = 60;
 /// Makes blocks of instructions that the host has.
 pub struct Blocks {
     pools: Vec<Vec<Code>>,
+    strings: Vec<Code>,
     info: InstructionInfoFactory,
 }
+
+const TRANSFERS: &[Transfer] = &[
+    Transfer::Jump,
+    Transfer::Call,
+    Transfer::JumpRegister,
+    Transfer::CallRegister,
+    Transfer::Return,
+];
 
 /// What registers hold all the time.
 struct Roles {
     pointers: [(usize, u64); 3],
     index: (usize, u64),
+    counter: Option<(usize, u64)>,
+    /// RSI and RDI are pointers, RCX is the index: string instructions may
+    /// change them.
+    strings: bool,
 }
 
 impl Roles {
     fn random(rng: &mut Rng) -> Self {
-        let mut free: Vec<usize> = (0..16).filter(|&r| r != 4).collect();
-        let mut take = |rng: &mut Rng| free.remove(rng.below(free.len() as u64) as usize);
+        let strings = rng.chance(15);
+        let mut free: Vec<usize> = (0..16)
+            .filter(|&r| r != 4 && !(strings && matches!(r, 1 | 6 | 7)))
+            .collect();
+        let mut take = |rng: &mut Rng, fixed: usize| match strings {
+            true => fixed,
+            false => free.remove(rng.below(free.len() as u64) as usize),
+        };
         let pointer = |rng: &mut Rng| DATA + 512 + rng.below(2 * PAGE - 1024) / 8 * 8;
-        Self {
-            pointers: [(4, pointer(rng)), (take(rng), pointer(rng)), (take(rng), pointer(rng))],
-            index: (take(rng), rng.below(64)),
-        }
+        let pointers =
+            [(4, pointer(rng)), (take(rng, 6), pointer(rng)), (take(rng, 7), pointer(rng))];
+        let index = if strings { rng.below(20) } else { rng.below(512).wrapping_sub(256) };
+        let index = (take(rng, 1), index);
+        let counter = (!strings && rng.chance(25)).then(|| (take(rng, 0), 1 + rng.below(4)));
+        Self { pointers, index, counter, strings }
+    }
+    fn roles(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.pointers.into_iter().chain([self.index]).chain(self.counter)
     }
     fn holds(&self, r: usize) -> bool {
-        self.index.0 == r || self.pointers.iter().any(|p| p.0 == r)
+        self.roles().any(|(n, _)| n == r)
     }
 }
 
@@ -98,6 +123,7 @@ impl Blocks {
             usable.iter().copied().filter(of).collect()
         };
         Self {
+            strings: Code::values().filter(|&c| table::class(c) == table::Class::String).collect(),
             pools: SHARES.iter().map(|(v, _)| pool(*v)).collect(),
             info: InstructionInfoFactory::new(),
         }
@@ -108,9 +134,10 @@ impl Blocks {
         let mut rng = Rng::new(seed ^ 0x626c_6f63_6b73);
         let roles = Roles::random(&mut rng);
         let mut gpr: [u64; 16] = std::array::from_fn(|_| rng.value());
-        for (r, v) in roles.pointers.iter().chain([&roles.index]) {
-            gpr[*r] = *v;
+        for (r, v) in roles.roles() {
+            gpr[r] = v;
         }
+        let direction = if roles.strings { flags::DF } else { 0 };
         let length = 1 + rng.below(20);
         let rip = CODE + 64 + rng.below(PAGE + 2000);
         let mut mem = vec![0; DATA_LEN];
@@ -120,7 +147,7 @@ impl Blocks {
             items: Vec::new(),
             rip,
             gpr,
-            rflags: rng.word() & flags::ARITH | flags::FIXED1 | flags::IF,
+            rflags: rng.word() & (flags::ARITH | direction) | flags::FIXED1 | flags::IF,
             xsave: state::random(&mut rng),
             mem,
         };
@@ -128,12 +155,21 @@ impl Blocks {
             if block.items.len() as u64 == length {
                 break;
             }
-            if rng.chance(12) {
-                let over = rng.below(6) as usize;
+            let over = rng.below(6) as usize;
+            if rng.chance(10) {
                 block.items.push(Item::Jump { code: rng.pick(JCC), over });
+            } else if rng.chance(4) {
+                block.items.extend(transfer(&roles, over, &mut rng));
             } else if let Some(insn) = self.instruction(&roles, rip, &mut rng) {
                 block.items.push(Item::Plain(insn));
             }
+            if block.undefined().is_none() {
+                block.items.pop();
+            }
+        }
+        if let Some((counter, _)) = roles.counter {
+            let back = rng.below(block.items.len() as u64 + 1) as usize;
+            block.items.push(Item::Loop { counter: Register::RAX + counter as u32, back });
             if block.undefined().is_none() {
                 block.items.pop();
             }
@@ -153,7 +189,13 @@ impl Blocks {
     }
 
     fn instruction(&mut self, roles: &Roles, rip: u64, rng: &mut Rng) -> Option<Instruction> {
-        let code = if rng.chance(4) { rng.pick(STACK) } else { self.code(rng) };
+        let code = if rng.chance(4) {
+            rng.pick(STACK)
+        } else if roles.strings && rng.chance(30) {
+            rng.pick(&self.strings)
+        } else {
+            self.code(rng)
+        };
         (0..TRIES).find_map(|_| {
             let mut insn = generate::build(code, 64, rip, rng)?;
             if (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory) {
@@ -175,7 +217,13 @@ impl Blocks {
             Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
         );
         if bit_string && insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register {
-            return false;
+            let r = insn.op1_register();
+            if r.full_register().number() != roles.index.0 || r.size() == 1 {
+                return false;
+            }
+        }
+        if insn.is_string_instruction() {
+            return roles.strings;
         }
         let stack = insn.is_stack_instruction();
         let info = self.info.info(insn);
@@ -186,6 +234,13 @@ impl Blocks {
             !(writes && r.is_gpr() && roles.holds(n)) || (stack && n == 4 && implicit(insn))
         })
     }
+}
+
+/// An unconditional transfer through a register without a role.
+fn transfer(roles: &Roles, over: usize, rng: &mut Rng) -> Option<Item> {
+    let r = rng.below(16) as usize;
+    let through = Register::RAX + r as u32;
+    (!roles.holds(r)).then(|| Item::Far { by: rng.pick(TRANSFERS), through, over })
 }
 
 /// RSP changes by the instruction's nature, not because it is its operand.
@@ -257,14 +312,14 @@ fn place(insn: &mut Instruction, roles: &Roles, rng: &mut Rng) {
             let scale = rng.pick(&[1, 2, 4, 8]);
             insn.set_memory_index(named(index));
             insn.set_memory_index_scale(scale);
-            at -= times * u64::from(scale);
+            at = at.wrapping_sub(times.wrapping_mul(u64::from(scale)));
         }
         5..=10 => {
             let scale = rng.pick(&[1, 2, 4, 8]);
             insn.set_memory_base(named(pointer));
             insn.set_memory_index(named(index));
             insn.set_memory_index_scale(scale);
-            at = at.wrapping_sub(value).wrapping_sub(times * u64::from(scale));
+            at = at.wrapping_sub(value).wrapping_sub(times.wrapping_mul(u64::from(scale)));
         }
         _ => {
             insn.set_memory_base(named(pointer));
