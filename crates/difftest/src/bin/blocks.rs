@@ -60,6 +60,7 @@ struct Bench {
     guest: Guest,
     trace: bool,
     run: u64,
+    items: u64,
     different: u64,
     show: u64,
 }
@@ -72,6 +73,7 @@ impl Bench {
             eprintln!("seed {}:\n{}", block.seed, block.listing());
         }
         self.run += 1;
+        self.items += block.items.len() as u64;
         if check::compare(&block, &mut self.metal, &mut self.guest).is_empty() {
             return;
         }
@@ -137,7 +139,7 @@ fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         });
     }
     let metal = Metal::new()?;
-    let mut bench = Bench { metal, guest, trace: o.trace, run: 0, different: 0, show: o.show };
+    let mut bench = Bench { metal, guest, trace: o.trace, run: 0, items: 0, different: 0, show: o.show };
     if o.single {
         singles(o, &features, &mut bench);
     } else {
@@ -145,7 +147,14 @@ fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
             bench.one(blocks.make(seed));
         }
     }
-    println!("{} blocks, {} differ", bench.run, bench.different);
+    println!(
+        "{} blocks ({} instructions, {} page faults; {} instructions interpreted), {} differ",
+        bench.run,
+        bench.items,
+        bench.guest.counter("pf_guest"),
+        bench.guest.counter("insn_emulation"),
+        bench.different
+    );
     Ok(bench.different == 0)
 }
 

@@ -99,6 +99,12 @@ impl Guest {
         Ok(Self { ram, vm, vcpu, privilege: Privilege::User, cold: false, twice: false })
     }
 
+    /// One of the VM's counters, 0 if it has none of that name.
+    pub fn counter(&self, name: &str) -> u64 {
+        let all = self.vm.counters();
+        all.iter().find(|(n, _)| *n == name).map_or(0, |(_, v)| *v)
+    }
+
     /// A handle that interrupts cases.
     pub fn kicker(&self) -> Arc<dyn Kicker> {
         self.vcpu.kicker()

@@ -292,6 +292,9 @@ fn target(rng: &mut Rng) -> u64 {
 
 fn place(insn: &mut Instruction, roles: &Roles, rng: &mut Rng) {
     let mut at = target(rng);
+    if insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg {
+        at &= !63; // hosts slow down processes that lock two lines
+    }
     if insn.segment_prefix() == Register::GS {
         at -= GS_BASE;
     }
