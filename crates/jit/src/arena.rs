@@ -4,6 +4,7 @@
 
 use std::io;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A dual-mapped code area. The two views show the same bytes: code is written
 /// through [`Arena::rw`] and executed through [`Arena::rx`]. Pages are
@@ -107,6 +108,18 @@ impl Arena {
             ptr::copy_nonoverlapping(code.as_ptr(), self.rw.as_ptr().add(offset), code.len());
         }
         Some(self.rx.as_ptr() as u64 + offset as u64)
+    }
+}
+
+impl Arena {
+    /// Replaces four aligned bytes at once while other threads may execute
+    /// them.
+    pub fn patch(&mut self, offset: usize, value: u32) {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= self.len);
+        // SAFETY: aligned and inside the writable view (checked above), which
+        // is only ever accessed through raw pointers.
+        let at = unsafe { AtomicU32::from_ptr(self.rw.as_ptr().add(offset).cast()) };
+        at.store(value, Ordering::Release);
     }
 }
 

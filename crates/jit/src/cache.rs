@@ -294,7 +294,7 @@ impl CodeCache {
 
     fn patch(&mut self, at: u32, target: u32) {
         let rel = (i64::from(target) - i64::from(at) - 4) as i32;
-        self.arena.write(at as usize, &rel.to_le_bytes());
+        self.arena.patch(at as usize, rel.cast_unsigned());
     }
 
     /// Undoes every link between pages: a mapping of code changed.

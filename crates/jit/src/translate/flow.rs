@@ -31,6 +31,15 @@ impl Emitter<'_> {
         self.cold_to_stub(jump, self.stubs.exits[ExitKind::Link as usize]);
     }
 
+    /// Pads so that the displacement behind `opcode` bytes is aligned: other
+    /// vCPUs may execute a link while it is patched and must fetch the old or
+    /// the new displacement whole.
+    fn align_link(&mut self, opcode: usize) {
+        const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0]];
+        let at = self.to.hot + self.hot.len() + opcode;
+        self.hot.bytes(NOPS[at.wrapping_neg() & 3]);
+    }
+
     /// True if a direct jump from this block to `target` may be patched.
     fn linkable(&self, from: u64, target: u64) -> bool {
         self.to.link_across_pages || self.same_page(from, target)
@@ -45,6 +54,7 @@ impl Emitter<'_> {
 
     fn jump_from(&mut self, from: u64, target: u64) {
         if self.linkable(from, target) {
+            self.align_link(1);
             let at = self.hot.jmp();
             let crosses = !self.same_page(from, target);
             self.add_link(at, target, crosses);
@@ -120,6 +130,7 @@ impl Emitter<'_> {
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         let cond = condition(&step.insn);
         if target > ip && self.linkable(ip, target) {
+            self.align_link(2);
             let at = self.hot.jcc(cond);
             let crosses = !self.same_page(ip, target);
             return self.add_link(at, target, crosses);
