@@ -79,9 +79,9 @@ const PEER_READY: u8 = msr::CTS | msr::DSR | msr::DCD;
 /// FIFO trigger levels by FCR bits 6..=7.
 const TRIGGER: [usize; 4] = [1, 4, 8, 14];
 
-/// So many line-status reads in a row, without a byte sent in between, mean
-/// that the guest waits for input by polling. A console that waits for THRE
-/// reads once or twice per byte.
+/// So many line-status reads in a row, with nothing in between but received
+/// bytes fetched, mean that the guest waits for input by polling. A console
+/// that waits for THRE reads once or twice per byte.
 const POLLS_THAT_LISTEN: u8 = 64;
 
 /// The chip.
@@ -98,6 +98,10 @@ pub struct Uart {
     /// OE and BI not read yet.
     line_errors: u8,
     rx: VecDeque<u8>,
+    /// The guest may know of the bytes in `rx`.
+    noticed: bool,
+    /// Bytes that were cleared before the guest could know of them.
+    returned: Vec<u8>,
     /// The transmitter became empty and nobody has taken notice.
     thre_pending: bool,
     polls: u8,
@@ -116,6 +120,8 @@ impl Default for Uart {
             msr_delta: 0,
             line_errors: 0,
             rx: VecDeque::with_capacity(FIFO_DEPTH),
+            noticed: false,
+            returned: Vec::new(),
             thre_pending: false,
             polls: 0,
         }
@@ -148,6 +154,12 @@ impl Uart {
         }
     }
 
+    /// Bytes to send again: a driver that is being set up cleared them without
+    /// having looked. On a slower line they would not have arrived yet.
+    pub fn take_returned(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.returned)
+    }
+
     /// The peer holds the line in the break state.
     pub fn receive_break(&mut self) {
         self.receive(0);
@@ -157,9 +169,13 @@ impl Uart {
     /// Reads a register; only the low 3 bits of `offset` count.
     pub fn read(&mut self, offset: u16) -> u8 {
         let dlab = self.lcr & LCR_DLAB != 0;
+        let fetches = offset & 7 == reg::DATA && !self.rx.is_empty();
+        if offset & 7 != reg::LSR && !fetches {
+            self.polls = 0;
+        }
         match offset & 7 {
             reg::DATA if dlab => self.divisor as u8,
-            reg::DATA => self.rx.pop_front().unwrap_or(0),
+            reg::DATA => self.read_rbr(),
             reg::IER if dlab => (self.divisor >> 8) as u8,
             reg::IER => self.ier,
             reg::IIR_FCR => self.read_iir(),
@@ -174,6 +190,7 @@ impl Uart {
     /// Writes a register; the result is a byte that leaves on the line.
     pub fn write(&mut self, offset: u16, value: u8) -> Option<u8> {
         let dlab = self.lcr & LCR_DLAB != 0;
+        self.polls = 0;
         match offset & 7 {
             reg::DATA if dlab => self.divisor = self.divisor & 0xff00 | u16::from(value),
             reg::DATA => return self.transmit(value),
@@ -221,8 +238,15 @@ impl Uart {
         }
     }
 
+    fn read_rbr(&mut self) -> u8 {
+        let byte = self.rx.pop_front().unwrap_or(0);
+        self.noticed = !self.rx.is_empty();
+        byte
+    }
+
     fn read_iir(&mut self) -> u8 {
         let source = self.source();
+        self.noticed |= matches!(source, iir::DATA | iir::TIMEOUT);
         if source == iir::THRE {
             self.thre_pending = false;
         }
@@ -231,15 +255,16 @@ impl Uart {
 
     fn read_lsr(&mut self) -> u8 {
         self.polls = self.polls.saturating_add(1);
+        self.noticed |= !self.rx.is_empty();
         let ready = if self.rx.is_empty() { 0 } else { lsr::DR };
         lsr::THRE | lsr::TEMT | ready | std::mem::take(&mut self.line_errors)
     }
 
     fn transmit(&mut self, byte: u8) -> Option<u8> {
-        self.polls = 0;
         self.thre_pending = true;
         if self.loopback() {
             self.receive(byte);
+            self.noticed = true;
             return None;
         }
         Some(byte)
@@ -257,7 +282,10 @@ impl Uart {
     /// together with it.
     fn write_fcr(&mut self, value: u8) {
         if (value ^ self.fcr) & fcr::ENABLE != 0 || value & fcr::CLEAR_RX != 0 {
-            self.rx.clear();
+            let cleared = self.rx.drain(..);
+            if !std::mem::take(&mut self.noticed) {
+                self.returned.extend(cleared);
+            }
         }
         self.fcr = match value & fcr::ENABLE {
             0 => 0,
@@ -412,6 +440,25 @@ mod tests {
         assert_eq!(uart.rx_room(), 0);
         uart.write(reg::IER, ier::RDI);
         assert_eq!(uart.rx_room(), FIFO_DEPTH);
+    }
+
+    #[test]
+    fn bytes_cleared_unseen_come_again() {
+        // As Linux sets a port up: interrupts on, then FIFOs on.
+        let mut uart = Uart::default();
+        uart.write(reg::IER, ier::RDI);
+        uart.receive(b'e');
+        uart.write(reg::IIR_FCR, 0x01);
+        assert_eq!(uart.read(reg::LSR), 0x60);
+        assert_eq!(uart.take_returned(), b"e");
+        assert_eq!(uart.take_returned(), b"");
+        // What the guest saw and cleared is gone.
+        for look in [reg::LSR, reg::IIR_FCR] {
+            uart.receive(b'x');
+            uart.read(look);
+            uart.write(reg::IIR_FCR, 0x03);
+            assert_eq!(uart.take_returned(), b"");
+        }
     }
 
     #[test]

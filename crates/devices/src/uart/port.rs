@@ -16,6 +16,8 @@ pub trait ByteSource: Send + Sync {
     /// Fills the front of `buf` with what is there now and returns how much;
     /// never waits.
     fn get(&self, buf: &mut [u8]) -> usize;
+    /// Takes back bytes that `get` delivered last; they come first next time.
+    fn unget(&self, bytes: &[u8]);
 }
 
 /// A serial port. Bytes are pulled from the source only as far as the
@@ -60,6 +62,10 @@ impl SerialPort {
         let mut state = self.state.lock();
         let (uart, level) = &mut *state;
         let result = act(uart);
+        let returned = uart.take_returned();
+        if !returned.is_empty() {
+            self.source.unget(&returned);
+        }
         let mut buf = [0; super::FIFO_DEPTH];
         let room = uart.rx_room();
         if room > 0 {
@@ -114,6 +120,13 @@ mod tests {
                 .for_each(|(to, from)| *to = from);
             n
         }
+        fn unget(&self, bytes: &[u8]) {
+            let mut waiting = self.waiting.lock();
+            bytes
+                .iter()
+                .rev()
+                .for_each(|&byte| waiting.push_front(byte));
+        }
     }
     impl IrqLine for Wire {
         fn set_level(&self, high: bool) {
@@ -129,9 +142,9 @@ mod tests {
         wire.waiting.lock().extend(&paste);
         port.pump();
         assert!(wire.levels.lock().is_empty());
-        port.write(2, 1, 0xc7);
         port.write(4, 1, 0x0b);
         port.write(1, 1, 0x01);
+        port.write(2, 1, 0xc7);
         let mut got = Vec::new();
         while port.read(5, 1) & 1 != 0 {
             got.push(port.read(0, 1) as u8);

@@ -81,4 +81,10 @@ impl ByteSource for InputQueue {
         }
         n
     }
+
+    /// May exceed the capacity by what one receiver holds.
+    fn unget(&self, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        bytes.iter().rev().for_each(|&b| state.bytes.push_front(b));
+    }
 }
