@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ impl Session {
     /// Starts `command` with a new terminal as its standard streams.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let (master, slave) = pseudo_terminal().context("pseudo-terminal")?;
+        own_terminal(command);
         let child = command
             .stdin(slave.try_clone()?)
             .stdout(slave.try_clone()?)
@@ -139,6 +141,22 @@ fn collect(mut terminal: File, output: Arc<Output>) {
             .1 = true;
         output.changed.notify_all();
     });
+}
+
+/// The program leads a session whose controlling terminal is its standard
+/// input, as one started from a shell's terminal sees it.
+#[allow(unsafe_code, reason = "runs between fork and exec")]
+fn own_terminal(command: &mut Command) {
+    let lead = || {
+        // SAFETY: both are plain system calls, allowed after fork; standard
+        // input is the slave by now.
+        match unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 } {
+            true => Ok(()),
+            false => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: `lead` neither allocates nor locks.
+    unsafe { command.pre_exec(lead) };
 }
 
 /// Master and slave, 24 lines of 80.

@@ -27,8 +27,10 @@ impl RawTerminal {
             saved.assume_init()
         };
         // SAFETY: both calls take and return plain numbers.
-        let foreground = unsafe { libc::tcgetpgrp(fd) == libc::getpgrp() };
-        if !foreground {
+        let (owner, ours) = unsafe { (libc::tcgetpgrp(fd), libc::getpgrp()) };
+        // A terminal that is not our controlling one has no owner to respect
+        // and stops nobody.
+        if owner >= 0 && owner != ours {
             return None;
         }
         let mut raw = saved;
