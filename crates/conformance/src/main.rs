@@ -2,12 +2,10 @@
 //!
 //! One line per case and a summary; exit code 1 if a case failed.
 
-mod report;
-
 use anyhow::{Context, Result, bail};
+use conformance::report::Report;
 use hv::Hypervisor;
 use hv::conformance::{Case, cases};
-use report::Report;
 
 const USAGE: &str = "\
 usage: conformance [--backend NAME] [--filter TEXT] [--list]
