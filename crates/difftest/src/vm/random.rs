@@ -225,6 +225,9 @@ impl Blocks {
         if insn.is_string_instruction() {
             return roles.strings;
         }
+        if roles.strings && locks(insn) {
+            return false; // its pointer may have moved off the line
+        }
         let stack = insn.is_stack_instruction();
         let info = self.info.info(insn);
         info.used_registers().iter().all(|u| {
@@ -280,6 +283,10 @@ fn vector_memory(code: Code) -> bool {
     })
 }
 
+fn locks(insn: &Instruction) -> bool {
+    insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg
+}
+
 /// Mostly aligned inside a page, sometimes across two, seldom a fault.
 fn target(rng: &mut Rng) -> u64 {
     match rng.below(20) {
@@ -292,7 +299,7 @@ fn target(rng: &mut Rng) -> u64 {
 
 fn place(insn: &mut Instruction, roles: &Roles, rng: &mut Rng) {
     let mut at = target(rng);
-    if insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg {
+    if locks(insn) {
         at &= !63; // hosts slow down processes that lock two lines
     }
     if insn.segment_prefix() == Register::GS {
