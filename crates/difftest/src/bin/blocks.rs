@@ -87,7 +87,12 @@ impl Bench {
         // A difference that comes and goes shows in the whole block only.
         let found = check::compare(&small, &mut self.metal, &mut self.guest);
         let gpr: Vec<String> = small.gpr.iter().map(|v| format!("{v:x}")).collect();
-        println!("seed {}, flags {:#x}, registers {}:", small.seed, small.rflags, gpr.join(" "));
+        println!(
+            "seed {}, flags {:#x}, registers {}:",
+            small.seed,
+            small.rflags,
+            gpr.join(" ")
+        );
         print!("{}", small.listing());
         for line in found {
             println!("  {line}");
@@ -107,7 +112,9 @@ fn singles(o: &Options, features: &HostFeatures, bench: &mut Bench) {
         }
         let shown = bench.different;
         for seed in o.seed..o.seed + o.count {
-            let Some(c) = generator.case(code, seed) else { continue };
+            let Some(c) = generator.case(code, seed) else {
+                continue;
+            };
             if c.bits != 64 || c.insn.flow_control() != FlowControl::Next {
                 continue;
             }
@@ -118,7 +125,11 @@ fn singles(o: &Options, features: &HostFeatures, bench: &mut Bench) {
                 rip: c.rip,
                 gpr: c.gpr,
                 // Alignment is checked in user mode only.
-                rflags: if o.kernel { c.rflags & !flags::AC } else { c.rflags },
+                rflags: if o.kernel {
+                    c.rflags & !flags::AC
+                } else {
+                    c.rflags
+                },
                 xsave: c.xsave,
                 mem: c.mem,
             });
@@ -128,10 +139,11 @@ fn singles(o: &Options, features: &HostFeatures, bench: &mut Bench) {
 
 fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let features = HostFeatures::read()?;
-    let mut blocks = Blocks::new(|c| {
-        features.offered(c) && format!("{c:?}").contains(&o.code)
-    });
-    let options = engine::Options { translate: !o.interpret, ..Default::default() };
+    let mut blocks = Blocks::new(|c| features.offered(c) && format!("{c:?}").contains(&o.code));
+    let options = engine::Options {
+        translate: !o.interpret,
+        ..Default::default()
+    };
     let mut guest = Guest::new(&engine::Soft::with_options(options))?;
     if o.kernel {
         guest.privilege = Privilege::Kernel;
@@ -146,7 +158,15 @@ fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         });
     }
     let metal = Metal::new()?;
-    let mut bench = Bench { metal, guest, trace: o.trace, run: 0, items: 0, different: 0, show: o.show };
+    let mut bench = Bench {
+        metal,
+        guest,
+        trace: o.trace,
+        run: 0,
+        items: 0,
+        different: 0,
+        show: o.show,
+    };
     if o.single {
         singles(o, &features, &mut bench);
     } else {

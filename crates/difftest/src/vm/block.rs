@@ -75,7 +75,10 @@ impl Item {
             Self::Plain(insn) => vec![insn],
             Self::Jump { code, .. } => vec![branch(code)?],
             Self::Loop { counter, .. } => {
-                vec![Instruction::with1(Code::Dec_rm64, counter)?, branch(Code::Jne_rel32_64)?]
+                vec![
+                    Instruction::with1(Code::Dec_rm64, counter)?,
+                    branch(Code::Jne_rel32_64)?,
+                ]
             }
             Self::Far { by, through, .. } => {
                 let address = MemoryOperand::with_base_displ(Register::RIP, target.cast_signed());
@@ -127,11 +130,15 @@ impl Block {
         starts.push(at);
         let mut bytes = Vec::new();
         for (i, item) in self.items.iter().enumerate() {
-            let target = item.target(i).map_or(at, |t| starts[t.min(self.items.len())]);
+            let target = item
+                .target(i)
+                .map_or(at, |t| starts[t.min(self.items.len())]);
             bytes.extend(encode(item, starts[i], target)?);
         }
         bytes.push(INT3);
-        let insns = Decoder::with_ip(64, &bytes, self.rip, DecoderOptions::NONE).iter().collect();
+        let insns = Decoder::with_ip(64, &bytes, self.rip, DecoderOptions::NONE)
+            .iter()
+            .collect();
         Some((bytes, insns))
     }
 
@@ -176,7 +183,11 @@ impl Block {
     pub fn undefined(&self) -> Option<u64> {
         let looping = self.items.iter().any(|i| matches!(i, Item::Loop { .. }));
         let first = self.undefined_after(0)?;
-        if looping { self.undefined_after(first) } else { Some(first) }
+        if looping {
+            self.undefined_after(first)
+        } else {
+            Some(first)
+        }
     }
 
     /// The same if `now` may be undefined at every loop's head.
@@ -205,14 +216,18 @@ impl Block {
 
     /// Disassembly with addresses and bytes.
     pub fn listing(&self) -> String {
-        let Some((bytes, insns)) = self.assemble() else { return "not encodable".into() };
+        let Some((bytes, insns)) = self.assemble() else {
+            return "not encodable".into();
+        };
         let mut out = String::new();
         for insn in insns {
             let at = (insn.ip() - self.rip) as usize;
             let mut text = String::new();
             NasmFormatter::new().format(&insn, &mut text);
-            let hex: String =
-                bytes[at..at + insn.len()].iter().map(|b| format!("{b:02x}")).collect();
+            let hex: String = bytes[at..at + insn.len()]
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect();
             out += &format!("    {:#x} {hex:24} {text}\n", insn.ip());
         }
         out

@@ -15,8 +15,12 @@ const FDP: std::ops::Range<usize> = 16..24;
 /// What differs between the host and `other` on `block`; empty if nothing does
 /// or the block is not encodable.
 pub fn compare(block: &Block, host: &mut dyn Executor, other: &mut dyn Executor) -> Vec<String> {
-    let Some((mut case, insns)) = block.case() else { return Vec::new() };
-    let Some(undefined) = block.undefined() else { return Vec::new() };
+    let Some((mut case, insns)) = block.case() else {
+        return Vec::new();
+    };
+    let Some(undefined) = block.undefined() else {
+        return Vec::new();
+    };
     let mut a = host.run(&case);
     let mut b = other.run(&case);
     let end = [&mut a, &mut b].map(normalise);
@@ -48,7 +52,9 @@ fn normalise(o: &mut Outcome) -> bool {
 /// that are overwritten before anyone reads them need not be right then: the
 /// translator gives them up at the access.
 fn blame(case: &mut Case, insns: &[Instruction], a: &mut Outcome, b: &mut Outcome) {
-    let Some(i) = insns.iter().position(|i| i.ip() == a.rip) else { return };
+    let Some(i) = insns.iter().position(|i| i.ip() == a.rip) else {
+        return;
+    };
     case.insn = insns[i];
     let dead = flags::ARITH & !live(insns, i);
     for o in [a, b] {

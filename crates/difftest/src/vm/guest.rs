@@ -96,7 +96,14 @@ impl Guest {
         let sregs = layout::sregs(&vcpu.sregs()?);
         vcpu.set_sregs(&sregs)?;
         vcpu.set_xcr0(XCR0)?;
-        Ok(Self { ram, vm, vcpu, privilege: Privilege::User, cold: false, twice: false })
+        Ok(Self {
+            ram,
+            vm,
+            vcpu,
+            privilege: Privilege::User,
+            cold: false,
+            twice: false,
+        })
     }
 
     /// One of the VM's counters, 0 if it has none of that name.
@@ -123,7 +130,8 @@ impl Guest {
         let rflags = case.rflags & !flags::TF;
         let frame = [case.rip, cs.into(), rflags, case.gpr[4], ss.into()];
         for (i, v) in frame.iter().enumerate() {
-            self.ram.write(ENTRY_FRAME_GPA + 8 * i as u64, &v.to_le_bytes());
+            self.ram
+                .write(ENTRY_FRAME_GPA + 8 * i as u64, &v.to_le_bytes());
         }
         let g = &case.gpr;
         self.vcpu.set_regs(&kvm_regs {
@@ -171,7 +179,11 @@ impl Guest {
             // The host runs every case in user mode.
             Exception::pf(self.vcpu.sregs()?.cr2, error.unwrap_or(0) | 4)
         } else {
-            Exception { vector: v, error, payload: 0 }
+            Exception {
+                vector: v,
+                error,
+                payload: 0,
+            }
         };
         let x = self.vcpu.xsave()?;
         let mut xsave = XsaveArea::default();

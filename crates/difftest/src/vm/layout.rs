@@ -82,10 +82,16 @@ pub fn write_tables(ram: &mut [u8]) {
             Perm::Read => P | US | NX,
             Perm::ReadWrite => all | NX,
         };
-        put(PT_DATA + index(DATA + i * PAGE, 0), (DATA_GPA + i * PAGE) | bits);
+        put(
+            PT_DATA + index(DATA + i * PAGE, 0),
+            (DATA_GPA + i * PAGE) | bits,
+        );
     }
     for i in 0..CODE_LEN as u64 / PAGE {
-        put(PT_CODE + index(CODE + i * PAGE, 0), (CODE_GPA + i * PAGE) | P | US);
+        put(
+            PT_CODE + index(CODE + i * PAGE, 0),
+            (CODE_GPA + i * PAGE) | P | US,
+        );
     }
     for gpa in (0..DATA_GPA).step_by(PAGE as usize) {
         put(PT_SYSTEM + index(SYSTEM + gpa, 0), gpa | P | RW);
@@ -109,11 +115,17 @@ pub fn write_tables(ram: &mut [u8]) {
 }
 
 /// Bytes of the windows that the host process sees, for the sizes above.
-const _: () = assert!(DATA_GPA as usize + DATA_LEN <= CODE_GPA as usize && CODE_GPA as usize + CODE_LEN <= RAM);
+const _: () = assert!(
+    DATA_GPA as usize + DATA_LEN <= CODE_GPA as usize && CODE_GPA as usize + CODE_LEN <= RAM
+);
 
 /// Kernel mode on these tables.
 pub fn sregs(old: &kvm_sregs) -> kvm_sregs {
-    let table = |gpa, limit| kvm_dtable { base: SYSTEM + gpa, limit, padding: [0; 3] };
+    let table = |gpa, limit| kvm_dtable {
+        base: SYSTEM + gpa,
+        limit,
+        padding: [0; 3],
+    };
     let seg = |selector, type_, dpl, long: bool| kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -132,8 +144,15 @@ pub fn sregs(old: &kvm_sregs) -> kvm_sregs {
     s.ss = seg(KERNEL_SS, 3, 0, false);
     let user = seg(USER.1, 3, 3, false);
     (s.ds, s.es) = (user, user);
-    s.fs = kvm_segment { selector: 0, ..user };
-    s.gs = kvm_segment { base: GS_BASE, selector: GS_SELECTOR, ..user };
+    s.fs = kvm_segment {
+        selector: 0,
+        ..user
+    };
+    s.gs = kvm_segment {
+        base: GS_BASE,
+        selector: GS_SELECTOR,
+        ..user
+    };
     s.tr = kvm_segment {
         base: SYSTEM + TSS,
         limit: 0x67,

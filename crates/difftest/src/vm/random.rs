@@ -95,15 +95,30 @@ impl Roles {
             false => free.remove(rng.below(free.len() as u64) as usize),
         };
         let pointer = |rng: &mut Rng| DATA + 512 + rng.below(2 * PAGE - 1024) / 8 * 8;
-        let pointers =
-            [(4, pointer(rng)), (take(rng, 6), pointer(rng)), (take(rng, 7), pointer(rng))];
-        let index = if strings { rng.below(20) } else { rng.below(512).wrapping_sub(256) };
+        let pointers = [
+            (4, pointer(rng)),
+            (take(rng, 6), pointer(rng)),
+            (take(rng, 7), pointer(rng)),
+        ];
+        let index = if strings {
+            rng.below(20)
+        } else {
+            rng.below(512).wrapping_sub(256)
+        };
         let index = (take(rng, 1), index);
         let counter = (!strings && rng.chance(25)).then(|| (take(rng, 0), 1 + rng.below(4)));
-        Self { pointers, index, counter, strings }
+        Self {
+            pointers,
+            index,
+            counter,
+            strings,
+        }
     }
     fn roles(&self) -> impl Iterator<Item = (usize, u64)> {
-        self.pointers.into_iter().chain([self.index]).chain(self.counter)
+        self.pointers
+            .into_iter()
+            .chain([self.index])
+            .chain(self.counter)
     }
     fn holds(&self, r: usize) -> bool {
         self.roles().any(|(n, _)| n == r)
@@ -123,7 +138,9 @@ impl Blocks {
             usable.iter().copied().filter(of).collect()
         };
         Self {
-            strings: Code::values().filter(|&c| table::class(c) == table::Class::String).collect(),
+            strings: Code::values()
+                .filter(|&c| table::class(c) == table::Class::String)
+                .collect(),
             pools: SHARES.iter().map(|(v, _)| pool(*v)).collect(),
             info: InstructionInfoFactory::new(),
         }
@@ -157,7 +174,10 @@ impl Blocks {
             }
             let over = rng.below(6) as usize;
             if rng.chance(10) {
-                block.items.push(Item::Jump { code: rng.pick(JCC), over });
+                block.items.push(Item::Jump {
+                    code: rng.pick(JCC),
+                    over,
+                });
             } else if rng.chance(4) {
                 block.items.extend(transfer(&roles, over, &mut rng));
             } else if let Some(insn) = self.instruction(&roles, rip, &mut rng) {
@@ -169,7 +189,10 @@ impl Blocks {
         }
         if let Some((counter, _)) = roles.counter {
             let back = rng.below(block.items.len() as u64 + 1) as usize;
-            block.items.push(Item::Loop { counter: Register::RAX + counter as u32, back });
+            block.items.push(Item::Loop {
+                counter: Register::RAX + counter as u32,
+                back,
+            });
             if block.undefined().is_none() {
                 block.items.pop();
             }
@@ -243,7 +266,11 @@ impl Blocks {
 fn transfer(roles: &Roles, over: usize, rng: &mut Rng) -> Option<Item> {
     let r = rng.below(16) as usize;
     let through = Register::RAX + r as u32;
-    (!roles.holds(r)).then(|| Item::Far { by: rng.pick(TRANSFERS), through, over })
+    (!roles.holds(r)).then(|| Item::Far {
+        by: rng.pick(TRANSFERS),
+        through,
+        over,
+    })
 }
 
 /// RSP changes by the instruction's nature, not because it is its operand.
@@ -277,7 +304,11 @@ fn vector_memory(code: Code) -> bool {
     code.op_code().op_kinds().iter().any(|k| {
         matches!(
             k,
-            K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y | K::mem_vsib32z
+            K::mem_vsib32x
+                | K::mem_vsib64x
+                | K::mem_vsib32y
+                | K::mem_vsib64y
+                | K::mem_vsib32z
                 | K::mem_vsib64z
         )
     })
@@ -329,7 +360,9 @@ fn place(insn: &mut Instruction, roles: &Roles, rng: &mut Rng) {
             insn.set_memory_base(named(pointer));
             insn.set_memory_index(named(index));
             insn.set_memory_index_scale(scale);
-            at = at.wrapping_sub(value).wrapping_sub(times.wrapping_mul(u64::from(scale)));
+            at = at
+                .wrapping_sub(value)
+                .wrapping_sub(times.wrapping_mul(u64::from(scale)));
         }
         _ => {
             insn.set_memory_base(named(pointer));

@@ -7,7 +7,10 @@ use crate::metal::Metal;
 fn blocks_agree(privilege: Privilege, translate: bool, seeds: std::ops::Range<u64>) {
     let features = HostFeatures::read().unwrap();
     let mut blocks = random::Blocks::new(|c| features.offered(c));
-    let options = engine::Options { translate, ..Default::default() };
+    let options = engine::Options {
+        translate,
+        ..Default::default()
+    };
     let mut guest = Guest::new(&engine::Soft::with_options(options)).unwrap();
     guest.privilege = privilege;
     let mut metal = Metal::new().unwrap();
@@ -16,7 +19,11 @@ fn blocks_agree(privilege: Privilege, translate: bool, seeds: std::ops::Range<u6
         guest.twice = seed % 2 == 0;
         let block = blocks.make(seed);
         let found = check::compare(&block, &mut metal, &mut guest);
-        assert!(found.is_empty(), "seed {seed}: {found:#?}\n{}", block.listing());
+        assert!(
+            found.is_empty(),
+            "seed {seed}: {found:#?}\n{}",
+            block.listing()
+        );
     }
 }
 
