@@ -16,7 +16,8 @@ use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
-use x86::{CpuState, Exception, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
+use x86::segment::attr;
+use x86::{CpuState, Exception, Seg, Segment, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
 
 /// What the slow path needs, and what it leaves for its caller.
 pub struct Slow {
@@ -106,7 +107,15 @@ impl Jumps {
 fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
     let bank = Bank::of(cpu);
     let allowed = allowed(cpu);
-    let bits = [allowed.x87, allowed.sse, allowed.avx, allowed.avx512];
+    let bits = [
+        allowed.x87,
+        allowed.sse,
+        allowed.avx,
+        allowed.avx512,
+        allowed.wide,
+        allowed.fs,
+        allowed.gs,
+    ];
     let files: u32 = bits
         .iter()
         .enumerate()
@@ -125,6 +134,9 @@ fn allowed(cpu: &CpuState) -> Allowed {
         0
     };
     Allowed {
+        wide: cpu.code64(),
+        fs: unlimited(cpu.seg(Seg::Fs)),
+        gs: unlimited(cpu.seg(Seg::Gs)),
         cpl0: cpu.cpl() == 0,
         x87: on && cpu.cr0 & cr0::NE != 0,
         sse,
@@ -133,12 +145,33 @@ fn allowed(cpu: &CpuState) -> Allowed {
     }
 }
 
+/// A writable data segment that reaches to 4 GiB from whatever base: no
+/// access through it needs a limit check.
+fn unlimited(s: &Segment) -> bool {
+    let data = s.attr & (attr::P | attr::S | attr::X | attr::RW | attr::EC);
+    data == attr::P | attr::S | attr::RW && s.limit == u32::MAX
+}
+
+/// 32-bit protected-mode code in flat segments with a 32-bit stack.
+fn flat32(cpu: &CpuState) -> bool {
+    let cs = cpu.seg(Seg::Cs);
+    let flat = |s: Seg| unlimited(cpu.seg(s)) && cpu.seg(s).base == 0;
+    cpu.protected()
+        && !cs.long()
+        && cs.db()
+        && cs.base == 0
+        && cs.limit == u32::MAX
+        && cpu.seg(Seg::Ss).db()
+        && flat(Seg::Ds)
+        && flat(Seg::Es)
+        && flat(Seg::Ss)
+}
+
 /// True if translated code behaves exactly as the state demands.
 pub fn translatable(cpu: &CpuState) -> bool {
     let ac = cpu.cr0 & cr0::AM != 0 && cpu.rflags & flags::AC != 0;
     let cpl = cpu.cpl();
-    cpu.code64()
-        && cpu.paging()
+    (cpu.code64() || flat32(cpu))
         && (cpl == 0 || (cpl == 3 && !ac))
         && cpu.rflags & (flags::TF | flags::RF) == 0
         && cpu.dr[7] & dr::DR7_ENABLES == 0

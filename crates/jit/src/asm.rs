@@ -138,9 +138,9 @@ impl Asm {
         ]);
         self.u32(disp as u32);
     }
-    /// `mov qword [base + index], imm32` (sign-extended).
-    pub fn mem_store_imm(&mut self, base: u8, index: u8, imm: i32) {
-        self.rex(true, 0, index, base);
+    /// `mov [base + index], imm32`, 64-bit (sign-extended) if `w`.
+    pub fn mem_store_imm(&mut self, w: bool, base: u8, index: u8, imm: i32) {
+        self.rex(w, 0, index, base);
         self.bytes(&[0xc7, 0x44, (index & 7) << 3 | base & 7, 0]);
         self.u32(imm as u32);
     }

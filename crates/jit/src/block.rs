@@ -1,6 +1,6 @@
 //! Decoding a block and the liveness of flags in it.
 
-use crate::classify::{Allowed, Copyable, Treatment, Vector, treatment, vector_class};
+use crate::classify::{Allowed, Copyable, Treatment, Vector, normalise, treatment, vector_class};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, RflagsBits};
 use x86::flags;
 
@@ -48,6 +48,13 @@ pub struct Source<'a> {
     pub allowed: Allowed,
 }
 
+impl Source<'_> {
+    fn decoder(&self, start: usize, rip: u64) -> Decoder<'_> {
+        let bitness = if self.allowed.wide { 64 } else { 32 };
+        Decoder::with_ip(bitness, &self.page[start..], rip, DecoderOptions::NONE)
+    }
+}
+
 impl Block {
     /// Decodes the block at `rip`. Empty if the first instruction crosses
     /// into the next page.
@@ -60,7 +67,7 @@ impl Block {
 
     fn fill(&mut self, source: &Source<'_>, rip: u64) {
         let start = (rip - source.base) as usize;
-        let mut decoder = Decoder::with_ip(64, &source.page[start..], rip, DecoderOptions::NONE);
+        let mut decoder = source.decoder(start, rip);
         self.end = rip;
         self.decode_run(&mut decoder, source);
         self.settle_sti();
@@ -85,7 +92,8 @@ impl Block {
 
     fn decode_run(&mut self, decoder: &mut Decoder<'_>, source: &Source<'_>) {
         while self.steps.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
-            let insn = decoder.decode();
+            let mut insn = decoder.decode();
+            normalise(&mut insn);
             if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
                 break; // crosses the page end: left to the interpreter
             }
@@ -142,8 +150,7 @@ fn live_at(source: &Source<'_>, rip: u64) -> u64 {
     else {
         return flags::ARITH;
     };
-    let bytes = &source.page[start as usize..];
-    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+    let mut decoder = source.decoder(start as usize, rip);
     let mut unknown = flags::ARITH;
     let mut read = 0;
     for _ in 0..PEEK {

@@ -210,6 +210,7 @@ impl CodeCache {
             bank: request.bank,
             link_across_pages: request.link_across_pages,
             bmi2: self.bmi2,
+            wide: request.source.allowed.wide,
         };
         let out = self
             .translator

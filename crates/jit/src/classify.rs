@@ -137,6 +137,12 @@ fn same_registers(insn: &Instruction) -> bool {
 /// What the block's mode allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
+    /// 64-bit code; otherwise 32-bit code in flat segments.
+    pub wide: bool,
+    /// FS may be used without a limit check.
+    pub fs: bool,
+    /// GS may be used without a limit check.
+    pub gs: bool,
     /// The code runs at CPL 0.
     pub cpl0: bool,
     /// x87 and MMX run without #NM/#UD.
@@ -183,19 +189,16 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         | Mnemonic::Prefetchit0
         | Mnemonic::Prefetchit1
         | Mnemonic::Reservednop => return T::Nothing,
-        Mnemonic::Lea if insn.op0_register().size() >= 4 => return T::Lea,
+        Mnemonic::Lea if insn.op0_register().size() >= 4 && !short_address(insn) => return T::Lea,
         _ => {}
     }
+    if !allowed.wide && !segments_allow(insn, allowed) {
+        return T::Interp;
+    }
+    if let Some(t) = stack_or_branch(insn, allowed.wide) {
+        return t;
+    }
     match insn.code() {
-        Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64 => return T::Push,
-        Code::Pop_r64 => return T::Pop,
-        Code::Leaveq => return T::Leave,
-        Code::Call_rel32_64 => return T::Call,
-        Code::Call_rm64 => return T::CallIndirect,
-        Code::Retnq | Code::Retnq_imm16 => return T::Ret,
-        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => return T::Jump,
-        Code::Jmp_rm64 => return T::JumpIndirect,
-        Code::Pushfq => return T::PushFlags,
         Code::Cli if allowed.cpl0 => return T::Cli,
         Code::Sti if allowed.cpl0 => return T::Sti,
         Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg if insn.op0_kind() == OpKind::Register => {
@@ -205,7 +208,11 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         _ => {}
     }
     match insn.flow_control() {
-        FlowControl::ConditionalBranch if insn.is_jcc_short_or_near() => return T::Jcc,
+        FlowControl::ConditionalBranch
+            if insn.is_jcc_short_or_near() && insn.op0_kind() != OpKind::NearBranch16 =>
+        {
+            return T::Jcc;
+        }
         FlowControl::Next => {}
         _ => return T::Interp,
     }
@@ -218,6 +225,89 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     } else {
         T::Interp
     }
+}
+
+/// Stack instructions and near branches of the mode's own operand size.
+fn stack_or_branch(insn: &Instruction, wide: bool) -> Option<Treatment> {
+    use Treatment as T;
+    let (code, treatment) = match insn.code() {
+        c @ (Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64) => {
+            (c, T::Push)
+        }
+        c @ (Code::Push_r32 | Code::Pushd_imm8 | Code::Pushd_imm32 | Code::Push_rm32) => {
+            (c, T::Push)
+        }
+        c @ (Code::Pop_r64 | Code::Pop_r32) => (c, T::Pop),
+        c @ (Code::Leaveq | Code::Leaved) => (c, T::Leave),
+        c @ (Code::Call_rel32_64 | Code::Call_rel32_32) => (c, T::Call),
+        c @ (Code::Call_rm64 | Code::Call_rm32) => (c, T::CallIndirect),
+        c @ (Code::Retnq | Code::Retnq_imm16 | Code::Retnd | Code::Retnd_imm16) => (c, T::Ret),
+        c @ (Code::Jmp_rel8_64 | Code::Jmp_rel32_64) => (c, T::Jump),
+        c @ (Code::Jmp_rel8_32 | Code::Jmp_rel32_32) => (c, T::Jump),
+        c @ (Code::Jmp_rm64 | Code::Jmp_rm32) => (c, T::JumpIndirect),
+        c @ (Code::Pushfq | Code::Pushfd) => (c, T::PushFlags),
+        _ => return None,
+    };
+    let narrow = matches!(
+        code,
+        Code::Push_r32
+            | Code::Pushd_imm8
+            | Code::Pushd_imm32
+            | Code::Push_rm32
+            | Code::Pop_r32
+            | Code::Leaved
+            | Code::Call_rel32_32
+            | Code::Call_rm32
+            | Code::Retnd
+            | Code::Retnd_imm16
+            | Code::Jmp_rel8_32
+            | Code::Jmp_rel32_32
+            | Code::Jmp_rm32
+            | Code::Pushfd
+    );
+    (narrow != wide && !short_address(insn)).then_some(treatment)
+}
+
+/// A 16-bit effective address.
+fn short_address(insn: &Instruction) -> bool {
+    insn.memory_base().size() == 2
+        || insn.memory_index().size() == 2
+        || (insn.memory_base() == Register::None
+            && insn.memory_index() == Register::None
+            && insn.memory_displ_size() == 2)
+}
+
+/// In 32-bit code: no 16-bit address and no segment whose limit matters.
+fn segments_allow(insn: &Instruction, allowed: Allowed) -> bool {
+    if (0..insn.op_count()).all(|i| insn.op_kind(i) != OpKind::Memory) {
+        return true;
+    }
+    !short_address(insn)
+        && match insn.memory_segment() {
+            Register::FS => allowed.fs,
+            Register::GS => allowed.gs,
+            Register::CS => false, // may be execute-only, and never writable
+            _ => true,
+        }
+}
+
+/// Forms that only 32-bit code has, or that cannot name a base register, as
+/// their general equivalents.
+pub fn normalise(insn: &mut Instruction) {
+    let code = match insn.code() {
+        Code::Inc_r16 => Code::Inc_rm16,
+        Code::Inc_r32 => Code::Inc_rm32,
+        Code::Dec_r16 => Code::Dec_rm16,
+        Code::Dec_r32 => Code::Dec_rm32,
+        Code::Mov_AL_moffs8 => Code::Mov_r8_rm8,
+        Code::Mov_EAX_moffs32 => Code::Mov_r32_rm32,
+        Code::Mov_RAX_moffs64 => Code::Mov_r64_rm64,
+        Code::Mov_moffs8_AL => Code::Mov_rm8_r8,
+        Code::Mov_moffs32_EAX => Code::Mov_rm32_r32,
+        Code::Mov_moffs64_RAX => Code::Mov_rm64_r64,
+        _ => return,
+    };
+    insn.set_code(code);
 }
 
 /// True if the instruction touches flags beyond the arithmetic ones: those

@@ -51,7 +51,8 @@ impl Emitter<'_> {
     }
 
     fn copy_registers(&mut self, insn: &Instruction) {
-        if !needs_renaming(insn) {
+        // Bytes of 32-bit code may mean something else in 64-bit mode.
+        if self.to.wide && !needs_renaming(insn) {
             self.note_fault_site(insn);
             let start = (insn.ip() & 0xfff) as usize;
             let page = self.page;

@@ -159,12 +159,12 @@ impl Emitter<'_> {
         let insn = &step.insn;
         if insn.op0_kind() == OpKind::Memory {
             self.linear_address(insn);
-            self.check(insn.ip(), 8, false, step.live_in);
-            self.hot.mem(true, op::MOV, T0, T1, Some((T0, 0)), 0);
+            self.check(insn.ip(), self.word() as u32, false, step.live_in);
+            self.load_top(T0);
         } else {
             let r = self.fetch(insn.op0_register(), T0);
             if r != T0 {
-                self.hot.rr(true, op::MOV, T0, r);
+                self.hot.rr(self.to.wide, op::MOV, T0, r);
             }
         }
     }

@@ -37,7 +37,8 @@ impl Emitter<'_> {
             _ => return,
         };
         self.hot.gs(true, op::MOV, T1, base);
-        self.hot.mem(true, op::LEA, T0, T0, Some((T1, 0)), 0);
+        self.hot
+            .mem(self.to.wide, op::LEA, T0, T0, Some((T1, 0)), 0);
     }
 
     fn effective_address(&mut self, insn: &Instruction) {
@@ -51,7 +52,8 @@ impl Emitter<'_> {
         let w = any.size() == 8;
         let scale = insn.memory_index_scale().trailing_zeros() as u8;
         match (base != Register::None, index != Register::None) {
-            (false, false) => self.hot.mov_imm(T0, disp),
+            (false, false) if self.to.wide => self.hot.mov_imm(T0, disp),
+            (false, false) => self.hot.mov_imm(T0, disp & 0xffff_ffff),
             (true, false) => {
                 let b = self.fetch(base, T0);
                 self.hot.mem(w, op::LEA, T0, b, None, short);

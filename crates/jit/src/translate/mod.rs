@@ -40,6 +40,8 @@ pub struct Target {
     pub link_across_pages: bool,
     /// The host has BMI2.
     pub bmi2: bool,
+    /// 64-bit code.
+    pub wide: bool,
 }
 
 /// A direct jump that can be patched to its target's translation.

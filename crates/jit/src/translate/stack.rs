@@ -7,28 +7,38 @@ use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
 use iced_x86::OpKind;
 
 impl Emitter<'_> {
-    /// T0 = guest RSP - 8, checked for an 8-byte write.
-    fn check_push(&mut self, step: &Step) {
-        self.hot.mem(true, op::LEA, T0, GUEST_RSP, None, -8);
-        self.check(step.insn.ip(), 8, true, step.live_in);
+    /// Bytes of a stack slot.
+    pub(super) fn word(&self) -> i32 {
+        if self.to.wide { 8 } else { 4 }
     }
 
-    /// T0 = guest RSP, checked for an 8-byte read.
+    /// T0 = address of a new stack slot, checked for a write.
+    pub(super) fn check_push(&mut self, step: &Step) {
+        let word = self.word();
+        self.hot
+            .mem(self.to.wide, op::LEA, T0, GUEST_RSP, None, -word);
+        self.check(step.insn.ip(), word as u32, true, step.live_in);
+    }
+
+    /// T0 = guest RSP, checked for a read of one slot.
     fn check_pop(&mut self, step: &Step) {
-        self.hot.rr(true, op::MOV, T0, GUEST_RSP);
-        self.check(step.insn.ip(), 8, false, step.live_in);
+        self.hot.rr(self.to.wide, op::MOV, T0, GUEST_RSP);
+        self.check(step.insn.ip(), self.word() as u32, false, step.live_in);
     }
 
-    fn adjust_rsp(&mut self, by: i32) {
-        self.hot.mem(true, op::LEA, GUEST_RSP, GUEST_RSP, None, by);
+    pub(super) fn adjust_rsp(&mut self, by: i32) {
+        self.hot
+            .mem(self.to.wide, op::LEA, GUEST_RSP, GUEST_RSP, None, by);
     }
 
-    fn store_top(&mut self, reg: u8) {
-        self.hot.mem(true, op::MOV_STORE, reg, T1, Some((T0, 0)), 0);
+    pub(super) fn store_top(&mut self, reg: u8) {
+        self.hot
+            .mem(self.to.wide, op::MOV_STORE, reg, T1, Some((T0, 0)), 0);
     }
 
-    fn load_top(&mut self, reg: u8) {
-        self.hot.mem(true, op::MOV, reg, T1, Some((T0, 0)), 0);
+    pub(super) fn load_top(&mut self, reg: u8) {
+        self.hot
+            .mem(self.to.wide, op::MOV, reg, T1, Some((T0, 0)), 0);
     }
 
     /// PUSH r64 / imm / m64.
@@ -42,7 +52,7 @@ impl Emitter<'_> {
             }
             OpKind::Memory => {
                 self.linear_address(insn);
-                self.check(insn.ip(), 8, false, step.live_in);
+                self.check(insn.ip(), self.word() as u32, false, step.live_in);
                 self.load_top(T2);
                 self.hot.gs(true, op::MOV_STORE, T2, self.l.temp());
                 self.check_push(step);
@@ -51,16 +61,17 @@ impl Emitter<'_> {
             }
             _ => {
                 self.check_push(step);
-                self.hot.mem_store_imm(T1, T0, insn.immediate(0) as i32);
+                self.hot
+                    .mem_store_imm(self.to.wide, T1, T0, insn.immediate(0) as i32);
             }
         }
-        self.adjust_rsp(-8);
+        self.adjust_rsp(-self.word());
     }
 
     /// POP r64.
     pub(super) fn pop(&mut self, step: &Step) {
         self.check_pop(step);
-        match home(step.insn.op0_register().number()) {
+        match home(step.insn.op0_register().full_register().number()) {
             Home::Host(GUEST_RSP) => return self.load_top(GUEST_RSP),
             Home::Host(h) => self.load_top(h),
             Home::Slot(n) => {
@@ -68,15 +79,17 @@ impl Emitter<'_> {
                 self.hot.gs(true, op::MOV_STORE, T2, self.l.reg(n));
             }
         }
-        self.adjust_rsp(8);
+        self.adjust_rsp(self.word());
     }
 
     /// LEAVE: RSP = RBP + 8, RBP = [RBP].
     pub(super) fn leave(&mut self, step: &Step) {
         const RBP: u8 = 5;
-        self.hot.rr(true, op::MOV, T0, RBP);
-        self.check(step.insn.ip(), 8, false, step.live_in);
-        self.hot.mem(true, op::LEA, GUEST_RSP, RBP, None, 8);
+        let word = self.word();
+        self.hot.rr(self.to.wide, op::MOV, T0, RBP);
+        self.check(step.insn.ip(), word as u32, false, step.live_in);
+        self.hot
+            .mem(self.to.wide, op::LEA, GUEST_RSP, RBP, None, word);
         self.load_top(RBP);
     }
 
@@ -84,19 +97,19 @@ impl Emitter<'_> {
     pub(super) fn push_return(&mut self, step: &Step) {
         self.check_push(step);
         let next = step.insn.next_ip();
-        if next as i64 == i64::from(next as i32) {
-            self.hot.mem_store_imm(T1, T0, next as i32);
+        if !self.to.wide || next as i64 == i64::from(next as i32) {
+            self.hot.mem_store_imm(self.to.wide, T1, T0, next as i32);
         } else {
             self.hot.mov_imm(T2, next);
             self.store_top(T2);
         }
-        self.adjust_rsp(-8);
+        self.adjust_rsp(-self.word());
     }
 
     /// T0 = popped return address; RSP moves past it and `extra` bytes.
     pub(super) fn pop_return(&mut self, step: &Step, extra: i32) {
         self.check_pop(step);
         self.load_top(T0);
-        self.adjust_rsp(8 + extra);
+        self.adjust_rsp(self.word() + extra);
     }
 }

@@ -5,7 +5,7 @@ use super::Emitter;
 use crate::asm::op;
 use crate::block::Step;
 use crate::layout::ExitKind;
-use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
+use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 use x86::flags;
 
@@ -17,8 +17,7 @@ impl Emitter<'_> {
         self.hot.buf.push(0x9c); // pushfq on the host's stack
         self.hot.pop(T2);
         self.hot.gs(true, op::MOV_STORE, T2, self.l.temp());
-        self.hot.mem(true, op::LEA, T0, GUEST_RSP, None, -8);
-        self.check(step.insn.ip(), 8, true, flags::ARITH);
+        self.check_push(step);
         let a = &mut self.hot;
         a.gs(true, op::MOV, T2, self.l.temp());
         a.and_imm(T2, flags::ARITH as u32);
@@ -26,8 +25,8 @@ impl Emitter<'_> {
         a.gs(true, op::MOV, T2, self.l.rflags);
         a.and_imm(T2, !(flags::ARITH | flags::RF | flags::VM) as u32);
         a.gs(true, op::OR, T2, self.l.temp());
-        a.mem(true, op::MOV_STORE, T2, T1, Some((T0, 0)), 0);
-        a.mem(true, op::LEA, GUEST_RSP, GUEST_RSP, None, -8);
+        self.store_top(T2);
+        self.adjust_rsp(-self.word());
     }
 
     /// CLI at CPL 0.
@@ -90,7 +89,8 @@ impl Emitter<'_> {
         }
         let word = if wide { 3 } else { 2 };
         self.hot.sar_imm(T1, word + 3);
-        self.hot.mem(true, op::LEA, T0, T0, Some((T1, word)), 0);
+        self.hot
+            .mem(self.to.wide, op::LEA, T0, T0, Some((T1, word)), 0);
         self.check(insn.ip(), 1 << word, write, step.live_in);
         let index = self.fetch(insn.op1_register(), T2);
         self.hot.rr(false, op::MOV, T2, index);
