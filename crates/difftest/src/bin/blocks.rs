@@ -1,7 +1,8 @@
 //! `blocks [--seed S] [--count N] [--kernel] [--interpret] [--single] [--code NAME] [--show N]
-//! [--kick] [--trace]`:
+//! [--kick] [--compat] [--trace]`:
 //! random blocks on the software engine against the host CPU. `--single` runs
-//! one instruction of each code with every kind of operand instead.
+//! one instruction of each code with every kind of operand instead, with
+//! `--compat` in 32-bit code.
 
 use difftest::class::{Class, class};
 use difftest::features::HostFeatures;
@@ -21,6 +22,7 @@ struct Options {
     single: bool,
     trace: bool,
     kick: bool,
+    compat: bool,
     code: String,
     show: u64,
 }
@@ -34,6 +36,7 @@ fn options() -> Result<Options, String> {
         single: false,
         trace: false,
         kick: false,
+        compat: false,
         code: String::new(),
         show: 10,
     };
@@ -50,6 +53,7 @@ fn options() -> Result<Options, String> {
             "--single" => o.single = true,
             "--trace" => o.trace = true,
             "--kick" => o.kick = true,
+            "--compat" => o.compat = true,
             "--code" => o.code = value()?,
             _ => return Err(format!("unknown option {a}")),
         }
@@ -115,12 +119,13 @@ fn singles(o: &Options, features: &HostFeatures, bench: &mut Bench) {
             let Some(c) = generator.case(code, seed) else {
                 continue;
             };
-            if c.bits != 64 || c.insn.flow_control() != FlowControl::Next {
+            if (c.bits == 32) != o.compat || c.insn.flow_control() != FlowControl::Next {
                 continue;
             }
             bench.show = (shown + 2).min(o.show.max(bench.different));
             bench.one(Block {
                 seed,
+                bits: c.bits,
                 items: vec![Item::Plain(c.insn)],
                 rip: c.rip,
                 gpr: c.gpr,

@@ -103,6 +103,8 @@ impl Item {
 pub struct Block {
     /// Makes this block again.
     pub seed: u64,
+    /// 64 or 32.
+    pub bits: u32,
     /// The instructions.
     pub items: Vec<Item>,
     /// Where the first one is.
@@ -125,7 +127,7 @@ impl Block {
         let mut at = self.rip;
         for item in &self.items {
             starts.push(at);
-            at += encode(item, at, at)?.len() as u64;
+            at += encode(item, self.bits, at, at)?.len() as u64;
         }
         starts.push(at);
         let mut bytes = Vec::new();
@@ -133,10 +135,10 @@ impl Block {
             let target = item
                 .target(i)
                 .map_or(at, |t| starts[t.min(self.items.len())]);
-            bytes.extend(encode(item, starts[i], target)?);
+            bytes.extend(encode(item, self.bits, starts[i], target)?);
         }
         bytes.push(INT3);
-        let insns = Decoder::with_ip(64, &bytes, self.rip, DecoderOptions::NONE)
+        let insns = Decoder::with_ip(self.bits, &bytes, self.rip, DecoderOptions::NONE)
             .iter()
             .collect();
         Some((bytes, insns))
@@ -148,8 +150,8 @@ impl Block {
         let (bytes, insns) = self.assemble()?;
         let case = Case {
             seed: self.seed,
-            bits: 64,
-            insn: Decoder::with_ip(64, &[NOP], self.rip, DecoderOptions::NONE).decode(),
+            bits: self.bits,
+            insn: Decoder::with_ip(self.bits, &[NOP], self.rip, DecoderOptions::NONE).decode(),
             bytes,
             rip: self.rip,
             gpr: self.gpr,
@@ -234,9 +236,9 @@ impl Block {
     }
 }
 
-fn encode(item: &Item, at: u64, target: u64) -> Option<Vec<u8>> {
+fn encode(item: &Item, bits: u32, at: u64, target: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    let mut e = Encoder::new(64);
+    let mut e = Encoder::new(bits);
     for insn in item.instructions(target).ok()? {
         e.encode(&insn, at + out.len() as u64).ok()?;
         out.append(&mut e.take_buffer());

@@ -124,6 +124,7 @@ impl Guest {
         }
         self.ram.write(DATA_GPA, &case.mem);
         let (cs, ss) = match self.privilege {
+            Privilege::User if case.bits == 32 => layout::USER32,
             Privilege::User => layout::USER,
             Privilege::Kernel => layout::KERNEL,
         };
@@ -220,7 +221,7 @@ impl Executor for Guest {
         "engine"
     }
     fn accepts(&mut self, case: &Case) -> bool {
-        case.bits == 64
+        case.bits == 64 || self.privilege == Privilege::User
     }
     fn run(&mut self, case: &Case) -> Outcome {
         let at = case.rip - CODE;

@@ -42,6 +42,8 @@ pub const KERNEL_CS: u16 = 0x08;
 const KERNEL_SS: u16 = 0x10;
 /// (code, stack) selectors of user mode.
 pub const USER: (u16, u16) = (0x33, 0x2b);
+/// (code, stack) selectors of 32-bit user mode.
+pub const USER32: (u16, u16) = (0x23, 0x2b);
 /// (code, stack) selectors of kernel mode.
 pub const KERNEL: (u16, u16) = (KERNEL_CS, KERNEL_SS);
 const TSS_SELECTOR: u16 = 0x38;
@@ -110,6 +112,7 @@ pub fn write_tables(ram: &mut [u8]) {
     put(TSS + 0x60, 0x68 << 48); // no I/O bitmap
     put(GDT + u64::from(KERNEL_CS), 0x00af_9b00_0000_ffff);
     put(GDT + u64::from(KERNEL_SS), 0x00cf_9300_0000_ffff);
+    put(GDT + 0x20, 0x00cf_fb00_0000_ffff);
     put(GDT + 0x28, 0x00cf_f300_0000_ffff);
     put(GDT + 0x30, 0x00af_fb00_0000_ffff);
 }

@@ -161,6 +161,7 @@ impl Blocks {
         rng.fill(&mut mem);
         let mut block = Block {
             seed,
+            bits: 64,
             items: Vec::new(),
             rip,
             gpr,
