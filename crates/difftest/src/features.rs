@@ -118,7 +118,9 @@ impl HostFeatures {
     /// True if the host has every feature `code` needs and the engine offers
     /// them (its limits: no half-precision arithmetic).
     pub fn offered(&self, code: Code) -> bool {
-        code.cpuid_features().iter().all(|&f| self.has(f) && f != F::AVX512_FP16)
+        code.cpuid_features()
+            .iter()
+            .all(|&f| self.has(f) && f != F::AVX512_FP16)
     }
     /// True if the host has `feature`.
     pub fn has(&self, feature: F) -> bool {
