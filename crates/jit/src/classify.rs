@@ -400,6 +400,11 @@ fn conditional_memory(m: Mnemonic) -> bool {
 
 /// True if the mode lets the instruction's register file be used.
 fn state_allows(insn: &Instruction, allowed: Allowed) -> bool {
+    // In 32-bit code they leave registers 8 to 15 alone; copies would not.
+    let zeroes = matches!(insn.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall);
+    if zeroes && !allowed.wide {
+        return false;
+    }
     match vector_class(insn) {
         Vector::None => true,
         Vector::X87 => allowed.x87,
