@@ -16,6 +16,8 @@ pub struct Shared {
     immediate: AtomicBool,
     /// Drop write entries and code-dependent state (dirty log, DMA).
     flush: AtomicBool,
+    /// The vCPU runs translated code or still uses what it left behind.
+    inside: AtomicBool,
     /// Guards the sleep of a halted vCPU: a waker sets a flag, then takes the
     /// lock; a sleeper takes the lock, then checks the flags.
     sleep: Mutex<()>,
@@ -31,6 +33,7 @@ impl Shared {
             kicked: AtomicBool::new(false),
             immediate: AtomicBool::new(false),
             flush: AtomicBool::new(false),
+            inside: AtomicBool::new(false),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         }
@@ -61,6 +64,14 @@ impl Shared {
     pub fn request_flush(&self) {
         self.flush.store(true, SeqCst);
         self.poke();
+    }
+    /// Enters or leaves translated code.
+    pub fn set_inside(&self, inside: bool) {
+        self.inside.store(inside, SeqCst);
+    }
+    /// True while translations must stay for this vCPU.
+    pub fn is_inside(&self) -> bool {
+        self.inside.load(SeqCst)
     }
     /// Takes the flush request.
     pub fn take_flush(&self) -> bool {

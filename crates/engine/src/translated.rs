@@ -15,6 +15,7 @@ use jit::{ExitKind, JitCtx};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
+use std::sync::atomic::Ordering;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::segment::attr;
 use x86::{CpuState, Exception, Seg, Segment, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
@@ -210,6 +211,11 @@ impl SoftVcpu {
     /// Enters a translation; `None` if RIP has one to go on with.
     fn enter(&mut self, code: u64) -> Option<Ended> {
         crate::counters::bump(&self.vm.counters.exits);
+        self.shared.set_inside(true);
+        if self.vm.epoch.load(Ordering::SeqCst) != self.local.epoch {
+            self.shared.set_inside(false);
+            return None; // all translations go, this one too
+        }
         let ctx = self.ctx_mut();
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         // SAFETY: `code` is the address of a live translation for this mode
@@ -222,7 +228,11 @@ impl SoftVcpu {
         }
         self.hide_host_addresses();
         let ctx = self.ctx_mut();
-        match ExitKind::from_raw(ctx.jit.exit_kind) {
+        let kind = ExitKind::from_raw(ctx.jit.exit_kind);
+        if !matches!(kind, ExitKind::Link | ExitKind::Interp) {
+            self.shared.set_inside(false);
+        }
+        match kind {
             ExitKind::Link => self.follow_link(),
             ExitKind::Lookup => None,
             ExitKind::Poll => Some(Ended::Continue),
@@ -245,6 +255,7 @@ impl SoftVcpu {
                     }
                 });
                 drop(code);
+                self.shared.set_inside(false);
                 Some(insn.map_or(Ended::InterpretHere, |insn| {
                     ctx.cpu.rip = insn.ip();
                     Ended::Interpret(insn)
@@ -288,6 +299,7 @@ impl SoftVcpu {
                 code.generation(),
             )
         };
+        self.shared.set_inside(false);
         let Some(target) = target else {
             return Some(Ended::InterpretHere);
         };
@@ -305,10 +317,21 @@ impl SoftVcpu {
 
     /// Code address of the translation at RIP, entered into the jump cache.
     fn block_at_rip(&mut self) -> Result<Option<u64>, Stop> {
-        let Some((block, global)) = self.find_block()? else {
-            return Ok(None);
+        let (address, global) = loop {
+            let epoch = self.vm.settled_epoch();
+            if epoch != self.local.epoch {
+                self.local.epoch = epoch;
+                self.local.jumps.clear();
+            }
+            let Some((block, global)) = self.find_block()? else {
+                return Ok(None);
+            };
+            let code = self.vm.code.lock();
+            // The epoch changes before anything is dropped.
+            if self.vm.epoch.load(Ordering::SeqCst) == epoch {
+                break (code.address(block), global);
+            }
         };
-        let address = self.vm.code.lock().address(block);
         let ctx = self.ctx_mut();
         let (mode, bank, _) = mode_of(&ctx.cpu);
         let space = if bank == Bank::User {
@@ -351,6 +374,11 @@ impl SoftVcpu {
         let mut code = vm.code.lock();
         if let Some(block) = code.find(&key) {
             return Ok(Some((block, page.global)));
+        }
+        if code.is_full() {
+            drop(code);
+            vm.drop_translations(self.index, true);
+            code = vm.code.lock();
         }
         self.track_code(&map, page.gpa);
         let mut bytes = [0; PAGE_SIZE as usize];

@@ -89,6 +89,7 @@ impl SoftVcpu {
                 jumps: Jumps::new(miss),
                 abort: None,
                 local_links: false,
+                epoch: 0,
             },
             enter_address,
             irq_waiting: false,

@@ -14,7 +14,7 @@ use jit::cache::CodeCache;
 use parking_lot::{Mutex, RwLock};
 use softmmu::{GuestMemory, SlotError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A VM of the software backend. Lock order: `chipset`, then a vCPU's sleep
 /// lock; `code` is taken alone or first.
@@ -27,6 +27,11 @@ pub struct SoftVm {
     has_irqchip: AtomicBool,
     /// Translations of all vCPUs.
     pub code: Mutex<CodeCache>,
+    /// Counts up before and after all translations are dropped, so it is odd
+    /// meanwhile; code addresses found under another value are void.
+    pub epoch: AtomicU64,
+    /// Held by the one who drops all translations.
+    dropping: Mutex<()>,
     /// Time base.
     pub clock: Arc<VmClock>,
     /// Earliest timer deadline.
@@ -51,6 +56,8 @@ impl SoftVm {
             chipset: Mutex::new(Chipset::new(crate::cpuid::phys_bits() as u8)),
             has_irqchip: AtomicBool::new(false),
             code: Mutex::new(code),
+            epoch: AtomicU64::new(0),
+            dropping: Mutex::new(()),
             clock: Arc::new(VmClock::new()),
             timer: Arc::new(Timer::new()),
             counters: Counters::default(),
@@ -61,6 +68,38 @@ impl SoftVm {
         });
         timer::start(&vm).map_err(os("timer thread"))?;
         Ok(vm)
+    }
+
+    /// Drops all translations, or only if the cache is full, when no vCPU uses
+    /// them; vCPU `me` is the caller's and does not.
+    pub fn drop_translations(&self, me: usize, only_if_full: bool) {
+        let _one = self.dropping.lock();
+        if only_if_full && !self.code.lock().is_full() {
+            return;
+        }
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let others = self.vcpus.read().clone();
+        for (_, v) in others.iter().enumerate().filter(|(i, _)| *i != me) {
+            v.request_flush();
+        }
+        for (_, v) in others.iter().enumerate().filter(|(i, _)| *i != me) {
+            while v.is_inside() {
+                std::thread::yield_now();
+            }
+        }
+        self.code.lock().flush();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The epoch, once nobody is dropping translations.
+    pub fn settled_epoch(&self) -> u64 {
+        loop {
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            if epoch.is_multiple_of(2) {
+                return epoch;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// True if interrupt controllers exist.
@@ -158,7 +197,7 @@ impl hv::Vm for SoftVm {
                 why: why(e),
             }
         })?;
-        self.code.lock().flush();
+        self.drop_translations(usize::MAX, false);
         self.flush_all();
         Ok(())
     }

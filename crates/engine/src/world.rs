@@ -37,6 +37,8 @@ pub struct Local {
     pub abort: Option<hv::VcpuExit>,
     /// Cross-page links were made through mappings that are not global.
     pub local_links: bool,
+    /// The epoch of the code addresses in `jumps`.
+    pub epoch: u64,
 }
 
 /// The world of one vCPU for the duration of an instruction.

@@ -231,7 +231,8 @@ impl CodeCache {
         Some(id)
     }
 
-    fn is_full(&self) -> bool {
+    /// No room for another block: [`Self::flush`] it first.
+    pub fn is_full(&self) -> bool {
         self.hot + SLACK > self.cold_start
             || self.cold + SLACK > self.arena.len()
             || self.faults.is_full()
