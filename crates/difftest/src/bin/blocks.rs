@@ -1,5 +1,5 @@
 //! `blocks [--seed S] [--count N] [--kernel] [--interpret] [--single] [--code NAME] [--show N]
-//! [--kick] [--compat] [--trace]`:
+//! [--kick] [--cache BYTES] [--compat] [--trace]`:
 //! random blocks on the software engine against the host CPU. `--single` runs
 //! one instruction of each code with every kind of operand instead, with
 //! `--compat` in 32-bit code.
@@ -22,6 +22,7 @@ struct Options {
     single: bool,
     trace: bool,
     kick: bool,
+    cache: usize,
     compat: bool,
     code: String,
     show: u64,
@@ -36,6 +37,7 @@ fn options() -> Result<Options, String> {
         single: false,
         trace: false,
         kick: false,
+        cache: engine::Options::default().code_cache,
         compat: false,
         code: String::new(),
         show: 10,
@@ -52,6 +54,7 @@ fn options() -> Result<Options, String> {
             "--interpret" => o.interpret = true,
             "--single" => o.single = true,
             "--trace" => o.trace = true,
+            "--cache" => o.cache = number()? as usize,
             "--kick" => o.kick = true,
             "--compat" => o.compat = true,
             "--code" => o.code = value()?,
@@ -147,7 +150,7 @@ fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let mut blocks = Blocks::new(|c| features.offered(c) && format!("{c:?}").contains(&o.code));
     let options = engine::Options {
         translate: !o.interpret,
-        ..Default::default()
+        code_cache: o.cache,
     };
     let mut guest = Guest::new(&engine::Soft::with_options(options))?;
     if o.kernel {
