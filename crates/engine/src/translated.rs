@@ -446,7 +446,7 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
         Ok(true) => return 0,
         Ok(false) => ExitKind::Access,
         // A vector operand that must be aligned raises #GP first.
-        Err(_) if size >= 16 && la % u64::from(size) != 0 => ExitKind::Access,
+        Err(_) if size >= 16 && !la.is_multiple_of(u64::from(size)) => ExitKind::Access,
         Err(e) => {
             ctx.slow.fault = Some(e);
             ExitKind::Fault
