@@ -26,6 +26,7 @@ mod translated;
 mod vcpu;
 mod vm;
 mod world;
+mod world_stop;
 
 use hv::abi::kvm_cpuid_entry2;
 use std::sync::Arc;

@@ -34,6 +34,7 @@ impl SoftVcpu {
                 Next::Suspended => break self.suspended(),
             }
         };
+        self.shared.stop();
         self.account(exit);
         exit
     }
@@ -41,6 +42,7 @@ impl SoftVcpu {
     fn prepare(&mut self) {
         let ctx = self.ctx_mut();
         translated::set_gs_base(ctx);
+        self.vm.world_stop.start(&self.shared);
         self.refresh_memory();
         self.replay.absorb();
     }
@@ -96,17 +98,14 @@ impl SoftVcpu {
     /// One turn: an instruction in flight is finished first, then requests,
     /// then events, then code.
     fn turn(&mut self) -> Next {
+        // Before the flags are looked at: what comes later sets it again.
+        self.clear_poll();
+        self.forget_what_is_asked();
         if self.replay.in_flight() {
             return self.interpret_one();
         }
-        self.clear_poll();
         if self.shared.must_leave() {
             return Next::Exit(VcpuExit::Interrupted);
-        }
-        if self.shared.take_flush() {
-            self.refresh_memory();
-            self.ctx_mut().tlb.drop_first_level();
-            self.local.jumps.clear();
         }
         if self.shared.take_event() {
             self.look_at_chipset();
@@ -118,6 +117,27 @@ impl SoftVcpu {
             return next;
         }
         self.execute()
+    }
+
+    /// Does what other threads want done before more guest code runs here.
+    fn forget_what_is_asked(&mut self) {
+        if self.vm.world_stop.is_stopped() {
+            self.vm.world_stop.park(&self.shared);
+        }
+        let Some((forget, count)) = self.shared.take_forget() else {
+            return;
+        };
+        let tlb = &mut self.ctx_mut().tlb;
+        if forget.everything {
+            tlb.drop_first_level();
+            self.local.jumps.clear();
+            self.refresh_memory();
+        } else {
+            forget.writes.iter().for_each(|gpa| tlb.write_protect(*gpa));
+            let jumps = &mut self.local.jumps;
+            forget.code.iter().for_each(|rip| jumps.remove(*rip));
+        }
+        self.shared.has_forgotten(count);
     }
 
     fn clear_poll(&mut self) {
@@ -201,7 +221,9 @@ impl SoftVcpu {
             self.cpu_mut().mp_state = MpState::Runnable;
             return Next::Exit(VcpuExit::Hlt);
         }
+        self.shared.stop();
         self.shared.sleep(None);
+        self.vm.world_stop.start(&self.shared);
         Next::Again
     }
 

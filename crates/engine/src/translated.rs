@@ -15,7 +15,6 @@ use jit::{ExitKind, JitCtx};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
-use std::sync::atomic::Ordering;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::segment::attr;
 use x86::{CpuState, Exception, Seg, Segment, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
@@ -97,6 +96,11 @@ impl Jumps {
     /// Forgets the addresses of one page.
     pub fn remove_page(&mut self, la: u64) {
         self.caches.iter_mut().for_each(|c| c.cache.remove_page(la));
+    }
+    /// Forgets the addresses of kernel code.
+    pub fn clear_kernel(&mut self) {
+        let kernel = self.caches.iter_mut().filter(|c| c.space == 0);
+        kernel.for_each(|c| c.cache.clear());
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
@@ -192,76 +196,107 @@ pub enum Ended {
     Fault(Exception),
 }
 
+/// Result of looking for the translation at RIP.
+enum Found {
+    /// Its code address.
+    Code(u64),
+    /// The vCPU did not run for a while: requests come first.
+    LookAgain,
+    /// Not to be translated.
+    Nothing,
+}
+
+/// How translated code was left.
+enum Left {
+    /// For something else.
+    Ended(Ended),
+    /// RIP goes on in translated code, through this link if it can be made.
+    At(Option<OpenLink>),
+}
+
+/// A link that does not lead anywhere yet.
+struct OpenLink {
+    id: u32,
+    crosses: bool,
+    generation: u64,
+}
+
 impl SoftVcpu {
     /// Runs translated code from RIP until something else is needed.
     pub(crate) fn run_translated(&mut self) -> Ended {
+        let mut link = None;
         loop {
-            let block = match self.block_at_rip() {
-                Ok(Some(block)) => block,
-                Ok(None) => return Ended::InterpretHere,
+            let code = match self.block_at_rip(link.take()) {
+                Ok(Found::Code(code)) => code,
+                Ok(Found::LookAgain) => return Ended::Continue,
                 Err(Stop::Fault(e)) => return Ended::Fault(e),
-                Err(_) => return Ended::InterpretHere,
+                Ok(Found::Nothing) | Err(_) => return Ended::InterpretHere,
             };
-            if let Some(ended) = self.enter(block) {
-                return ended;
+            match self.enter(code) {
+                Left::Ended(ended) => return ended,
+                Left::At(from) => link = from,
             }
         }
     }
 
-    /// Enters a translation; `None` if RIP has one to go on with.
-    fn enter(&mut self, code: u64) -> Option<Ended> {
+    /// Enters a translation.
+    fn enter(&mut self, code: u64) -> Left {
         crate::counters::bump(&self.vm.counters.exits);
-        self.shared.set_inside(true);
-        if self.vm.epoch.load(Ordering::SeqCst) != self.local.epoch {
-            self.shared.set_inside(false);
-            return None; // all translations go, this one too
-        }
         let ctx = self.ctx_mut();
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
-        // SAFETY: `code` is the address of a live translation for this mode
-        // and GS base was set to this vCPU's memory when the run began. The
-        // code follows the System V ABI towards us and touches only that
-        // memory and guest RAM.
+        // SAFETY: `code` is the address of a translation for this mode, alive
+        // since this vCPU runs (see `world_stop`), and GS base was set to its
+        // memory when the run began. The code follows the System V ABI towards
+        // us and touches only that memory and guest RAM.
         unsafe {
             let enter: extern "sysv64" fn(u64, u64) = std::mem::transmute(self.enter_address);
             enter(0, code);
         }
         self.hide_host_addresses();
         let ctx = self.ctx_mut();
-        let kind = ExitKind::from_raw(ctx.jit.exit_kind);
-        if !matches!(kind, ExitKind::Link | ExitKind::Interp) {
-            self.shared.set_inside(false);
-        }
-        match kind {
-            ExitKind::Link => self.follow_link(),
-            ExitKind::Lookup => None,
-            ExitKind::Poll => Some(Ended::Continue),
-            ExitKind::Access => Some(Ended::InterpretHere),
-            ExitKind::Fault => Some(
-                ctx.slow
-                    .fault
-                    .take()
-                    .map_or(Ended::InterpretHere, Ended::Fault),
-            ),
-            ExitKind::Interp => {
-                let code = self.vm.code.lock();
-                let insn = code.interpreted(ctx.jit.exit_site).copied();
-                // An encoding the decoder gave up on may be too long rather
-                // than undefined: that needs the bytes.
-                let insn = insn.filter(|i| {
-                    !i.is_invalid() || {
-                        ctx.cpu.rip = i.ip();
-                        false
-                    }
-                });
-                drop(code);
-                self.shared.set_inside(false);
-                Some(insn.map_or(Ended::InterpretHere, |insn| {
-                    ctx.cpu.rip = insn.ip();
-                    Ended::Interpret(insn)
-                }))
+        Left::Ended(match ExitKind::from_raw(ctx.jit.exit_kind) {
+            ExitKind::Link => return self.leave_by_link(),
+            ExitKind::Lookup => return Left::At(None),
+            ExitKind::Poll => Ended::Continue,
+            ExitKind::Access => Ended::InterpretHere,
+            ExitKind::Fault => {
+                let fault = ctx.slow.fault.take();
+                fault.map_or(Ended::InterpretHere, Ended::Fault)
             }
+            ExitKind::Interp => self.leave_for_interpreter(),
+        })
+    }
+
+    /// The instruction that ended the block is for the interpreter.
+    fn leave_for_interpreter(&mut self) -> Ended {
+        let ctx = self.ctx_mut();
+        let insn = self.vm.code.lock().interpreted(ctx.jit.exit_site).copied();
+        let Some(insn) = insn else {
+            return Ended::InterpretHere;
+        };
+        ctx.cpu.rip = insn.ip();
+        // An encoding the decoder gave up on may be too long rather than
+        // undefined: that needs the bytes.
+        if insn.is_invalid() {
+            return Ended::InterpretHere;
         }
+        Ended::Interpret(insn)
+    }
+
+    /// Left through a link that was not made yet.
+    fn leave_by_link(&mut self) -> Left {
+        let ctx = self.ctx_mut();
+        let id = ctx.jit.exit_site;
+        let code = self.vm.code.lock();
+        let Some((target, crosses)) = code.link_target(id) else {
+            return Left::Ended(Ended::InterpretHere);
+        };
+        ctx.cpu.rip = target;
+        Left::At(Some(OpenLink {
+            id,
+            crosses,
+            generation: code.generation(),
+        }))
     }
 
     /// The x87 remembers where its last instruction and its operand were (FIP,
@@ -288,66 +323,9 @@ impl SoftVcpu {
         area[FDP].copy_from_slice(&fdp.to_le_bytes());
     }
 
-    /// A link that was not made yet: find its target and make it.
-    fn follow_link(&mut self) -> Option<Ended> {
-        let site = self.ctx_mut().jit.exit_site;
-        let (target, crosses, generation) = {
-            let code = self.vm.code.lock();
-            (
-                code.link_target(site),
-                code.link_crosses(site),
-                code.generation(),
-            )
-        };
-        self.shared.set_inside(false);
-        let Some(target) = target else {
-            return Some(Ended::InterpretHere);
-        };
-        self.ctx_mut().cpu.rip = target;
-        if let Ok(Some((block, global))) = self.find_block() {
-            let mut code = self.vm.code.lock();
-            if code.generation() == generation {
-                code.link(site, block);
-                drop(code);
-                self.local.local_links |= crosses && !global;
-            }
-        }
-        None
-    }
-
-    /// Code address of the translation at RIP, entered into the jump cache.
-    fn block_at_rip(&mut self) -> Result<Option<u64>, Stop> {
-        let (address, global) = loop {
-            let epoch = self.vm.settled_epoch();
-            if epoch != self.local.epoch {
-                self.local.epoch = epoch;
-                self.local.jumps.clear();
-            }
-            let Some((block, global)) = self.find_block()? else {
-                return Ok(None);
-            };
-            let code = self.vm.code.lock();
-            // The epoch changes before anything is dropped.
-            if self.vm.epoch.load(Ordering::SeqCst) == epoch {
-                break (code.address(block), global);
-            }
-        };
-        let ctx = self.ctx_mut();
-        let (mode, bank, _) = mode_of(&ctx.cpu);
-        let space = if bank == Bank::User {
-            ctx.tlb.space()
-        } else {
-            0
-        };
-        self.local.local_links |= bank != Bank::User && !global;
-        let cache = self.local.jumps.get(space, mode);
-        cache.insert(ctx.cpu.rip, address);
-        ctx.jit.jump_cache = cache.address();
-        Ok(Some(address))
-    }
-
-    /// The translation at RIP and whether its mapping is global.
-    fn find_block(&mut self) -> Result<Option<(u32, bool)>, Stop> {
+    /// The translation at RIP, made if there is none, entered into the jump
+    /// cache and linked to.
+    fn block_at_rip(&mut self, link: Option<OpenLink>) -> Result<Found, Stop> {
         let ctx = self.ctx_mut();
         let rip = ctx.cpu.rip;
         if !canonical48(rip) {
@@ -360,61 +338,107 @@ impl SoftVcpu {
             user: bank == Bank::User,
             implicit: false,
         };
-        let map = self.map.clone();
-        let page = ctx.tlb.resolve(&ctx.cpu, &map, rip, need)?;
-        let Some(host) = page.host else {
-            return Ok(None);
-        };
+        let page = ctx.tlb.resolve(&ctx.cpu, &self.map, rip, need)?;
         let key = Key {
             gpa: page.gpa | (rip & PAGE_MASK),
             rip,
             mode,
         };
+        let (Some(host), Some(tracked)) = (page.host, self.map.page(page.gpa)) else {
+            return Ok(Found::Nothing);
+        };
         let vm = self.vm.clone();
         let mut code = vm.code.lock();
-        if let Some(block) = code.find(&key) {
-            return Ok(Some((block, page.global)));
-        }
-        if code.is_full() {
-            drop(code);
-            vm.drop_translations(self.index, true);
-            code = vm.code.lock();
-        }
-        self.track_code(&map, page.gpa);
-        let mut bytes = [0; PAGE_SIZE as usize];
-        // SAFETY: `host` is a whole mapped page of a slot.
-        unsafe { softmmu::host_read(host, &mut bytes) };
-        let copyable = self.copyable.clone();
-        let request = Request {
-            key,
-            source: Source {
-                page: &bytes,
-                base: rip & !PAGE_MASK,
-                copyable: &copyable,
-                allowed,
-            },
-            bank: bank as usize,
-            link_across_pages: bank != Bank::User,
+        let block = match code.find(&key) {
+            Some(block) => block,
+            None if code.is_full() => {
+                drop(code);
+                self.make_room();
+                return Ok(Found::LookAgain);
+            }
+            None if !tracked.has_code() => {
+                drop(code);
+                self.track_code(page.gpa);
+                return Ok(Found::LookAgain);
+            }
+            None => {
+                let mut bytes = [0; PAGE_SIZE as usize];
+                // Read under the lock: a write to the page that this does not
+                // see drops the translation once it has the lock.
+                // SAFETY: `host` is a whole mapped page of a slot.
+                unsafe { softmmu::host_read(host, &mut bytes) };
+                let request = Request {
+                    key,
+                    source: Source {
+                        page: &bytes,
+                        base: rip & !PAGE_MASK,
+                        copyable: &self.copyable,
+                        allowed,
+                    },
+                    bank: bank as usize,
+                    link_across_pages: bank != Bank::User,
+                };
+                let Some(block) = code.translate(&request) else {
+                    return Ok(Found::Nothing);
+                };
+                block
+            }
         };
-        let generation = code.generation();
-        let block = code.translate(&request);
-        if code.generation() != generation {
-            self.local.jumps.clear();
+        let linkable = |l: &OpenLink| {
+            l.generation == code.generation()
+                && (!l.crosses || page.global && self.maps_now(rip, page.gpa))
+        };
+        if let Some(link) = link.filter(linkable) {
+            code.link(link.id, block);
         }
-        Ok(block.map(|b| (b, page.global)))
+        let address = code.address(block);
+        drop(code);
+        self.remember_jump(bank, mode, page.global, address);
+        Ok(Found::Code(address))
     }
 
-    /// From now on writes to the page are noticed.
-    fn track_code(&mut self, map: &SlotMap, gpa: u64) {
-        let Some(page) = map.page(gpa) else { return };
-        if !page.set_code(true) {
-            self.ctx_mut().tlb.write_protect(gpa);
-            for (i, v) in self.vm.vcpus.read().iter().enumerate() {
-                if i != self.index {
-                    v.request_flush();
-                }
-            }
-        }
+    /// True if the page tables, not just the TLB, map `la` to the page: all
+    /// vCPUs will use a link made because of it, and a vCPU that flushed its
+    /// TLB must not follow one made from an older mapping.
+    fn maps_now(&self, la: u64, gpa: u64) -> bool {
+        let ctx = self.ctx_mut();
+        let now = softmmu::walk::peek(&ctx.cpu, &self.map, la, ctx.tlb.roots());
+        now.is_some_and(|now| now & !PAGE_MASK == gpa)
+    }
+
+    /// Enters the code address of RIP into the jump cache in use.
+    fn remember_jump(&mut self, bank: Bank, mode: u32, global: bool, address: u64) {
+        let ctx = self.ctx_mut();
+        let space = if bank == Bank::User {
+            ctx.tlb.space()
+        } else {
+            0
+        };
+        self.local.kernel_jumps_local |= bank != Bank::User && !global;
+        let cache = self.local.jumps.get(space, mode);
+        cache.insert(ctx.cpu.rip, address);
+        ctx.jit.jump_cache = cache.address();
+    }
+
+    /// From now on writes to the page are noticed. The vCPU does not run
+    /// meanwhile: it must look at its requests afterwards.
+    fn track_code(&mut self, gpa: u64) {
+        let Some(page) = self.map.page(gpa) else {
+            return;
+        };
+        page.set_code(true);
+        self.ctx_mut().tlb.write_protect(gpa);
+        self.shared.stop();
+        self.vm.ask_and_wait(self.index, |f| f.write(gpa));
+        self.vm.world_stop.start(&self.shared);
+    }
+
+    /// Drops all translations because the cache is full.
+    fn make_room(&mut self) {
+        self.local.jumps.clear();
+        self.shared.stop();
+        self.vm.make_room(self.index);
+        self.vm.world_stop.start(&self.shared);
     }
 }
 

@@ -4,9 +4,10 @@ use crate::Options;
 use crate::clock::VmClock;
 use crate::counters::Counters;
 use crate::ctx::LAYOUT;
-use crate::shared::Shared;
+use crate::shared::{Forget, Shared};
 use crate::timer::{self, Timer};
 use crate::vcpu::SoftVcpu;
+use crate::world_stop::WorldStop;
 use hv::abi::*;
 use hv::{Error, MemFlags, MemSlot, Result};
 use irqchip::{Chipset, Clock, Route, Routing};
@@ -14,7 +15,7 @@ use jit::cache::CodeCache;
 use parking_lot::{Mutex, RwLock};
 use softmmu::{GuestMemory, SlotError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A VM of the software backend. Lock order: `chipset`, then a vCPU's sleep
 /// lock; `code` is taken alone or first.
@@ -27,11 +28,8 @@ pub struct SoftVm {
     has_irqchip: AtomicBool,
     /// Translations of all vCPUs.
     pub code: Mutex<CodeCache>,
-    /// Counts up before and after all translations are dropped, so it is odd
-    /// meanwhile; code addresses found under another value are void.
-    pub epoch: AtomicU64,
-    /// Held by the one who drops all translations.
-    dropping: Mutex<()>,
+    /// Stops all vCPUs for what needs that.
+    pub world_stop: WorldStop,
     /// Time base.
     pub clock: Arc<VmClock>,
     /// Earliest timer deadline.
@@ -56,8 +54,7 @@ impl SoftVm {
             chipset: Mutex::new(Chipset::new(crate::cpuid::phys_bits() as u8)),
             has_irqchip: AtomicBool::new(false),
             code: Mutex::new(code),
-            epoch: AtomicU64::new(0),
-            dropping: Mutex::new(()),
+            world_stop: WorldStop::default(),
             clock: Arc::new(VmClock::new()),
             timer: Arc::new(Timer::new()),
             counters: Counters::default(),
@@ -70,35 +67,13 @@ impl SoftVm {
         Ok(vm)
     }
 
-    /// Drops all translations, or only if the cache is full, when no vCPU uses
-    /// them; vCPU `me` is the caller's and does not.
-    pub fn drop_translations(&self, me: usize, only_if_full: bool) {
-        let _one = self.dropping.lock();
-        if only_if_full && !self.code.lock().is_full() {
-            return;
-        }
-        self.epoch.fetch_add(1, Ordering::SeqCst);
-        let others = self.vcpus.read().clone();
-        for (_, v) in others.iter().enumerate().filter(|(i, _)| *i != me) {
-            v.request_flush();
-        }
-        for (_, v) in others.iter().enumerate().filter(|(i, _)| *i != me) {
-            while v.is_inside() {
-                std::thread::yield_now();
-            }
-        }
-        self.code.lock().flush();
-        self.epoch.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// The epoch, once nobody is dropping translations.
-    pub fn settled_epoch(&self) -> u64 {
-        loop {
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            if epoch.is_multiple_of(2) {
-                return epoch;
-            }
-            std::thread::yield_now();
+    /// Drops all translations if there is no room for another. `me` is the
+    /// calling vCPU, which does not run.
+    pub fn make_room(&self, me: usize) {
+        let _stopped = self.stop_world(me);
+        let mut code = self.code.lock();
+        if code.is_full() {
+            code.flush();
         }
     }
 
@@ -156,13 +131,6 @@ impl SoftVm {
             Err(Error::Missing(what, "an irqchip"))
         }
     }
-
-    /// Makes every vCPU drop its first-level TLB.
-    fn flush_all(&self) {
-        for v in self.vcpus.read().iter() {
-            v.request_flush();
-        }
-    }
 }
 
 impl Drop for SoftVm {
@@ -190,6 +158,8 @@ impl hv::Vm for SoftVm {
             s.flags.has(MemFlags::READONLY),
             s.flags.has(MemFlags::LOG_DIRTY),
         );
+        // No vCPU may use the old slots when the caller unmaps their memory.
+        let _stopped = self.stop_world(usize::MAX);
         // SAFETY: the caller's contract is this trait method's.
         unsafe { self.memory.set_slot(s.slot, s.gpa, s.size, s.hva, ro, log) }.map_err(|e| {
             Error::BadSlot {
@@ -197,8 +167,7 @@ impl hv::Vm for SoftVm {
                 why: why(e),
             }
         })?;
-        self.drop_translations(usize::MAX, false);
-        self.flush_all();
+        self.code.lock().flush();
         Ok(())
     }
     fn dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
@@ -206,27 +175,19 @@ impl hv::Vm for SoftVm {
             slot,
             why: "does not exist or has no dirty log",
         })?;
-        self.flush_all();
+        // What is written from now on belongs to the next log.
+        self.ask_and_wait(usize::MAX, Forget::all);
         Ok(log)
     }
     fn memory_written(&self, gpa: u64, len: u64) {
         let map = self.memory.map();
         map.mark_dirty(gpa, len);
-        let mut code = self.code.lock();
-        let mut hit = false;
-        let mut at = gpa;
-        let end = gpa.saturating_add(len);
-        while at < end {
-            let next = ((at | 0xfff) + 1).min(end);
-            if code.covers(at, next - at) {
-                code.invalidate(at, next - at);
-                hit = true;
-            }
-            at = next;
+        let mut dropped = Vec::new();
+        for (at, len) in softmmu::pages_of(gpa, len) {
+            dropped.extend(self.code.lock().invalidate(at, len));
         }
-        drop(code);
-        if hit {
-            self.flush_all();
+        if !dropped.is_empty() {
+            self.ask_others(usize::MAX, |f| f.code(&dropped));
         }
     }
     fn create_irqchip(&self) -> Result<()> {

@@ -35,10 +35,9 @@ pub struct Local {
     pub jumps: Jumps,
     /// An exit that replaces the instruction's outcome (emulation failure).
     pub abort: Option<hv::VcpuExit>,
-    /// Cross-page links were made through mappings that are not global.
-    pub local_links: bool,
-    /// The epoch of the code addresses in `jumps`.
-    pub epoch: u64,
+    /// Jump caches of kernel code hold addresses reached through mappings
+    /// that are not global.
+    pub kernel_jumps_local: bool,
 }
 
 /// The world of one vCPU for the duration of an instruction.
@@ -148,14 +147,18 @@ impl World<'_> {
             match self.writable(&c) {
                 // SAFETY: as in `read_into`; read-only slots are not `writable`.
                 Some(host) => unsafe { softmmu::host_write(host, part) },
-                None => self.device_write(c.gpa(), part)?,
+                None => {
+                    self.device_write(c.gpa(), part)?;
+                    continue;
+                }
             }
+            self.written(&c);
         }
         Ok(())
     }
 
-    /// Host address of a chunk about to be written, with code and dirty
-    /// tracking done; `None` if the write belongs to the VMM.
+    /// Host address of a chunk about to be written, with its page marked
+    /// dirty; `None` if the write belongs to the VMM.
     fn writable(&mut self, c: &Chunk) -> Option<u64> {
         let host = c.page.host? + c.offset;
         if !c.page.plain_write {
@@ -164,37 +167,37 @@ impl World<'_> {
                 return None;
             }
             page.mark_dirty();
-            if page.has_code() {
-                self.code_written(c.gpa(), c.len() as u64);
-            }
         }
         Some(host)
+    }
+
+    /// After the write to a chunk: drops the translations it hit. Before it
+    /// another vCPU could translate the old bytes again.
+    fn written(&mut self, c: &Chunk) {
+        let tracked = |w: &Self| w.map.page(c.page.gpa).is_some_and(|p| p.has_code());
+        if !c.page.plain_write && tracked(self) {
+            self.code_written(c.gpa(), c.len() as u64);
+        }
     }
 
     /// Drops translations made from the range (inside one page).
     pub fn code_written(&mut self, gpa: u64, len: u64) {
         let mut code = self.vm.code.lock();
-        if !code.covers(gpa, len) {
-            return;
-        }
-        let (dropped, empty) = code.invalidate(gpa, len);
-        for rip in dropped {
-            self.local.jumps.remove(rip);
-        }
-        if empty && let Some(page) = self.map.page(gpa) {
+        let dropped = code.invalidate(gpa, len);
+        if !code.has_page(gpa)
+            && let Some(page) = self.map.page(gpa)
+        {
             page.set_code(false);
         }
         drop(code);
-        self.flush_others();
-    }
-
-    /// Makes the other vCPUs forget what they derived from memory.
-    fn flush_others(&self) {
-        let vcpus = self.vm.vcpus.read();
-        for (_, v) in vcpus.iter().enumerate().filter(|(i, _)| *i != self.index) {
-            v.request_flush();
-            bump(&self.vm.counters.remote_tlb_flush);
+        if dropped.is_empty() {
+            return;
         }
+        for rip in &dropped {
+            self.local.jumps.remove(*rip);
+        }
+        self.vm.ask_others(self.index, |f| f.code(&dropped));
+        bump(&self.vm.counters.remote_tlb_flush);
     }
 
     // ---- devices ---------------------------------------------------------
@@ -268,7 +271,7 @@ impl World<'_> {
     fn code_mapping_changed(&mut self) {
         self.vm.code.lock().unlink_crossing();
         self.local.jumps.clear();
-        self.local.local_links = false;
+        self.local.kernel_jumps_local = false;
     }
 }
 
@@ -399,7 +402,9 @@ impl Env for World<'_> {
             && let Some(host) = self.writable(&c)
         {
             // SAFETY: as in `write_from`.
-            return Ok(unsafe { softmmu::atomic_update(host, size, f) });
+            let old = unsafe { softmmu::atomic_update(host, size, f) };
+            self.written(&c);
+            return Ok(old);
         }
         // Devices and page-crossing operands are not atomic towards other
         // vCPUs: real hardware would lock the bus.
@@ -415,10 +420,14 @@ impl Env for World<'_> {
         new: u128,
     ) -> Result<u128, Stop> {
         let [first, _] = self.chunks(cpu, la, 16, Access::ReadModify)?;
-        if let Some(host) = first.and_then(|c| self.writable(&c)) {
+        if let Some(c) = first
+            && let Some(host) = self.writable(&c)
+        {
             // SAFETY: the operand is 16-byte aligned (checked by the
             // instruction), so it lies in the resolved page.
-            return Ok(unsafe { softmmu::atomic_cmpxchg16(host, expected, new) });
+            let old = unsafe { softmmu::atomic_cmpxchg16(host, expected, new) };
+            self.written(&c);
+            return Ok(old);
         }
         let mut buf = [0; 16];
         self.read_into(cpu, la, &mut buf, Access::ReadModify)?;
@@ -497,8 +506,8 @@ impl Env for World<'_> {
             MmuEvent::Cr3 { keep } => {
                 self.tlb.load_pdptes(cpu, self.map);
                 self.tlb.load_space(Self::pcid(cpu), keep);
-                if self.local.local_links {
-                    self.code_mapping_changed();
+                if std::mem::take(&mut self.local.kernel_jumps_local) {
+                    self.local.jumps.clear_kernel();
                 }
             }
             MmuEvent::FlushAll => {

@@ -257,14 +257,9 @@ impl CodeCache {
         self.interp.get(id as usize)
     }
 
-    /// Target of a link.
-    pub fn link_target(&self, id: u32) -> Option<u64> {
-        self.links.get(id as usize).map(|l| l.target)
-    }
-
-    /// True if the link leads into another page.
-    pub fn link_crosses(&self, id: u32) -> bool {
-        self.links.get(id as usize).is_some_and(|l| l.crosses)
+    /// Target of a link, and whether it leads into another page.
+    pub fn link_target(&self, id: u32) -> Option<(u64, bool)> {
+        self.links.get(id as usize).map(|l| (l.target, l.crosses))
     }
 
     /// The access whose slow-path call returns to `pc`.
@@ -316,40 +311,37 @@ impl CodeCache {
         }
     }
 
-    /// True if any byte of the range was translated; the range lies in one
-    /// page.
-    pub fn covers(&self, gpa: u64, len: u64) -> bool {
-        self.pages
-            .get(&(gpa & !0xfff))
-            .is_some_and(|p| p.granules & granules(gpa, gpa + len) != 0)
+    /// True if there are translations made from the page of `gpa`.
+    pub fn has_page(&self, gpa: u64) -> bool {
+        self.pages.contains_key(&(gpa & !0xfff))
     }
 
     /// Drops the translations made from the range (inside one page). Returns
-    /// the linear addresses of the dropped ones, and whether the page has no
-    /// translation left.
-    pub fn invalidate(&mut self, gpa: u64, len: u64) -> (Vec<u64>, bool) {
+    /// the linear addresses of the dropped ones.
+    pub fn invalidate(&mut self, gpa: u64, len: u64) -> Vec<u64> {
         let Some(mut page) = self.pages.remove(&(gpa & !0xfff)) else {
-            return (Vec::new(), true);
+            return Vec::new();
         };
         let written = granules(gpa, gpa + len);
         let mut dropped = Vec::new();
-        let mut left = 0;
-        page.blocks.retain(|&id| {
-            let entry = &self.entries[id as usize];
-            if entry.granules & written == 0 {
-                left |= entry.granules;
-                return true;
-            }
-            dropped.push(entry.key.rip);
-            self.drop_block(id);
-            false
-        });
-        let empty = page.blocks.is_empty();
-        if !empty {
-            page.granules = left;
+        if page.granules & written != 0 {
+            page.granules = 0;
+            page.blocks.retain(|&id| {
+                let entry = &self.entries[id as usize];
+                let keep = entry.granules & written == 0;
+                if keep {
+                    page.granules |= entry.granules;
+                } else {
+                    dropped.push(entry.key.rip);
+                    self.drop_block(id);
+                }
+                keep
+            });
+        }
+        if !page.blocks.is_empty() {
             self.pages.insert(gpa & !0xfff, page);
         }
-        (dropped, empty)
+        dropped
     }
 
     fn drop_block(&mut self, id: u32) {
@@ -365,11 +357,6 @@ impl CodeCache {
             self.patch(link.at, link.stub);
         }
         self.stats.invalidated += 1;
-    }
-
-    /// Guest-physical pages that have translations.
-    pub fn code_pages(&self) -> impl Iterator<Item = u64> + '_ {
-        self.pages.keys().copied()
     }
 
     /// Drops everything.

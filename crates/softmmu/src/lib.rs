@@ -12,5 +12,5 @@ pub mod walk;
 
 pub use memory::{
     GuestMemory, HostPage, Slot, SlotError, SlotMap, atomic_cmpxchg16, atomic_update, host_read,
-    host_write,
+    host_write, pages_of,
 };

@@ -53,6 +53,17 @@ pub struct HostPage<'a> {
     pub index: usize,
 }
 
+/// The parts of a guest-physical range by page: address and length.
+pub fn pages_of(gpa: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = gpa.saturating_add(len);
+    let mut at = gpa;
+    std::iter::from_fn(move || {
+        let part = (at, (at | PAGE_MASK).saturating_add(1).min(end) - at);
+        at += part.1;
+        (part.1 != 0).then_some(part)
+    })
+}
+
 fn bitmap(pages: u64) -> Box<[AtomicU64]> {
     (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()
 }
@@ -184,12 +195,10 @@ impl SlotMap {
     }
     /// Marks a range dirty.
     pub fn mark_dirty(&self, gpa: u64, len: u64) {
-        let mut at = gpa & !PAGE_MASK;
-        while at < gpa.saturating_add(len) {
+        for (at, _) in pages_of(gpa, len) {
             if let Some(p) = self.page(at) {
                 p.mark_dirty();
             }
-            at += PAGE_SIZE;
         }
     }
     fn chunks(&self, gpa: u64, len: usize, mut f: impl FnMut(u64, std::ops::Range<usize>)) -> bool {
