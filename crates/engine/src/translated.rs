@@ -350,7 +350,6 @@ impl SoftVcpu {
         let vm = self.vm.clone();
         let mut code = vm.code.lock();
         let block = match code.find(&key) {
-            Some(block) => block,
             None if code.is_full() => {
                 drop(code);
                 self.make_room();
@@ -361,28 +360,11 @@ impl SoftVcpu {
                 self.track_code(page.gpa);
                 return Ok(Found::LookAgain);
             }
-            None => {
-                let mut bytes = [0; PAGE_SIZE as usize];
-                // Read under the lock: a write to the page that this does not
-                // see drops the translation once it has the lock.
-                // SAFETY: `host` is a whole mapped page of a slot.
-                unsafe { softmmu::host_read(host, &mut bytes) };
-                let request = Request {
-                    key,
-                    source: Source {
-                        page: &bytes,
-                        base: rip & !PAGE_MASK,
-                        copyable: &self.copyable,
-                        allowed,
-                    },
-                    bank: bank as usize,
-                    link_across_pages: bank != Bank::User,
-                };
-                let Some(block) = code.translate(&request) else {
-                    return Ok(Found::Nothing);
-                };
-                block
-            }
+            None => self.translate(&mut code, key, host, bank, allowed),
+            found => found,
+        };
+        let Some(block) = block else {
+            return Ok(Found::Nothing);
         };
         let linkable = |l: &OpenLink| {
             l.generation == code.generation()
@@ -395,6 +377,33 @@ impl SoftVcpu {
         drop(code);
         self.remember_jump(bank, mode, page.global, address);
         Ok(Found::Code(address))
+    }
+
+    /// Translates from the page at `host`. Its bytes are read under the
+    /// cache's lock: a write that this does not see drops the translation once
+    /// it has the lock.
+    fn translate(
+        &self,
+        code: &mut CodeCache,
+        key: Key,
+        host: u64,
+        bank: Bank,
+        allowed: Allowed,
+    ) -> Option<u32> {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        // SAFETY: `host` is a whole mapped page of a slot.
+        unsafe { softmmu::host_read(host, &mut bytes) };
+        code.translate(&Request {
+            key,
+            source: Source {
+                page: &bytes,
+                base: key.rip & !PAGE_MASK,
+                copyable: &self.copyable,
+                allowed,
+            },
+            bank: bank as usize,
+            link_across_pages: bank != Bank::User,
+        })
     }
 
     /// True if the page tables, not just the TLB, map `la` to the page: all
