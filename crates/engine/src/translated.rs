@@ -10,7 +10,7 @@ use isa::Stop;
 use jit::block::Source;
 use jit::cache::{CodeCache, JumpCache, Key, Request, unpack_flags};
 use jit::classify::{Allowed, Copyable};
-use jit::translate::info;
+use jit::translate::{info, stack_change};
 use jit::{ExitKind, JitCtx};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
@@ -254,7 +254,11 @@ impl SoftVcpu {
         }
         self.hide_host_addresses();
         let ctx = self.ctx_mut();
-        Left::Ended(match ExitKind::from_raw(ctx.jit.exit_kind) {
+        let kind = ExitKind::from_raw(ctx.jit.exit_kind);
+        if let Some(fault) = self.refused_branch(kind) {
+            return Left::Ended(Ended::Fault(fault));
+        }
+        Left::Ended(match kind {
             ExitKind::Link => return self.leave_by_link(),
             ExitKind::Lookup => return Left::At(None),
             ExitKind::Poll => Ended::Continue,
@@ -270,7 +274,7 @@ impl SoftVcpu {
     /// The instruction that ended the block is for the interpreter.
     fn leave_for_interpreter(&mut self) -> Ended {
         let ctx = self.ctx_mut();
-        let insn = self.vm.code.lock().interpreted(ctx.jit.exit_site).copied();
+        let insn = self.vm.code.lock().named(ctx.jit.exit_site).copied();
         let Some(insn) = insn else {
             return Ended::InterpretHere;
         };
@@ -297,6 +301,21 @@ impl SoftVcpu {
             crosses,
             generation: code.generation(),
         }))
+    }
+
+    /// #GP(0) if an indirect branch led to an address that is not canonical:
+    /// the branch has not happened (SDM vol 2, RET, CALL, JMP).
+    fn refused_branch(&mut self, kind: ExitKind) -> Option<Exception> {
+        let ctx = self.ctx_mut();
+        if !matches!(kind, ExitKind::Lookup | ExitKind::Poll) || canonical48(ctx.cpu.rip) {
+            return None;
+        }
+        let code = self.vm.code.lock();
+        let branch = code.named(ctx.jit.exit_site)?;
+        ctx.cpu.rip = branch.ip();
+        let rsp = &mut ctx.cpu.gpr[x86::gpr::RSP];
+        *rsp = rsp.wrapping_add_signed(-stack_change(branch));
+        Some(Exception::GP0)
     }
 
     /// The x87 remembers where its last instruction and its operand were (FIP,

@@ -106,7 +106,8 @@ pub struct CodeCache {
     crossing: Vec<u32>,
     /// Linear pages that links between pages lead to.
     linked_pages: HashSet<u64, BuildHasherDefault<KeyHasher>>,
-    interp: Vec<Instruction>,
+    /// Instructions that exits name.
+    exits: Vec<Instruction>,
     accesses: Vec<Site>,
     faults: Box<FaultTable>,
     pages: Map<u64, PageCode>,
@@ -150,7 +151,7 @@ impl CodeCache {
             links: Vec::new(),
             crossing: Vec::new(),
             linked_pages: HashSet::default(),
-            interp: Vec::new(),
+            exits: Vec::new(),
             accesses: Vec::new(),
             faults,
             pages: Map::default(),
@@ -206,7 +207,7 @@ impl CodeCache {
             hot: self.hot,
             cold: self.cold,
             first_link: self.links.len() as u32,
-            first_interp: self.interp.len() as u32,
+            first_exit: self.exits.len() as u32,
             bank: request.bank,
             link_across_pages: request.link_across_pages,
             bmi2: self.bmi2,
@@ -222,7 +223,7 @@ impl CodeCache {
         self.hot = (self.hot + out.hot.len()).next_multiple_of(16);
         self.cold += out.cold.len();
         self.links.extend(out.links);
-        self.interp.extend(out.interp);
+        self.exits.extend(out.exits);
         self.accesses.extend(out.accesses);
         self.faults.extend(&out.faults);
         self.stats.blocks += 1;
@@ -252,9 +253,10 @@ impl CodeCache {
         page.blocks.push(id);
     }
 
-    /// The instruction an [`crate::ExitKind::Interp`] exit names.
-    pub fn interpreted(&self, id: u32) -> Option<&Instruction> {
-        self.interp.get(id as usize)
+    /// The instruction that an exit's `exit_site` names: the one to be
+    /// interpreted, or the branch that led to where the guest stands.
+    pub fn named(&self, id: u32) -> Option<&Instruction> {
+        self.exits.get(id as usize)
     }
 
     /// Target of a link, and whether it leads into another page.
@@ -368,7 +370,7 @@ impl CodeCache {
         self.links.clear();
         self.crossing.clear();
         self.linked_pages.clear();
-        self.interp.clear();
+        self.exits.clear();
         self.accesses.clear();
         self.faults.clear();
         self.pages.clear();

@@ -195,6 +195,9 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     if !allowed.wide && !segments_allow(insn, allowed) {
         return T::Interp;
     }
+    if branches_nowhere(insn) {
+        return T::Interp;
+    }
     if let Some(t) = stack_or_branch(insn, allowed.wide) {
         return t;
     }
@@ -225,6 +228,11 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     } else {
         T::Interp
     }
+}
+
+/// A direct branch to an address that is not canonical.
+fn branches_nowhere(insn: &Instruction) -> bool {
+    insn.op0_kind() == OpKind::NearBranch64 && !x86::canonical48(insn.near_branch_target())
 }
 
 /// Stack instructions and near branches of the mode's own operand size.

@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicU32;
 pub enum ExitKind {
     /// A direct jump whose link is not made yet; `exit_site` is the link.
     Link = 0,
-    /// An indirect jump missed the jump cache; RIP is the target.
+    /// A jump missed the jump cache; RIP is the target, `exit_site` the branch
+    /// if it was an indirect one.
     Lookup = 1,
     /// The instruction numbered `exit_site` is for the interpreter.
     Interp = 2,
@@ -17,7 +18,8 @@ pub enum ExitKind {
     Access = 3,
     /// A memory access faults; the slow path recorded the exception.
     Fault = 4,
-    /// The poll word was set; RIP is the next instruction.
+    /// The poll word was set; RIP is the next instruction, `exit_site` the
+    /// branch there if it was an indirect one.
     Poll = 5,
 }
 

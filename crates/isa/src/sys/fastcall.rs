@@ -26,15 +26,18 @@ fn set_code_and_stack(cpu: &mut CpuState, cs: Segment, ss: Segment) {
     *cpu.seg_mut(Seg::Ss) = ss;
 }
 
-/// CPUID.0:EBX of the vendors whose processors have SYSCALL in compatibility
-/// mode: "Auth"enticAMD, "Hygo"nGenuine.
-const COMPATIBLE_VENDORS: [u32; 2] = [0x6874_7541, 0x6f67_7948];
+/// CPUID.0:EBX of the vendors whose processors are AMD's: "Auth"enticAMD,
+/// "Hygo"nGenuine.
+const AMD_VENDORS: [u32; 2] = [0x6874_7541, 0x6f67_7948];
+
+fn is_amd<E: Env>(ctx: &mut Ctx<'_, E>) -> bool {
+    AMD_VENDORS.contains(&ctx.env.cpuid(ctx.cpu, 0, 0)[1])
+}
 
 /// #UD unless SYSCALL or SYSRET exists in the running mode: 64-bit mode, on
 /// AMD's processors also compatibility mode (APM vol 3, SYSCALL).
 fn check_syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<(), Stop> {
-    let exists = ctx.long
-        || (ctx.cpu.long_mode() && COMPATIBLE_VENDORS.contains(&ctx.env.cpuid(ctx.cpu, 0, 0)[1]));
+    let exists = ctx.long || (ctx.cpu.long_mode() && is_amd(ctx));
     if ctx.cpu.efer & efer::SCE == 0 || !exists {
         return Err(Exception::UD.into());
     }
@@ -61,14 +64,17 @@ pub(super) fn syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
     Ok(Handled::Jump)
 }
 
-/// SYSRET to compatibility (`wide` false) or 64-bit mode.
+/// SYSRET to compatibility (`wide` false) or 64-bit mode. To an address that
+/// is not canonical, Intel's processors do not return (SDM vol 2, SYSRET);
+/// AMD's do and fault there, in user mode (APM vol 3, SYSRET).
 pub(super) fn sysret<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handled, Stop> {
     check_syscall(ctx)?;
-    let cpu = &mut *ctx.cpu;
-    let target = cpu.gpr[gpr::RCX];
-    if cpu.cpl() != 0 || (wide && !canonical48(target)) {
+    let target = ctx.cpu.gpr[gpr::RCX];
+    let refused = wide && !canonical48(target) && !is_amd(ctx);
+    if ctx.cpu.cpl() != 0 || refused {
         return Err(Exception::GP0.into());
     }
+    let cpu = &mut *ctx.cpu;
     let selector = (cpu.msr.star >> 48) as u16;
     let ss = selector.wrapping_add(8) | 3;
     let (cs, rights) = if wide {

@@ -11,29 +11,30 @@ pub struct JumpEntry {
     code: u64,
 }
 
-/// Entries, indexed by the low 16 bits of the linear address.
-const ENTRIES: usize = 1 << 16;
-
 /// A jump cache of one address space and mode.
 pub struct JumpCache {
+    /// Indexed by the low 16 bits of the linear address.
     entries: Box<[JumpEntry]>,
     touched: Vec<u16>,
-    empty: JumpEntry,
+    miss: u64,
+}
+
+/// A negation that no address of entry `index` has.
+fn nothing(index: u16) -> u64 {
+    u64::from(index ^ 1).wrapping_neg()
 }
 
 impl JumpCache {
-    /// An empty cache; `miss` is the code address misses go to.
+    /// An empty cache; `miss` is a code address that no translation has.
     pub fn new(miss: u64) -> Self {
-        // An address matches the negation 1 only if it is !0, and then it is
-        // sent to `miss` as well.
-        let empty = JumpEntry {
-            negated: 1,
+        let empty = |index| JumpEntry {
+            negated: nothing(index),
             code: miss,
         };
         Self {
-            entries: vec![empty; ENTRIES].into(),
+            entries: (0..=u16::MAX).map(empty).collect(),
             touched: Vec::new(),
-            empty,
+            miss,
         }
     }
     /// Address of the first entry.
@@ -43,13 +44,13 @@ impl JumpCache {
     /// The code remembered for an address.
     pub fn find(&self, rip: u64) -> Option<u64> {
         let e = self.entries[usize::from(rip as u16)];
-        (e.negated == rip.wrapping_neg() && e.code != self.empty.code).then_some(e.code)
+        (e.negated == rip.wrapping_neg() && e.code != self.miss).then_some(e.code)
     }
     /// Remembers a translation.
     pub fn insert(&mut self, rip: u64, code: u64) {
         let index = rip as u16;
         let e = &mut self.entries[usize::from(index)];
-        if e.code == self.empty.code {
+        if e.code == self.miss {
             self.touched.push(index);
         }
         *e = JumpEntry {
@@ -59,9 +60,10 @@ impl JumpCache {
     }
     /// Forgets one address.
     pub fn remove(&mut self, rip: u64) {
-        let e = &mut self.entries[usize::from(rip as u16)];
+        let index = rip as u16;
+        let e = &mut self.entries[usize::from(index)];
         if e.negated == rip.wrapping_neg() {
-            e.negated = 1; // stays in `touched`
+            e.negated = nothing(index); // stays in `touched`
         }
     }
     /// Forgets the addresses of one page.
@@ -70,14 +72,42 @@ impl JumpCache {
         for i in &self.touched {
             let e = &mut self.entries[usize::from(*i)];
             if e.negated.wrapping_neg() & !0xfff == page {
-                e.negated = 1;
+                e.negated = nothing(*i);
             }
         }
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
         for i in self.touched.drain(..) {
-            self.entries[usize::from(i)] = self.empty;
+            self.entries[usize::from(i)] = JumpEntry {
+                negated: nothing(i),
+                code: self.miss,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_matches_its_address_only_while_it_is_there() {
+        let mut cache = JumpCache::new(7);
+        let matches = |cache: &JumpCache, rip: u64| {
+            let e = cache.entries[usize::from(rip as u16)];
+            e.negated.wrapping_add(rip) == 0
+        };
+        for rip in [0, 1, 0x1234, 0xffff_8000_0000_ffff, u64::MAX] {
+            assert!(!matches(&cache, rip), "{rip:#x} before");
+            cache.insert(rip, 99);
+            assert!(matches(&cache, rip), "{rip:#x}");
+            assert_eq!(cache.find(rip), Some(99));
+            cache.remove(rip);
+            assert!(!matches(&cache, rip), "{rip:#x} after");
+            cache.insert(rip, 98);
+            cache.clear();
+            assert!(!matches(&cache, rip), "{rip:#x} cleared");
         }
     }
 }

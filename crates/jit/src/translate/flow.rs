@@ -5,10 +5,22 @@ use crate::asm::op;
 use crate::block::Step;
 use crate::layout::ExitKind;
 use crate::regs::{T0, T1, T2};
-use iced_x86::{Instruction, OpKind};
+use iced_x86::{FlowControl, Instruction, OpKind};
 use x86::flags;
 
 const RCX: u8 = 1;
+
+/// Where the guest stands after an exit.
+#[derive(Clone, Copy)]
+pub(super) enum Stand {
+    /// A known address.
+    At(u64),
+    /// The address in T0, to which the branch of this number leads.
+    Target(u32),
+}
+
+/// Number of no branch: the address in T0 is one that execution runs on to.
+const NO_BRANCH: u32 = u32::MAX;
 
 impl Emitter<'_> {
     fn same_page(&self, from: u64, to: u64) -> bool {
@@ -60,18 +72,17 @@ impl Emitter<'_> {
             self.add_link(at, target, crosses);
         } else {
             self.hot.mov_imm(T0, target);
-            self.probe();
+            self.probe(NO_BRANCH);
         }
     }
 
-    /// Leaves with [`ExitKind::Poll`] if the poll word is set; `rip` is where
-    /// the guest then stands, `None` for the address in T0.
-    fn poll(&mut self, rip: Option<u64>, live: u64) {
-        self.poll_word(self.l.poll(), rip, live, ExitKind::Poll);
+    /// Leaves if the poll word is set.
+    fn poll(&mut self, stand: Stand, live: u64) {
+        self.poll_word(self.l.poll(), stand, live);
     }
 
-    /// Leaves with `kind` if the word at `disp` is not 0.
-    pub(super) fn poll_word(&mut self, disp: u32, rip: Option<u64>, live: u64, kind: ExitKind) {
+    /// Leaves with [`ExitKind::Poll`] if the word at `disp` is not 0.
+    pub(super) fn poll_word(&mut self, disp: u32, stand: Stand, live: u64) {
         let l = self.l;
         if live == 0 {
             self.hot.gs_cmp_imm8(disp, 0);
@@ -87,16 +98,23 @@ impl Emitter<'_> {
             self.hot.land8(clear);
             self.hot.rr(true, op::MOV, RCX, T2);
         }
-        if let Some(rip) = rip {
-            self.cold.mov_imm(T0, rip);
-        }
+        let branch = match stand {
+            Stand::At(rip) => {
+                self.cold.mov_imm(T0, rip);
+                NO_BRANCH
+            }
+            Stand::Target(branch) => branch,
+        };
+        self.cold.gs_store_imm(l.exit_site(), branch);
         self.cold.gs(true, op::MOV_STORE, T0, l.rip);
         let out = self.cold.jmp();
-        self.cold_to_stub(out, self.stubs.exits[kind as usize]);
+        self.cold_to_stub(out, self.stubs.exits[ExitKind::Poll as usize]);
     }
 
-    /// Jumps to the guest address in T0 through the jump cache.
-    fn probe(&mut self) {
+    /// Jumps to the guest address in T0 through the jump cache. A branch to a
+    /// non-canonical address always misses: its number tells the engine whose
+    /// fault that is.
+    fn probe(&mut self, branch: u32) {
         let a = &mut self.hot;
         a.rr(true, op::MOV, T2, RCX);
         a.movzx16(T1, T0);
@@ -111,7 +129,10 @@ impl Emitter<'_> {
         a.land8(hit);
         a.rr(true, op::MOV, RCX, T2);
         a.jmp_mem(T1, 8);
-        self.hot_to_stub(miss, self.stubs.lookup);
+        self.hot_to_cold(miss);
+        self.cold.gs_store_imm(self.l.exit_site(), branch);
+        let out = self.cold.jmp();
+        self.cold_to_stub(out, self.stubs.lookup);
     }
 
     /// Direct JMP.
@@ -119,7 +140,7 @@ impl Emitter<'_> {
         self.restore_flags(step.live_target);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         if target <= ip {
-            self.poll(Some(target), step.live_target);
+            self.poll(Stand::At(target), step.live_target);
         }
         self.jump_from(ip, target);
     }
@@ -137,7 +158,7 @@ impl Emitter<'_> {
         }
         let skip = self.hot.jcc(cond ^ 1);
         if target <= ip {
-            self.poll(Some(target), step.live_target);
+            self.poll(Stand::At(target), step.live_target);
         }
         self.jump_from(ip, target);
         self.hot.land(skip);
@@ -149,7 +170,7 @@ impl Emitter<'_> {
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         if target <= ip {
-            self.poll(Some(target), flags::ARITH);
+            self.poll(Stand::At(target), flags::ARITH);
         }
         self.jump_from(ip, target);
     }
@@ -175,36 +196,48 @@ impl Emitter<'_> {
         self.hot.gs(true, op::MOV_STORE, T0, self.l.temp());
         self.push_return(step);
         self.hot.gs(true, op::MOV, T0, self.l.temp());
-        self.indirect();
+        self.indirect(&step.insn);
     }
 
     /// Near indirect JMP.
     pub(super) fn jump_indirect(&mut self, step: &Step) {
         self.branch_operand(step);
-        self.indirect();
+        self.indirect(&step.insn);
     }
 
     /// Near RET.
     pub(super) fn ret(&mut self, step: &Step) {
         let extra = ret_bytes(&step.insn);
         self.pop_return(step, extra);
-        self.indirect();
+        self.indirect(&step.insn);
     }
 
     /// To the address in T0, with a poll: a loop may consist of indirect
     /// jumps only.
-    fn indirect(&mut self) {
+    fn indirect(&mut self, insn: &Instruction) {
+        let branch = self.number(insn);
         self.restore_flags(flags::ARITH);
-        self.poll(None, flags::ARITH);
-        self.probe();
+        self.poll(Stand::Target(branch), flags::ARITH);
+        self.probe(branch);
     }
 }
 
+/// Bytes of parameters that a near return releases.
 fn ret_bytes(insn: &Instruction) -> i32 {
     if insn.op_count() == 1 {
         i32::from(insn.immediate16())
     } else {
         0
+    }
+}
+
+/// What an indirect 64-bit branch has added to RSP when its target turns out
+/// to be wrong: a fault there is the branch's own and takes that back.
+pub fn stack_change(insn: &Instruction) -> i64 {
+    match insn.flow_control() {
+        FlowControl::Return => 8 + i64::from(ret_bytes(insn)),
+        FlowControl::IndirectCall => -8,
+        _ => 0,
     }
 }
 

@@ -13,6 +13,7 @@ mod memory;
 mod stack;
 mod system;
 
+pub use flow::stack_change;
 pub use memory::info;
 
 use crate::asm::Asm;
@@ -32,8 +33,8 @@ pub struct Target {
     pub cold: usize,
     /// Number of the first link made.
     pub first_link: u32,
-    /// Number of the first interpreted instruction.
-    pub first_interp: u32,
+    /// Number of the first instruction that an exit names.
+    pub first_exit: u32,
     /// TLB array of data accesses.
     pub bank: usize,
     /// Direct links may cross pages (kernel code, whose mappings are global).
@@ -78,8 +79,8 @@ pub struct Output {
     pub cold: Vec<u8>,
     /// Links made, in the order of their numbers.
     pub links: Vec<Link>,
-    /// Instructions left to the interpreter.
-    pub interp: Vec<Instruction>,
+    /// Instructions that exits name, in the order of their numbers.
+    pub exits: Vec<Instruction>,
     /// Return PCs of slow-path calls, ascending.
     pub accesses: Vec<Site>,
     /// Copied instructions that may raise a host exception, ascending.
@@ -188,11 +189,17 @@ impl Emitter<'_> {
     /// Leaves `insn` to the interpreter and ends the path.
     fn interp(&mut self, insn: &Instruction) {
         self.restore_flags(x86::flags::ARITH);
-        let id = self.to.first_interp + self.out.interp.len() as u32;
-        self.out.interp.push(*insn);
+        let id = self.number(insn);
         self.hot.gs_store_imm(self.l.exit_site(), id);
         let at = self.hot.jmp();
         self.hot_to_stub(at, self.stubs.exits[ExitKind::Interp as usize]);
+    }
+
+    /// Number by which an exit names `insn`.
+    fn number(&mut self, insn: &Instruction) -> u32 {
+        let id = self.to.first_exit + self.out.exits.len() as u32;
+        self.out.exits.push(*insn);
+        id
     }
 
     fn hot_to_stub(&mut self, at: usize, stub: usize) {

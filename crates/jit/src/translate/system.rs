@@ -2,9 +2,9 @@
 //! strings.
 
 use super::Emitter;
+use super::flow::Stand;
 use crate::asm::op;
 use crate::block::Step;
-use crate::layout::ExitKind;
 use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Code, Instruction, Mnemonic, Register};
 use x86::flags;
@@ -45,12 +45,7 @@ impl Emitter<'_> {
     pub(super) fn interrupt_window(&mut self, step: &Step) {
         self.restore_flags(step.live_out);
         let rip = step.insn.next_ip();
-        self.poll_word(
-            self.l.irq_waiting(),
-            Some(rip),
-            step.live_out,
-            ExitKind::Poll,
-        );
+        self.poll_word(self.l.irq_waiting(), Stand::At(rip), step.live_out);
     }
 
     /// MOV r, Sreg.

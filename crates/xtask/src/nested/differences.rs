@@ -19,6 +19,7 @@ const LIMITS: &str = "limits and types of segments are not checked";
 const INT: &str = "a fault of INT n pushes the address behind the instruction";
 const MXCSR: &str = "reserved bits of MXCSR are accepted";
 const CANONICAL: &str = "a non-canonical base is accepted";
+const TARGET: &str = "the target of a branch is not checked: the fault comes there";
 const XM: &str = "unmasked SIMD exceptions are not raised";
 
 /// Found with QEMU 10.0 (`-accel tcg -cpu max,+svm`), Linux 6.1 `kvm-amd`.
@@ -47,6 +48,15 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     difference("debug::trap_flag_steps_rep_iterations", "SDM 3 17.3.1.4", "the trap behind the last iteration still points at the instruction"),
     difference("debug::host_software_breakpoint", "APM 2 15.12", "the #BP intercept ignores INT3"),
     difference("code::store_into_next_instruction", "SDM 3 8.1.3", "a store that also fills the TLB does not end the block it changes"),
+    difference("branch::near_return_to_a_non_canonical_address", "SDM 2 RET", TARGET),
+    difference("branch::near_return_with_parameters", "SDM 2 RET", TARGET),
+    difference("branch::near_jump_to_a_non_canonical_address", "SDM 2 JMP", TARGET),
+    difference("branch::near_call_of_a_non_canonical_address", "SDM 2 CALL", TARGET),
+    difference("branch::pointers_in_memory", "SDM 2 JMP", TARGET),
+    difference("branch::far_return_to_a_non_canonical_address", "SDM 2 RET", TARGET),
+    difference("branch::iret_to_a_non_canonical_address", "SDM 2 IRET", TARGET),
+    difference("branch::direct_branches_over_the_canonical_edge", "SDM 2 JMP", TARGET),
+    difference("branch::a_good_return_follows_a_bad_one", "SDM 2 RET", TARGET),
     difference("task::task_gate_in_the_idt", "APM 2 15.7.2", "the task-switch intercept does not name the exception, so KVM delivers it twice"),
     difference("segment::real_mode_limit", "SDM 3 20.1.1", LIMITS),
     difference("segment::real_mode_word_at_the_limit", "SDM 3 20.1.1", LIMITS),

@@ -14,6 +14,7 @@ macro_rules! group {
     };
 }
 
+mod branch;
 mod code;
 mod control;
 mod debug;
@@ -49,6 +50,7 @@ pub static GROUPS: &[&[Case]] = &[
     irqchip::CASES,
     debug::CASES,
     code::CASES,
+    branch::CASES,
     syscall::CASES,
     control::CASES,
     fpstate::CASES,
