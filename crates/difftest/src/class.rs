@@ -1,7 +1,12 @@
-//! Which instructions are compared, and why the others are not. Every code is
-//! in exactly one class.
+//! The class of every instruction: how it is tested, or why it is not. Every
+//! code is in exactly one class, and the tests check that what a class claims
+//! is so.
 
-use iced_x86::{Code, EncodingKind, Mnemonic, OpCodeOperandKind};
+mod system;
+#[cfg(test)]
+mod tests;
+
+use iced_x86::{Code, CpuidFeature as F, Mnemonic, OpCodeOperandKind};
 use isa::table;
 
 /// What the tests do with a [`Code`].
@@ -9,24 +14,28 @@ use isa::table;
 pub enum Class {
     /// Compared with the host CPU (which may lack it: then both raise #UD).
     Compared,
-    /// Needs a kernel: tested by the named groups of the conformance suite.
-    System,
-    /// Not compared; the reason.
+    /// Raises #UD whatever the host: no guest's CPUID offers its feature.
+    Undefined,
+    /// Privileged, or depends on state that only a kernel sets up.
+    System {
+        /// Cases of the conformance suite that execute it, `group::name`.
+        cases: &'static [&'static str],
+        /// What user mode can do with it is compared with the host as well.
+        compared: bool,
+    },
+    /// Cannot be executed; the reason.
     Excluded(Why),
 }
 
-/// Why a code is not compared.
+/// Why a code cannot be executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The interpreter's table excludes it: no guest is offered it.
-    NotOffered,
-    /// iced's encoder makes it, its decoder decodes it as WAIT and another.
+    /// Not an instruction: the invalid code and data directives.
+    NotAnInstruction,
+    /// No bytes are decoded as it: a WAIT form is two instructions, and other
+    /// vendors' and older processors' instructions have bytes that mean
+    /// something else on today's Intel and AMD processors.
     NeverDecoded,
-    /// Its result differs from run to run.
-    Random,
-    /// Exists in 16-bit address or operand forms only, which user mode on a
-    /// 64-bit kernel cannot reach.
-    SixteenBit,
 }
 
 /// System instructions that user mode may try: they fault the same everywhere
@@ -75,43 +84,79 @@ const HARMLESS: &[Mnemonic] = &[
 /// The class of `code`.
 pub fn class(code: Code) -> Class {
     use table::Class as T;
+    if !code.op_code().is_instruction() {
+        return Class::Excluded(Why::NotAnInstruction);
+    }
+    if never_decoded(code) {
+        return Class::Excluded(Why::NeverDecoded);
+    }
     match table::class(code) {
-        T::Excluded(table::Why::WaitForm) => Class::Excluded(Why::NeverDecoded),
-        // Old CPUs' UD0 without ModRM; the decoder takes today's with one.
-        _ if code == Code::Ud0 => Class::Excluded(Why::NeverDecoded),
-        T::Excluded(_) => Class::Excluded(Why::NotOffered),
-        T::Int(table::Int::Random) => Class::Excluded(Why::Random),
-        T::System if !HARMLESS.contains(&code.mnemonic()) => Class::System,
-        _ if far(code) => Class::System,
-        _ if gone(code) => Class::Excluded(Why::NotOffered),
-        _ if sixteen_bit(code) => Class::Excluded(Why::SixteenBit),
+        T::Excluded(_) => Class::Undefined,
+        T::System | T::Int(table::Int::Random) => Class::System {
+            cases: system::cases(code),
+            compared: HARMLESS.contains(&code.mnemonic()),
+        },
         _ => Class::Compared,
     }
 }
 
-fn has(code: Code, kinds: &[OpCodeOperandKind]) -> bool {
-    code.op_code().op_kinds().iter().any(|k| kinds.contains(k))
+/// Is some execution of `code` compared with the host CPU?
+pub fn compared(code: Code) -> bool {
+    matches!(
+        class(code),
+        Class::Compared | Class::System { compared: true, .. }
+    )
 }
 
-fn far(code: Code) -> bool {
+/// Codes that the decoder yields only when told that the processor is an older
+/// or another vendor's one (branches that honour an operand-size prefix in
+/// 64-bit mode are AMD's), or never.
+fn never_decoded(code: Code) -> bool {
+    use table::{Class as T, Why as W};
+    match table::class(code) {
+        _ if NOT_TODAY.contains(&code) => true,
+        T::Excluded(W::WaitForm) => true,
+        T::Excluded(W::Vendor) => !code.cpuid_features().iter().any(|&f| shared_bytes(f)),
+        _ => has_bounds_operand(code) || amd_branch(code),
+    }
+}
+
+/// Single codes that need a decoder option of their own (withdrawn or
+/// undocumented instructions, UD0 of the 80386), and forms of VIA's MONTMUL that
+/// the decoder has no bytes for.
+const NOT_TODAY: &[Code] = &[
+    Code::Ud0,
+    Code::Pcommit,
+    Code::Cl1invmb,
+    Code::Rdudbg,
+    Code::Wrudbg,
+    Code::Montmul_16,
+    Code::Montmul_64,
+];
+
+/// Vendors' features whose opcodes mean nothing else on other processors: the
+/// decoder always knows them.
+fn shared_bytes(feature: F) -> bool {
+    matches!(
+        feature,
+        F::PADLOCK_ACE
+            | F::PADLOCK_PHE
+            | F::PADLOCK_PMM
+            | F::PADLOCK_RNG
+            | F::PADLOCK_GMI
+            | F::PADLOCK_UNDOC
+            | F::TBM
+    )
+}
+
+/// MPX; its bytes are reserved NOPs.
+fn has_bounds_operand(code: Code) -> bool {
     use OpCodeOperandKind as K;
-    has(code, &[K::farbr2_2, K::farbr4_2])
+    let mpx = [K::bnd_reg, K::bnd_or_mem_mpx, K::mem_mpx, K::mem_mib];
+    code.op_code().op_kinds().iter().any(|k| mpx.contains(k))
 }
 
-/// Operand kinds of MPX and what no 64-bit processor decodes.
-fn gone(code: Code) -> bool {
-    use OpCodeOperandKind as K;
-    let mpx = &[K::bnd_reg, K::bnd_or_mem_mpx, K::mem_mpx, K::mem_mib];
-    has(code, mpx) || code.op_code().encoding() == EncodingKind::MVEX
-}
-
-/// Neither 64- nor 32-bit code can hold it, or only as a 16-bit form of an
-/// instruction whose width the mode decides.
-fn sixteen_bit(code: Code) -> bool {
+fn amd_branch(code: Code) -> bool {
     let op = code.op_code();
-    let branch16 = has(
-        code,
-        &[OpCodeOperandKind::br16_1, OpCodeOperandKind::br16_2],
-    );
-    (!op.mode64() && !op.mode32()) || (branch16 && !op.mode32()) || op.address_size() == 16
+    op.op_kinds().contains(&OpCodeOperandKind::br16_1) && op.mode64() && !op.mode32()
 }

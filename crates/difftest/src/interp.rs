@@ -3,6 +3,8 @@
 use std::io;
 
 use iced_x86::{CpuidFeature, Instruction};
+#[cfg(test)]
+use iced_x86::{Decoder, DecoderOptions};
 use isa::{Access, Env, MmuEvent, Stop};
 use jit::native::NativeExec;
 use x86::{CpuState, Exception, flags};
@@ -34,6 +36,33 @@ impl Interpreter {
             },
             xcr0: 0xe7,
         })
+    }
+}
+
+#[cfg(test)]
+impl Interpreter {
+    /// Does this encoding raise #UD in ring 0?
+    pub(crate) fn raises_ud(&mut self, e: &crate::encodings::Encoding) -> bool {
+        use x86::{Seg, segment::attr};
+        self.env.mem.bytes.resize(crate::layout::DATA_LEN, 0);
+        let mut cpu = CpuState::reset(0);
+        cpu.cr0 |= x86::cr0::PE;
+        cpu.cr4 |= x86::cr4::OSFXSR | x86::cr4::OSXSAVE | x86::cr4::VMXE;
+        cpu.xcr0 = self.xcr0;
+        let wide = match e.bits {
+            64 => attr::L,
+            32 => attr::DB,
+            _ => 0,
+        };
+        if e.bits == 64 {
+            cpu.efer = x86::efer::LME | x86::efer::LMA;
+        }
+        let cs = cpu.seg_mut(Seg::Cs);
+        cs.attr = attr::P | attr::S | attr::RW | attr::X | wide;
+        cpu.rip = 0x1000;
+        let insn = Decoder::with_ip(e.bits, &e.bytes, cpu.rip, DecoderOptions::NONE).decode();
+        let result = isa::execute_only(&mut cpu, &mut self.env, &insn);
+        result == Err(Stop::Fault(Exception::UD))
     }
 }
 

@@ -8,6 +8,8 @@ pub mod bounced;
 pub mod case;
 pub mod class;
 pub mod compare;
+#[cfg(test)]
+mod encodings;
 pub mod features;
 pub mod flat;
 pub mod generate;

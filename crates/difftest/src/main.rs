@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use difftest::bounced::Bounced;
-use difftest::class::{Class, class};
+use difftest::class;
 use difftest::interp::Interpreter;
 use difftest::run::Run;
 use iced_x86::Code;
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 fn run(o: &Options) -> Result<bool, String> {
     let named = |c: &Code| o.code.as_ref().is_none_or(|n| format!("{c:?}").contains(n));
     let codes: Vec<Code> = Code::values()
-        .filter(|&c| class(c) == Class::Compared)
+        .filter(|&c| class::compared(c))
         .filter(named)
         .collect();
     let mut run = Run::new().map_err(|e| format!("host CPU: {e}"))?;

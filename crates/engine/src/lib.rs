@@ -34,6 +34,10 @@ use std::sync::Arc;
 /// Highest APIC id plus one.
 pub const MAX_VCPUS: u32 = 255;
 
+/// Target of the log records that name each interpreted instruction: its
+/// address, code and text.
+pub const INSN_LOG: &str = "insn";
+
 /// The software backend.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Soft {

@@ -543,6 +543,9 @@ impl Env for World<'_> {
         bump(&self.vm.counters.hypercalls);
         Ok((-1000i64).cast_unsigned()) // -KVM_ENOSYS
     }
+    fn executing(&mut self, cpu: &CpuState, insn: &Instruction) {
+        log::trace!(target: crate::INSN_LOG, "{:#018x} {:?}: {insn}", cpu.rip, insn.code());
+    }
     fn count(&mut self, what: Counted) {
         let c = &self.vm.counters;
         bump(match what {

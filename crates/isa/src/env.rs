@@ -173,6 +173,8 @@ pub trait Env {
     ) -> Result<(), Exception>;
     /// VMCALL/VMMCALL with KVM's register convention; returns RAX.
     fn hypercall(&mut self, cpu: &mut CpuState) -> Result<u64, Stop>;
+    /// Told of every instruction before it is executed.
+    fn executing(&mut self, _cpu: &CpuState, _insn: &Instruction) {}
     /// Counts an occurrence; see the engine's counter table.
     fn count(&mut self, _what: Counted) {}
 }

@@ -80,6 +80,7 @@ pub fn execute_only<E: Env>(
     let tf = cpu.rflags & flags::TF;
     let rf = cpu.rflags & flags::RF;
     let shadow = cpu.events.shadow;
+    env.executing(cpu, insn);
     // An instruction runs with RF clear, so that what it saves and what IRET
     // and task switches load need no exception (SDM vol 3, 17.3.1.1).
     cpu.rflags &= !flags::RF;

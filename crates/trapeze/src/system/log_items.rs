@@ -19,7 +19,7 @@ enum Effect {
 }
 
 /// Every item.
-pub(crate) const ITEMS: [Item; 7] = [
+pub(crate) const ITEMS: [Item; 8] = [
     Item {
         name: "counters",
         help: "print the kvm_stat counters when the machine ends ('stats' is the same)",
@@ -39,6 +39,11 @@ pub(crate) const ITEMS: [Item; 7] = [
         name: "jit",
         help: "the translator",
         effect: Effect::Target("jit*"),
+    },
+    Item {
+        name: "insn",
+        help: "every instruction the interpreter executes, all of them with translate=off",
+        effect: Effect::Target(engine::INSN_LOG),
     },
     Item {
         name: "machine",

@@ -19,23 +19,28 @@ mod code;
 mod control;
 mod debug;
 mod delivery;
+mod far;
 mod fault;
 mod fpstate;
+mod images;
 mod interrupt;
 mod irqchip;
 mod mmio;
 mod offered;
 mod pio;
+mod processor;
 mod regs;
 mod segment;
 mod slots;
 mod syscall;
+mod tables;
 mod task;
 mod tlb;
 
 use super::guest::{Guest, Mode};
 use super::{Case, Failure};
 use crate::Hypervisor;
+use iced_x86::{Code, IcedError, Instruction, MemoryOperand, Register};
 
 /// Every group's cases.
 pub static GROUPS: &[&[Case]] = &[
@@ -57,6 +62,10 @@ pub static GROUPS: &[&[Case]] = &[
     offered::CASES,
     segment::CASES,
     task::CASES,
+    far::CASES,
+    tables::CASES,
+    images::CASES,
+    processor::CASES,
 ];
 
 /// Runs a check in each of several modes, naming the modes that fail.
@@ -76,4 +85,25 @@ fn in_modes(
         return Err(Failure::Wrong(wrong.join("; ")));
     }
     Ok(())
+}
+
+/// An instruction of exactly this code, without operands.
+fn bare(code: Code) -> Instruction {
+    Instruction::with(code)
+}
+
+/// An instruction of exactly this code with a register operand.
+fn on(code: Code, register: Register) -> Result<Instruction, IcedError> {
+    Instruction::with1(code, register)
+}
+
+/// An instruction of exactly this code with a memory operand at `offset`, in
+/// the address size of code of `bits`.
+fn at(code: Code, bits: u32, offset: u64) -> Result<Instruction, IcedError> {
+    Instruction::with1(code, absolute(bits, offset))
+}
+
+/// A memory operand without registers.
+fn absolute(bits: u32, offset: u64) -> MemoryOperand {
+    MemoryOperand::with_displ(offset, bits / 8)
 }
