@@ -3,6 +3,7 @@
 use crate::counters::bump;
 use crate::translated::{self, Ended};
 use crate::vcpu::SoftVcpu;
+use crate::world::Alone;
 use hv::abi::*;
 use hv::{DebugExit, VcpuExit};
 use isa::{Event, Flow, Stop};
@@ -31,6 +32,9 @@ impl SoftVcpu {
             match self.turn() {
                 Next::Again => {}
                 Next::Exit(exit) => break exit,
+                Next::Suspended if self.local.alone == Alone::Wanted => {
+                    self.local.alone = Alone::Yes;
+                }
                 Next::Suspended => break self.suspended(),
             }
         };
@@ -101,6 +105,9 @@ impl SoftVcpu {
         // Before the flags are looked at: what comes later sets it again.
         self.clear_poll();
         self.forget_what_is_asked();
+        if self.local.alone == Alone::Yes {
+            return self.interpret_alone();
+        }
         if self.replay.in_flight() {
             return self.interpret_one();
         }
@@ -124,6 +131,10 @@ impl SoftVcpu {
         if self.vm.world_stop.is_stopped() {
             self.vm.world_stop.park(&self.shared);
         }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
         let Some((forget, count)) = self.shared.take_forget() else {
             return;
         };
@@ -331,6 +342,19 @@ impl SoftVcpu {
         let (cpu, mut world) = self.parts();
         let result = isa::step(cpu, &mut world);
         self.finish(result)
+    }
+
+    /// One instruction while no other vCPU runs.
+    fn interpret_alone(&mut self) -> Next {
+        let vm = self.vm.clone();
+        self.shared.stop();
+        let stopped = vm.stop_world(self.index);
+        self.shared.start();
+        self.forget();
+        let next = self.interpret_one();
+        self.local.alone = Alone::No;
+        drop(stopped);
+        next
     }
 
     fn finish(&mut self, result: Result<Flow, Stop>) -> Next {

@@ -493,8 +493,10 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
     let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
     let size = arg & info::SIZE;
     let write = arg & info::WRITE != 0;
-    let user = arg >> info::BANK_SHIFT == Bank::User as u32;
+    let user = arg >> info::BANK_SHIFT & 3 == Bank::User as u32;
+    let split = arg & info::LOCKED != 0 && !la.is_multiple_of(u64::from(size));
     let kind = match fill(ctx, map, la, size, write, user) {
+        Ok(true) if split => ExitKind::Access,
         Ok(true) => return 0,
         Ok(false) => ExitKind::Access,
         // A vector operand that must be aligned raises #GP first.

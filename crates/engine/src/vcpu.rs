@@ -12,7 +12,7 @@ use crate::shared::Shared;
 use crate::state;
 use crate::translated::{self, Jumps, Slow};
 use crate::vm::SoftVm;
-use crate::world::{Local, World};
+use crate::world::{Alone, Local, World};
 use hv::abi::*;
 use hv::{Error, Kicker, Result, VcpuExit};
 use isa::{MmuEvent, Stop};
@@ -89,6 +89,8 @@ impl SoftVcpu {
                 jumps: Jumps::new(miss),
                 abort: None,
                 kernel_jumps_local: false,
+                alone: Alone::No,
+                pauses: 0,
             },
             enter_address,
             irq_waiting: false,

@@ -16,6 +16,7 @@ use hv::abi::kvm_cpuid_entry2;
 use iced_x86::Instruction;
 use irqchip::IOAPIC_BASE;
 use isa::{Access, Counted, Env, MmuEvent, Stop};
+use jit::cache::CodeCache;
 use jit::native::NativeExec;
 use softmmu::SlotMap;
 use softmmu::tlb::{Bank, Resolved, Tlb};
@@ -38,6 +39,28 @@ pub struct Local {
     /// Jump caches of kernel code hold addresses reached through mappings
     /// that are not global.
     pub kernel_jumps_local: bool,
+    /// Whether other vCPUs are stopped.
+    pub alone: Alone,
+    /// PAUSE instructions executed.
+    pub pauses: u32,
+}
+
+/// PAUSE instructions between offers to let another thread run.
+const PAUSES: u32 = 32;
+/// Bytes of a cache line.
+const LINE: u64 = 64;
+
+/// Whether the vCPU has the machine for itself, for a LOCK that no host
+/// instruction can make well: an operand in two cache lines or pages. Hosts
+/// may trap a locked access to two lines and make the thread wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// Others may run.
+    No,
+    /// The instruction stopped because it must be alone.
+    Wanted,
+    /// The other vCPUs are stopped.
+    Yes,
 }
 
 /// The world of one vCPU for the duration of an instruction.
@@ -144,52 +167,54 @@ impl World<'_> {
     fn write_from(&mut self, cpu: &CpuState, la: u64, buf: &[u8], how: Access) -> Result<(), Stop> {
         for c in self.chunks(cpu, la, buf.len(), how)?.into_iter().flatten() {
             let part = &buf[c.range.0..c.range.1];
-            match self.writable(&c) {
-                // SAFETY: as in `read_into`; read-only slots are not `writable`.
-                Some(host) => unsafe { softmmu::host_write(host, part) },
-                None => {
-                    self.device_write(c.gpa(), part)?;
-                    continue;
-                }
+            // SAFETY: as in `read_into`; read-only slots are not written.
+            let done = self.write_chunk(&c, |host| unsafe { softmmu::host_write(host, part) });
+            if done.is_none() {
+                self.device_write(c.gpa(), part)?;
             }
-            self.written(&c);
         }
         Ok(())
     }
 
-    /// Host address of a chunk about to be written, with its page marked
-    /// dirty; `None` if the write belongs to the VMM.
-    fn writable(&mut self, c: &Chunk) -> Option<u64> {
+    /// Writes to a chunk with `f`, which is given its host address, and marks
+    /// its page dirty; `None` if the write belongs to the VMM.
+    fn write_chunk<T>(&mut self, c: &Chunk, f: impl FnOnce(u64) -> T) -> Option<T> {
         let host = c.page.host? + c.offset;
-        if !c.page.plain_write {
-            let page = self.map.page(c.page.gpa)?;
-            if page.slot.readonly {
-                return None;
-            }
-            page.mark_dirty();
+        if c.page.plain_write {
+            return Some(f(host));
         }
-        Some(host)
+        let page = self.map.page(c.page.gpa)?;
+        if page.slot.readonly {
+            return None;
+        }
+        page.mark_dirty();
+        if !page.has_code() {
+            return Some(f(host));
+        }
+        // While the lock is held nobody translates: who sees the new bytes has
+        // been told before to forget the translations of the old ones.
+        let vm = self.vm;
+        let mut code = vm.code.lock();
+        self.drop_code(&mut code, c.gpa(), c.len() as u64);
+        Some(f(host))
     }
 
-    /// After the write to a chunk: drops the translations it hit. Before it
-    /// another vCPU could translate the old bytes again.
-    fn written(&mut self, c: &Chunk) {
-        let tracked = |w: &Self| w.map.page(c.page.gpa).is_some_and(|p| p.has_code());
-        if !c.page.plain_write && tracked(self) {
-            self.code_written(c.gpa(), c.len() as u64);
+    /// After a write on the engine's behalf, like [`hv::Vm::memory_written`].
+    pub fn code_written(&mut self, gpa: u64, len: u64) {
+        let vm = self.vm;
+        for (at, len) in softmmu::pages_of(gpa, len) {
+            self.drop_code(&mut vm.code.lock(), at, len);
         }
     }
 
     /// Drops translations made from the range (inside one page).
-    pub fn code_written(&mut self, gpa: u64, len: u64) {
-        let mut code = self.vm.code.lock();
+    fn drop_code(&mut self, code: &mut CodeCache, gpa: u64, len: u64) {
         let dropped = code.invalidate(gpa, len);
         if !code.has_page(gpa)
             && let Some(page) = self.map.page(gpa)
         {
             page.set_code(false);
         }
-        drop(code);
         if dropped.is_empty() {
             return;
         }
@@ -397,17 +422,20 @@ impl Env for World<'_> {
         size: u32,
         f: &mut dyn FnMut(u64) -> u64,
     ) -> Result<u64, Stop> {
-        let [first, second] = self.chunks(cpu, la, size as usize, Access::ReadModify)?;
-        if let (Some(c), None) = (first, second)
-            && let Some(host) = self.writable(&c)
-        {
+        let [first, _] = self.chunks(cpu, la, size as usize, Access::ReadModify)?;
+        let split = la % LINE + u64::from(size) > LINE;
+        if let (Some(c), false) = (first, split) {
             // SAFETY: as in `write_from`.
-            let old = unsafe { softmmu::atomic_update(host, size, f) };
-            self.written(&c);
-            return Ok(old);
+            let done =
+                self.write_chunk(&c, |host| unsafe { softmmu::atomic_update(host, size, f) });
+            if let Some(old) = done {
+                return Ok(old);
+            }
         }
-        // Devices and page-crossing operands are not atomic towards other
-        // vCPUs: real hardware would lock the bus.
+        if split && self.local.alone == Alone::No {
+            self.local.alone = Alone::Wanted;
+            return Err(Stop::Suspend);
+        }
         let old = self.load(cpu, la, size, Access::ReadModify)?;
         self.store(cpu, la, size, f(old), Access::Write)?;
         Ok(old)
@@ -420,13 +448,10 @@ impl Env for World<'_> {
         new: u128,
     ) -> Result<u128, Stop> {
         let [first, _] = self.chunks(cpu, la, 16, Access::ReadModify)?;
-        if let Some(c) = first
-            && let Some(host) = self.writable(&c)
-        {
-            // SAFETY: the operand is 16-byte aligned (checked by the
-            // instruction), so it lies in the resolved page.
-            let old = unsafe { softmmu::atomic_cmpxchg16(host, expected, new) };
-            self.written(&c);
+        // SAFETY: the operand is 16-byte aligned (checked by the instruction),
+        // so it lies in the resolved page.
+        let swap = |host| unsafe { softmmu::atomic_cmpxchg16(host, expected, new) };
+        if let Some(old) = first.and_then(|c| self.write_chunk(&c, swap)) {
             return Ok(old);
         }
         let mut buf = [0; 16];
@@ -435,6 +460,14 @@ impl Env for World<'_> {
         let stored = if old == expected { new } else { old };
         self.write_from(cpu, la, &stored.to_le_bytes(), Access::Write)?;
         Ok(old)
+    }
+    fn pause(&mut self) {
+        // Most waits are short; in a long one the processor that the guest
+        // waits for may need this host CPU.
+        self.local.pauses = self.local.pauses.wrapping_add(1);
+        if self.local.pauses.is_multiple_of(PAUSES) {
+            std::thread::yield_now();
+        }
     }
     fn commit(&mut self, _cpu: &mut CpuState) {
         self.replay.commit();

@@ -138,6 +138,8 @@ pub trait Env {
         expected: u128,
         new: u128,
     ) -> Result<u128, Stop>;
+    /// PAUSE: the guest waits for another processor.
+    fn pause(&mut self) {}
     /// A `rep` iteration completed and its registers are committed.
     fn commit(&mut self, cpu: &mut CpuState);
     /// Port read, permission already checked.

@@ -172,6 +172,10 @@ impl Asm {
         self.bytes(&[0x81, 0xe0 | reg & 7]);
         self.u32(imm);
     }
+    /// `test reg8, imm8` of a register's low byte.
+    pub fn test_imm8(&mut self, reg: u8, imm: u8) {
+        self.bytes(&[0x40 | reg >> 3, 0xf6, 0xc0 | reg & 7, imm]);
+    }
     /// `rorx dst, src, imm` (BMI2): rotates without touching flags.
     pub fn rorx(&mut self, dst: u8, src: u8, imm: u8) {
         let vex1 = (!(dst >> 3) & 1) << 7 | 1 << 6 | (!(src >> 3) & 1) << 5 | 3;

@@ -189,6 +189,8 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         | Mnemonic::Prefetchit0
         | Mnemonic::Prefetchit1
         | Mnemonic::Reservednop => return T::Nothing,
+        // The engine may let another vCPU's thread have the host CPU.
+        Mnemonic::Pause => return T::Interp,
         Mnemonic::Lea if insn.op0_register().size() >= 4 && !short_address(insn) => return T::Lea,
         _ => {}
     }

@@ -271,41 +271,43 @@ pub(crate) unsafe fn copy_to_host(hva: u64, buf: &[u8]) {
     }
 }
 
-/// Atomically replaces the `size`-byte value at `hva` by `f(old)`; returns old.
-/// Unaligned values are handled by the caller's exclusive section.
+/// Atomically replaces the value of 1, 2, 4 or 8 bytes at `hva`, aligned or
+/// not, by `f(old)`; returns old.
 ///
 /// # Safety
 /// `hva .. hva + size` is mapped writable.
 pub unsafe fn atomic_update(hva: u64, size: u32, f: &mut dyn FnMut(u64) -> u64) -> u64 {
+    // Rust's atomics want alignment, LOCK does not.
     macro_rules! spin {
-        ($atomic:ty, $int:ty) => {{
-            // SAFETY: mapped and aligned, by the caller and the match below.
-            let cell = unsafe { &*(hva as *const $atomic) };
-            let mut old = cell.load(Ordering::SeqCst);
+        ($int:ty, $operand:literal, $class:ident, $acc:tt) => {{
+            let mut bytes = [0; size_of::<$int>()];
+            // SAFETY: mapped, by the caller.
+            unsafe { copy_from_host(hva, &mut bytes) };
+            let mut old = <$int>::from_le_bytes(bytes);
             loop {
                 let new = f(u64::from(old)) as $int;
-                match cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
-                    Ok(_) => return u64::from(old),
-                    Err(seen) => old = seen,
+                let seen: $int;
+                // SAFETY: mapped writable, by the caller.
+                unsafe {
+                    std::arch::asm!(
+                        concat!("lock cmpxchg [{p}], ", $operand),
+                        p = in(reg) hva,
+                        new = in($class) new,
+                        inlateout($acc) old => seen,
+                    );
                 }
+                if seen == old {
+                    return u64::from(old);
+                }
+                old = seen;
             }
         }};
     }
-    if !hva.is_multiple_of(u64::from(size)) {
-        let mut buf = [0; 8];
-        // SAFETY: the caller's contract.
-        unsafe {
-            copy_from_host(hva, &mut buf[..size as usize]);
-            let old = u64::from_le_bytes(buf);
-            copy_to_host(hva, &f(old).to_le_bytes()[..size as usize]);
-            return old;
-        }
-    }
     match size {
-        1 => spin!(AtomicU8, u8),
-        2 => spin!(AtomicU16, u16),
-        4 => spin!(AtomicU32, u32),
-        _ => spin!(AtomicU64, u64),
+        1 => spin!(u8, "{new}", reg_byte, "al"),
+        2 => spin!(u16, "{new:x}", reg, "ax"),
+        4 => spin!(u32, "{new:e}", reg, "eax"),
+        _ => spin!(u64, "{new:r}", reg, "rax"),
     }
 }
 

@@ -317,11 +317,9 @@ fn update_ad(cpu: &CpuState, mem: &SlotMap, path: &Path, write: bool) -> bool {
         let leaf = i + 1 == path.depth;
         let new = v.value | pte::A | if leaf && write { pte::D } else { 0 };
         let lost = new != v.value && !mem.update_entry(v.gpa, size, v.value, new);
-        if lost
-            && mem
-                .read_entry(v.gpa, size)
-                .is_some_and(|now| now != v.value)
-        {
+        // The entry may hold the old value again by now: whatever it holds,
+        // the walk starts over. Entries outside memory cannot be updated.
+        if lost && mem.page(v.gpa).is_some() {
             return false;
         }
     }

@@ -64,7 +64,12 @@ fn integer<E: Env>(ctx: &mut Ctx<E>, kind: Int) -> Result<Handled, Stop> {
         Int::Movsx => data::movsx(ctx),
         Int::Setcc => data::setcc(ctx),
         Int::Cmov => data::cmov(ctx),
-        Int::Nop => Ok(Handled::Next),
+        Int::Nop => {
+            if ctx.insn.mnemonic() == iced_x86::Mnemonic::Pause {
+                ctx.env.pause();
+            }
+            Ok(Handled::Next)
+        }
         Int::MulDiv => muldiv::run(ctx),
         Int::BitTest => bits::test(ctx),
         Int::BitScan => bits::scan(ctx),

@@ -1,6 +1,7 @@
 //! Copied instructions: same opcode, renamed registers, checked memory.
 
 use super::Emitter;
+use super::memory::Operand;
 use crate::asm::op;
 use crate::block::Step;
 use crate::regs::{Home, T0, T1, T2, home, named};
@@ -38,12 +39,11 @@ impl Emitter<'_> {
         let write =
             (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory && access.writes(i));
         self.linear_address(insn);
-        self.check(
-            insn.ip(),
-            insn.memory_size().size() as u32,
+        let operand = Operand {
             write,
-            step.live_in,
-        );
+            ..Operand::read(insn.memory_size().size() as i32)
+        };
+        self.check(insn.ip(), operand.of(insn), step.live_in);
         if touches {
             self.restore_flags(step.live_in);
         }

@@ -1,5 +1,6 @@
 //! Control flow: links, the jump cache, polls.
 
+use super::memory::Operand;
 use super::{Emitter, Link};
 use crate::asm::op;
 use crate::block::Step;
@@ -180,7 +181,7 @@ impl Emitter<'_> {
         let insn = &step.insn;
         if insn.op0_kind() == OpKind::Memory {
             self.linear_address(insn);
-            self.check(insn.ip(), self.word() as u32, false, step.live_in);
+            self.check(insn.ip(), Operand::read(self.word()), step.live_in);
             self.load_top(T0);
         } else {
             let r = self.fetch(insn.op0_register(), T0);

@@ -3,16 +3,48 @@
 use super::{Emitter, Site};
 use crate::asm::{cc, op};
 use crate::regs::{Home, T0, T1, T2, home};
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, Mnemonic, Register};
 
 /// Bits of the slow path's info argument.
 pub mod info {
     /// The access writes.
     pub const WRITE: u32 = 1 << 8;
-    /// Position of the TLB bank.
+    /// Position of the TLB bank, two bits.
     pub const BANK_SHIFT: u32 = 9;
+    /// A LOCK whose operand must be aligned: hosts stop, or slow down by
+    /// milliseconds, a lock that two cache lines share.
+    pub const LOCKED: u32 = 1 << 11;
     /// The access's size in bytes.
     pub const SIZE: u32 = 0xff;
+}
+
+/// A checked memory operand.
+#[derive(Clone, Copy)]
+pub(super) struct Operand {
+    pub size: u32,
+    pub write: bool,
+    pub locked: bool,
+}
+
+impl Operand {
+    pub fn read(size: i32) -> Self {
+        Self {
+            size: size.cast_unsigned(),
+            write: false,
+            locked: false,
+        }
+    }
+    pub fn write(size: i32) -> Self {
+        Self {
+            write: true,
+            ..Self::read(size)
+        }
+    }
+    /// The same, atomic if `insn` is: XCHG needs no prefix.
+    pub fn of(self, insn: &Instruction) -> Self {
+        let locked = insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg;
+        Self { locked, ..self }
+    }
 }
 
 impl Emitter<'_> {
@@ -72,7 +104,12 @@ impl Emitter<'_> {
 
     /// Checks the access at T0; afterwards `[T1 + T0]` is the operand in host
     /// memory. Flags that are live before instruction `rip` are set aside.
-    pub(super) fn check(&mut self, rip: u64, size: u32, write: bool, live: u64) {
+    pub(super) fn check(&mut self, rip: u64, operand: Operand, live: u64) {
+        let Operand {
+            size,
+            write,
+            locked,
+        } = operand;
         self.save_flags(live);
         let l = self.l;
         let bank = l.tlb[self.to.bank];
@@ -87,12 +124,18 @@ impl Emitter<'_> {
         }
         self.hot.and_imm(T1, (l.entries - 1) << l.entry_shift);
         self.hot.gs_index(true, op::XOR, T0, T1, tag);
+        if locked && size > 1 {
+            self.hot.test_imm8(T0, size as u8 - 1);
+            let unaligned = self.hot.jcc(cc::NE);
+            self.hot_to_cold(unaligned);
+        }
         self.hot.cmp_imm(T0, 4096 - size);
         let miss = self.hot.jcc(cc::A);
         self.hot_to_cold(miss);
         self.hot.gs_index(true, op::MOV, T1, T1, bank + l.entry[2]);
         let write_bit = if write { info::WRITE } else { 0 };
-        let arg = size | write_bit | (self.to.bank as u32) << info::BANK_SHIFT;
+        let lock_bit = if locked { info::LOCKED } else { 0 };
+        let arg = size | write_bit | lock_bit | (self.to.bank as u32) << info::BANK_SHIFT;
         self.slow_path(rip, tag, arg, retry);
     }
 

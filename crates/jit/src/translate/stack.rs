@@ -1,6 +1,7 @@
 //! Stack instructions. Guest RSP changes only after the check succeeded.
 
 use super::Emitter;
+use super::memory::Operand;
 use crate::asm::op;
 use crate::block::Step;
 use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
@@ -17,13 +18,13 @@ impl Emitter<'_> {
         let word = self.word();
         self.hot
             .mem(self.to.wide, op::LEA, T0, GUEST_RSP, None, -word);
-        self.check(step.insn.ip(), word as u32, true, step.live_in);
+        self.check(step.insn.ip(), Operand::write(word), step.live_in);
     }
 
     /// T0 = guest RSP, checked for a read of one slot.
     fn check_pop(&mut self, step: &Step) {
         self.hot.rr(self.to.wide, op::MOV, T0, GUEST_RSP);
-        self.check(step.insn.ip(), self.word() as u32, false, step.live_in);
+        self.check(step.insn.ip(), Operand::read(self.word()), step.live_in);
     }
 
     pub(super) fn adjust_rsp(&mut self, by: i32) {
@@ -52,7 +53,7 @@ impl Emitter<'_> {
             }
             OpKind::Memory => {
                 self.linear_address(insn);
-                self.check(insn.ip(), self.word() as u32, false, step.live_in);
+                self.check(insn.ip(), Operand::read(self.word()), step.live_in);
                 self.load_top(T2);
                 self.hot.gs(true, op::MOV_STORE, T2, self.l.temp());
                 self.check_push(step);
@@ -87,7 +88,7 @@ impl Emitter<'_> {
         const RBP: u8 = 5;
         let word = self.word();
         self.hot.rr(self.to.wide, op::MOV, T0, RBP);
-        self.check(step.insn.ip(), word as u32, false, step.live_in);
+        self.check(step.insn.ip(), Operand::read(word), step.live_in);
         self.hot
             .mem(self.to.wide, op::LEA, GUEST_RSP, RBP, None, word);
         self.load_top(RBP);

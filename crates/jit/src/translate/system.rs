@@ -3,6 +3,7 @@
 
 use super::Emitter;
 use super::flow::Stand;
+use super::memory::Operand;
 use crate::asm::op;
 use crate::block::Step;
 use crate::regs::{Home, T0, T1, T2, home};
@@ -86,7 +87,11 @@ impl Emitter<'_> {
         self.hot.sar_imm(T1, word + 3);
         self.hot
             .mem(self.to.wide, op::LEA, T0, T0, Some((T1, word)), 0);
-        self.check(insn.ip(), 1 << word, write, step.live_in);
+        let operand = Operand {
+            write,
+            ..Operand::read(1 << word)
+        };
+        self.check(insn.ip(), operand.of(insn), step.live_in);
         let index = self.fetch(insn.op1_register(), T2);
         self.hot.rr(false, op::MOV, T2, index);
         self.hot.and_imm(T2, (8 << word) - 1);

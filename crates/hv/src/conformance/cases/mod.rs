@@ -32,6 +32,7 @@ mod processor;
 mod regs;
 mod segment;
 mod slots;
+mod smp;
 mod syscall;
 mod tables;
 mod task;
@@ -49,6 +50,7 @@ pub static GROUPS: &[&[Case]] = &[
     fault::CASES,
     delivery::CASES,
     slots::CASES,
+    smp::CASES,
     regs::CASES,
     tlb::CASES,
     interrupt::CASES,
