@@ -1,7 +1,15 @@
-//! Host clocks: TSC, its frequency, monotonic ns.
+//! Host clocks: the TSC, its frequency, the monotonic clock, and readings of
+//! both at one instant.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Attempts at a reading; the narrowest counts. An attempt takes about 50 ns,
+/// and one that was interrupted shows as a wide one.
+const ATTEMPTS: usize = 16;
+/// How long the TSC's frequency is measured. The ends are known to about 25 ns
+/// each, so the result is within 3 ppm; kvmclock is corrected later.
+const MEASUREMENT: Duration = Duration::from_millis(20);
 
 /// The host's time-stamp counter.
 #[allow(unsafe_code, reason = "RDTSC")]
@@ -11,39 +19,120 @@ pub fn host_tsc() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// Frequency of the host's TSC in kHz: CPUID leaf 0x15 where it is complete,
-/// the hypervisor's timing leaf, else measured once against the monotonic
-/// clock.
-pub fn host_tsc_khz() -> u32 {
-    static KHZ: OnceLock<u32> = OnceLock::new();
-    *KHZ.get_or_init(|| from_cpuid().unwrap_or_else(measure))
+/// The same, read neither before earlier loads nor stores are done.
+#[allow(unsafe_code, reason = "MFENCE, LFENCE")]
+pub fn host_tsc_ordered() -> u64 {
+    // SAFETY: both fences are part of SSE2, which every x86-64 CPU has.
+    unsafe {
+        std::arch::x86_64::_mm_mfence();
+        std::arch::x86_64::_mm_lfence();
+    }
+    host_tsc()
 }
 
-fn from_cpuid() -> Option<u32> {
-    let leaf = |n: u32| crate::cpuid::host(n, 0);
-    let max = leaf(0)[0];
-    if max >= 0x15 {
-        let [den, num, crystal, _] = leaf(0x15);
-        if den != 0 && num != 0 && crystal != 0 {
-            let hz = u64::from(crystal) * u64::from(num) / u64::from(den);
-            return u32::try_from(hz / 1000).ok().filter(|khz| *khz != 0);
+/// Two clocks at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The host's TSC.
+    pub tsc: u64,
+    /// The other clock in ns.
+    pub ns: u64,
+    /// The instant is known to this many ticks.
+    pub error: u64,
+}
+
+/// Reads the TSC together with the clock `now`.
+fn read_with(now: impl Fn() -> Duration) -> Reading {
+    let attempt = |_| {
+        let before = host_tsc();
+        let ns = now().as_nanos() as u64;
+        let error = host_tsc_ordered().saturating_sub(before) / 2;
+        Reading {
+            tsc: before + error,
+            ns,
+            error,
+        }
+    };
+    let mut best = attempt(0);
+    for next in (1..ATTEMPTS).map(attempt) {
+        if next.error < best.error {
+            best = next;
         }
     }
-    None
+    best
 }
 
-/// A measurement over 20 ms, rounded to 10 kHz: TSCs run at round rates and
-/// the error of the ends is below that.
+/// The TSC together with the host's wall clock, in ns since 1970 UTC.
+pub fn wall_reading() -> Reading {
+    read_with(|| {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+    })
+}
+
+/// Frequency of the host's TSC in kHz of the host's monotonic clock, measured
+/// once.
+pub fn host_tsc_khz() -> u32 {
+    static KHZ: OnceLock<u32> = OnceLock::new();
+    *KHZ.get_or_init(measure)
+}
+
 fn measure() -> u32 {
-    let (t0, c0) = (Instant::now(), host_tsc());
-    let mut t1 = t0;
-    while t1 - t0 < Duration::from_millis(20) {
-        std::hint::spin_loop();
-        t1 = Instant::now();
+    let start = Instant::now();
+    let first = read_with(|| start.elapsed());
+    std::thread::sleep(MEASUREMENT);
+    let last = read_with(|| start.elapsed());
+    frequency_khz(first, last, nominal_khz())
+}
+
+/// The frequency between two readings. A round or advertised one within their
+/// error is preferred, as TSCs run at such rates unless the monotonic clock is
+/// being steered.
+fn frequency_khz(first: Reading, last: Reading, nominal: Option<u32>) -> u32 {
+    let ns = last.ns.saturating_sub(first.ns).max(1) as f64;
+    let khz = |ticks: u64| ticks as f64 * 1e6 / ns;
+    let (middle, error) = (
+        khz(last.tsc.saturating_sub(first.tsc)),
+        khz(first.error + last.error),
+    );
+    let round = (middle / 1000.0).round() as u32 * 1000;
+    let candidates = nominal.into_iter().chain([round]);
+    candidates
+        .filter(|c| (f64::from(*c) - middle).abs() <= error)
+        .find(|c| *c != 0)
+        .unwrap_or(middle.round() as u32)
+        .max(1)
+}
+
+/// What CPUID leaf 0x15 says, where it is complete (SDM vol 2, CPUID).
+fn nominal_khz() -> Option<u32> {
+    if crate::cpuid::host(0, 0)[0] < 0x15 {
+        return None;
     }
-    let ticks = host_tsc() - c0;
-    let khz = ticks as f64 * 1e6 / (t1 - t0).as_nanos() as f64;
-    (khz / 10.0).round() as u32 * 10
+    let [denominator, numerator, crystal, _] = crate::cpuid::host(0x15, 0);
+    if denominator == 0 || numerator == 0 || crystal == 0 {
+        return None;
+    }
+    let hz = u64::from(crystal) * u64::from(numerator) / u64::from(denominator);
+    u32::try_from(hz / 1000).ok()
+}
+
+/// True if the TSC is the same on all CPUs of the host and runs steadily: its
+/// kernel keeps time by it, directly or through its own hypervisor's page.
+pub fn host_tsc_is_stable() -> bool {
+    const CURRENT: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    match std::fs::read_to_string(CURRENT) {
+        Ok(name) => matches!(
+            name.trim_end(),
+            "tsc" | "tsc-early" | "kvm-clock" | "hyperv_clocksource_tsc_page"
+        ),
+        // Invariant TSC (SDM vol 3, 18.17.1).
+        Err(_) => {
+            crate::cpuid::host(0x8000_0000, 0)[0] >= 0x8000_0007
+                && crate::cpuid::host(0x8000_0007, 0)[3] & 1 << 8 != 0
+        }
+    }
 }
 
 /// A VM's time: ns since its creation, and the guest TSC.
@@ -51,8 +140,6 @@ fn measure() -> u32 {
 pub struct VmClock {
     start: Instant,
     tsc_start: u64,
-    /// kvmclock minus ns since creation.
-    pub offset_ns: std::sync::atomic::AtomicI64,
 }
 
 impl VmClock {
@@ -61,7 +148,6 @@ impl VmClock {
         Self {
             start: Instant::now(),
             tsc_start: host_tsc(),
-            offset_ns: std::sync::atomic::AtomicI64::new(0),
         }
     }
     /// ns since creation.
@@ -76,9 +162,47 @@ impl VmClock {
     pub fn tsc_start(&self) -> u64 {
         self.tsc_start
     }
-    /// kvmclock now.
-    pub fn kvmclock_ns(&self) -> u64 {
-        let offset = self.offset_ns.load(std::sync::atomic::Ordering::Relaxed);
-        self.now_ns().wrapping_add_signed(offset)
+    /// TSC and ns since creation at one instant.
+    pub fn reading(&self) -> Reading {
+        read_with(|| self.start.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(tsc: u64, ns: u64) -> Reading {
+        Reading { tsc, ns, error: 50 }
+    }
+
+    #[test]
+    fn a_round_or_advertised_frequency_within_the_error_is_taken() {
+        let first = reading(1000, 0);
+        // 20 ms, ends known to 50 ticks each: 5 kHz.
+        let measured =
+            |ticks: u64, nominal| frequency_khz(first, reading(1000 + ticks, 20_000_000), nominal);
+        assert_eq!(measured(40_000_080, None), 2_000_000);
+        assert_eq!(measured(40_000_120, None), 2_000_006);
+        assert_eq!(measured(41_901_600, Some(2_095_078)), 2_095_078);
+        assert_eq!(measured(41_901_600, Some(2_095_000)), 2_095_080);
+        assert_eq!(measured(0, None), 1);
+    }
+
+    #[test]
+    fn the_host_agrees_with_itself() {
+        let clock = VmClock::new();
+        let first = clock.reading();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(50) {
+            std::hint::spin_loop();
+        }
+        let last = clock.reading();
+        let khz = frequency_khz(first, last, None);
+        let apart = f64::from(khz) / f64::from(host_tsc_khz()) - 1.0;
+        // Both are within their errors of the truth, which a busy host widens.
+        let ticks = (first.error + last.error + 10_000) as f64;
+        let bound = ticks / (last.tsc - first.tsc) as f64 + 1e-4;
+        assert!(apart.abs() < bound, "{apart} {bound}");
     }
 }

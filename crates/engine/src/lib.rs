@@ -8,6 +8,7 @@
 //! * `ctx`: the memory of one vCPU that generated code addresses.
 //! * `world`: what an interpreted instruction sees of memory, ports and MSRs.
 //! * `run`: the loop that executes, injects events and leaves to the VMM.
+//! * `kvmclock`: the guests' clock page and how it follows the host's clock.
 //! * `vm`: memory, interrupt controllers, code cache and timer of one VM.
 
 mod clock;
@@ -15,6 +16,7 @@ mod counters;
 mod cpuid;
 mod ctx;
 mod features;
+mod kvmclock;
 mod msr;
 mod replay;
 mod run;

@@ -68,8 +68,6 @@ pub struct ClockMsrs {
     pub system_time: u64,
     /// KVM_WALL_CLOCK(_NEW).
     pub wall_clock: u64,
-    /// Version field of `pvclock_vcpu_time_info` as last written.
-    pub version: u32,
 }
 
 impl World<'_> {
@@ -190,65 +188,27 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Writes `pvclock_vcpu_time_info` (KVM's paravirtual clock interface).
-    pub fn update_kvmclock(&mut self) {
-        let clock = &mut self.local.clock;
-        if clock.system_time & 1 == 0 {
-            return;
-        }
-        let gpa = clock.system_time & !1;
-        clock.version = clock.version.wrapping_add(2);
-        let tsc = crate::clock::host_tsc().wrapping_add(clock.tsc_offset);
-        let ns = self.vm.clock.kvmclock_ns();
-        let (mul, shift) = scale(crate::clock::host_tsc_khz());
-        let mut b = [0u8; 32];
-        b[0..4].copy_from_slice(&clock.version.to_le_bytes());
-        b[8..16].copy_from_slice(&tsc.to_le_bytes());
-        b[16..24].copy_from_slice(&ns.to_le_bytes());
-        b[24..28].copy_from_slice(&mul.to_le_bytes());
-        b[28] = shift as u8;
-        b[29] = 1; // PVCLOCK_TSC_STABLE_BIT
-        // The version is odd while the rest changes.
-        let odd = clock.version.wrapping_sub(1).to_le_bytes();
-        self.write_guest(gpa, &odd);
-        self.write_guest(gpa + 4, &b[4..]);
-        self.write_guest(gpa, &b[..4]);
+    /// Tells the VM's clock where this vCPU's page is and what its TSC shows.
+    fn update_kvmclock(&mut self) {
+        let clock = &self.local.clock;
+        let page = (clock.system_time & 1 != 0).then_some(clock.system_time & !1);
+        self.vm
+            .set_kvmclock_page(self.index, page, clock.tsc_offset);
     }
 
+    /// Writes `pvclock_wall_clock`: the time of day when kvmclock was 0.
     fn write_wall_clock(&mut self, gpa: u64) {
-        let real = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        let boot =
-            real.saturating_sub(std::time::Duration::from_nanos(self.vm.clock.kvmclock_ns()));
+        let wall = crate::clock::wall_reading();
+        let shown = self.vm.kvmclock.lock().at(wall.tsc);
+        let boot = std::time::Duration::from_nanos(wall.ns.saturating_sub(shown));
         let mut b = [0u8; 12];
         b[0..4].copy_from_slice(&2u32.to_le_bytes());
         b[4..8].copy_from_slice(&(boot.as_secs() as u32).to_le_bytes());
         b[8..12].copy_from_slice(&boot.subsec_nanos().to_le_bytes());
-        self.write_guest(gpa, &b);
-    }
-
-    /// Writes guest-physical memory on the engine's behalf.
-    fn write_guest(&mut self, gpa: u64, bytes: &[u8]) {
-        if self.map.write(gpa, bytes) {
-            self.code_written(gpa, bytes.len() as u64);
+        if self.map.write(gpa, &b) {
+            hv::Vm::memory_written(self.vm, gpa, b.len() as u64);
         }
     }
-}
-
-/// `tsc_to_system_mul` and `tsc_shift`: ns = ((tsc << shift) * mul) >> 32.
-fn scale(khz: u32) -> (u32, i8) {
-    let mut hz = u64::from(khz) * 1000;
-    let mut shift = 0i8;
-    while hz > 2_000_000_000 {
-        hz >>= 1;
-        shift -= 1;
-    }
-    while hz <= 1_000_000_000 {
-        hz <<= 1;
-        shift += 1;
-    }
-    (((1_000_000_000u128 << 32) / u128::from(hz)) as u32, shift)
 }
 
 /// Value of an MSR that is storage of the vCPU outside [`x86::Msrs`]' plain

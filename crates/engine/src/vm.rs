@@ -4,6 +4,7 @@ use crate::Options;
 use crate::clock::VmClock;
 use crate::counters::Counters;
 use crate::ctx::LAYOUT;
+use crate::kvmclock::KvmClock;
 use crate::shared::{Forget, Shared};
 use crate::timer::{self, Timer};
 use crate::vcpu::SoftVcpu;
@@ -13,12 +14,12 @@ use hv::{Error, MemFlags, MemSlot, Result};
 use irqchip::{Chipset, Clock, Route, Routing};
 use jit::cache::CodeCache;
 use parking_lot::{Mutex, RwLock};
-use softmmu::{GuestMemory, SlotError};
+use softmmu::{GuestMemory, SlotError, SlotMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A VM of the software backend. Lock order: `chipset`, then a vCPU's sleep
-/// lock; `code` is taken alone or first.
+/// lock; `code` is taken alone or first; `kvmclock` is taken alone.
 pub struct SoftVm {
     /// Guest-physical memory.
     pub memory: GuestMemory,
@@ -32,6 +33,8 @@ pub struct SoftVm {
     pub world_stop: WorldStop,
     /// Time base.
     pub clock: Arc<VmClock>,
+    /// The guests' paravirtual clock.
+    pub kvmclock: Mutex<KvmClock>,
     /// Earliest timer deadline.
     pub timer: Arc<Timer>,
     /// kvm_stat's counters.
@@ -49,13 +52,15 @@ impl SoftVm {
     pub fn create(options: Options) -> Result<Arc<Self>> {
         let os = |what| move |source| Error::Os { what, source };
         let code = CodeCache::new(LAYOUT, options.code_cache).map_err(os("code cache"))?;
+        let clock = VmClock::new();
         let vm = Arc::new_cyclic(|this| Self {
             memory: GuestMemory::new(),
             chipset: Mutex::new(Chipset::new(crate::cpuid::phys_bits() as u8)),
             has_irqchip: AtomicBool::new(false),
             code: Mutex::new(code),
             world_stop: WorldStop::default(),
-            clock: Arc::new(VmClock::new()),
+            kvmclock: Mutex::new(KvmClock::new(clock.reading())),
+            clock: Arc::new(clock),
             timer: Arc::new(Timer::new()),
             counters: Counters::default(),
             vcpus: RwLock::new(Vec::new()),
@@ -118,10 +123,35 @@ impl SoftVm {
 
     /// Fires expired timers; the next deadline in ns.
     pub fn fire_timers(&self) -> Option<u64> {
-        self.with_chipset(|c| {
+        let next = self.with_chipset(|c| {
             c.advance(self.clock.now_ns());
             c.next_deadline()
-        })
+        });
+        let correction = self.with_kvmclock(|c, map| c.tick(&self.clock, map));
+        next.into_iter().chain(correction).min()
+    }
+
+    /// vCPU `index` has its page of the paravirtual clock at `gpa`, or none.
+    pub fn set_kvmclock_page(&self, index: usize, gpa: Option<u64>, tsc_offset: u64) {
+        let due = self.with_kvmclock(|c, map| {
+            c.set_page(index, gpa, tsc_offset, map);
+            c.tick(&self.clock, map)
+        });
+        if let Some(ns) = due {
+            self.timer.deadline(ns);
+        }
+    }
+
+    /// Does something that may write the clock's pages.
+    fn with_kvmclock<T>(&self, f: impl FnOnce(&mut KvmClock, &SlotMap) -> T) -> T {
+        let mut clock = self.kvmclock.lock();
+        let result = f(&mut clock, &self.memory.map());
+        let written = clock.take_written();
+        drop(clock);
+        for (gpa, len) in written {
+            hv::Vm::memory_written(self, gpa, len);
+        }
+        result
     }
 
     fn need_irqchip(&self, what: &'static str) -> Result<()> {
@@ -240,11 +270,10 @@ impl hv::Vm for SoftVm {
         self.with_chipset(|c| crate::state::set_pit(c, pit, now))
     }
     fn clock_ns(&self) -> Result<u64> {
-        Ok(self.clock.kvmclock_ns())
+        Ok(self.kvmclock.lock().at(crate::clock::host_tsc()))
     }
     fn set_clock_ns(&self, ns: u64) -> Result<()> {
-        let offset = ns.wrapping_sub(self.clock.now_ns()).cast_signed();
-        self.clock.offset_ns.store(offset, Ordering::Relaxed);
+        self.with_kvmclock(|c, map| c.set(ns, map));
         Ok(())
     }
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn hv::Vcpu>> {

@@ -147,7 +147,7 @@ fn create_vcpus(
     let mut vcpus = Vec::new();
     for id in 0..config.vcpus {
         let mut vcpu = vm.create_vcpu(id)?;
-        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, id, config.vcpus))?;
+        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, id, config))?;
         boot::firmware_state(&mut *vcpu, id)?;
         if id == 0 {
             boot::apply(start, ram, &mut *vcpu)?;

@@ -26,6 +26,9 @@ pub struct MachineConfig {
     pub panic_action: PanicAction,
     /// The CPU the guest sees.
     pub cpu_model: CpuModel,
+    /// Tells the guest that its TSC is invariant. Linux then keeps time by the
+    /// TSC alone instead of kvmclock, which follows the host's steered clock.
+    pub invariant_tsc: bool,
 }
 
 impl Default for MachineConfig {
@@ -41,6 +44,7 @@ impl Default for MachineConfig {
             no_reboot: false,
             panic_action: PanicAction::Shutdown,
             cpu_model: CpuModel::Max,
+            invariant_tsc: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! depend on the vCPU and the topology filled in. One socket, one thread per
 //! core.
 
+use crate::config::MachineConfig;
 use hv::abi::kvm_cpuid_entry2;
 
 const BASIC: u32 = 1;
@@ -9,6 +10,7 @@ const CACHES: u32 = 4;
 const TOPOLOGY: u32 = 0xb;
 const TOPOLOGY_V2: u32 = 0x1f;
 const EXT_FEATURES: u32 = 0x8000_0001;
+const EXT_POWER: u32 = 0x8000_0007;
 const EXT_SIZES: u32 = 0x8000_0008;
 const AMD_CACHES: u32 = 0x8000_001d;
 const AMD_TOPOLOGY: u32 = 0x8000_001e;
@@ -20,13 +22,20 @@ const HYPERVISOR: u32 = 1 << 31;
 /// 0x8000_0001 ECX: HTT means cores; topology extensions.
 const CMP_LEGACY: u32 = 1 << 1;
 const TOPOEXT: u32 = 1 << 22;
+/// 0x8000_0007 EDX: invariant TSC.
+const INVARIANT_TSC: u32 = 1 << 8;
 
 /// Level types of leaf 0xb (SDM vol 2, CPUID).
 const LEVEL_SMT: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 
-/// The table for the vCPU with APIC id `id` of `vcpus`.
-pub fn for_vcpu(supported: &[kvm_cpuid_entry2], id: u32, vcpus: u32) -> Vec<kvm_cpuid_entry2> {
+/// The table for the vCPU with APIC id `id` of `config`'s machine.
+pub fn for_vcpu(
+    supported: &[kvm_cpuid_entry2],
+    id: u32,
+    config: &MachineConfig,
+) -> Vec<kvm_cpuid_entry2> {
+    let vcpus = config.vcpus;
     let is_amd = supported
         .iter()
         .any(|e| e.function == 0 && e.ebx == u32::from_le_bytes(*b"Auth"));
@@ -39,6 +48,9 @@ pub fn for_vcpu(supported: &[kvm_cpuid_entry2], id: u32, vcpus: u32) -> Vec<kvm_
     let mut table: Vec<_> = supported.iter().filter(drop_leaf).copied().collect();
     for entry in &mut table {
         adjust(entry, id, vcpus, is_amd);
+        if entry.function == EXT_POWER && !config.invariant_tsc {
+            entry.edx &= !INVARIANT_TSC;
+        }
     }
     let max_basic = supported
         .iter()
@@ -135,6 +147,13 @@ mod tests {
         [e.eax, e.ebx, e.ecx, e.edx]
     }
 
+    fn of(vcpus: u32) -> MachineConfig {
+        MachineConfig {
+            vcpus,
+            ..MachineConfig::default()
+        }
+    }
+
     fn intel() -> Vec<kvm_cpuid_entry2> {
         vec![
             leaf(0, 0, [0x16, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]),
@@ -153,7 +172,7 @@ mod tests {
 
     #[test]
     fn one_vcpu() {
-        let table = for_vcpu(&intel(), 0, 1);
+        let table = for_vcpu(&intel(), 0, &of(1));
         assert_eq!(find(&table, 1, 0), [0x5_0654, 0x0001_0800, HYPERVISOR, 0]);
         assert_eq!(find(&table, 4, 3)[0], 0x163);
         assert_eq!(find(&table, 0xb, 1), [0, 1, 0x201, 0]);
@@ -162,7 +181,7 @@ mod tests {
 
     #[test]
     fn third_of_six() {
-        let table = for_vcpu(&intel(), 2, 6);
+        let table = for_vcpu(&intel(), 2, &of(6));
         assert_eq!(find(&table, 1, 0)[1], 0x0206_0800);
         assert_eq!(find(&table, 1, 0)[3], HTT);
         // Ids need three bits: eight id slots, the last-level cache shared.
@@ -183,9 +202,22 @@ mod tests {
             leaf(0x8000_0008, 0, [0x3030, 0, 0x4007, 0]),
             leaf(0x8000_001e, 0, [7, 0x103, 0, 0]),
         ];
-        let table = for_vcpu(&supported, 1, 4);
+        let table = for_vcpu(&supported, 1, &of(4));
         assert_eq!(find(&table, 0x8000_0001, 0)[2], CMP_LEGACY);
         assert_eq!(find(&table, 0x8000_0008, 0)[2], 0x2003);
         assert!(!table.iter().any(|e| e.function == 0x8000_001e));
+    }
+
+    #[test]
+    fn the_tsc_is_invariant_only_if_asked_for() {
+        let supported = [leaf(EXT_POWER, 0, [0, 0, 0, INVARIANT_TSC | 1])];
+        let table = for_vcpu(&supported, 0, &of(1));
+        assert_eq!(find(&table, EXT_POWER, 0)[3], 1);
+        let asked = MachineConfig {
+            invariant_tsc: true,
+            ..of(1)
+        };
+        let table = for_vcpu(&supported, 0, &asked);
+        assert_eq!(find(&table, EXT_POWER, 0)[3], INVARIANT_TSC | 1);
     }
 }

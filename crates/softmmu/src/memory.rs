@@ -182,16 +182,24 @@ impl SlotMap {
             unsafe { copy_from_host(hva, &mut buf[range]) }
         })
     }
-    /// Copies `buf` to guest memory and marks it dirty; false (nothing
-    /// written past the hole) if any byte has no slot.
+    /// Copies `buf` to guest memory and marks it dirty; false, and nothing
+    /// written, if any byte has no slot or a read-only one.
     pub fn write(&self, gpa: u64, buf: &[u8]) -> bool {
-        self.chunks(gpa, buf.len(), |hva, range| {
-            // SAFETY: as in `read`.
-            unsafe { copy_to_host(hva, &buf[range]) }
-        }) && {
-            self.mark_dirty(gpa, buf.len() as u64);
-            true
+        let mut writable = true;
+        let writes = |at| self.slot(at).is_some_and(|s| !s.readonly);
+        let mapped = self.chunks(gpa, buf.len(), |_, range| {
+            writable &= writes(gpa + range.start as u64);
+        });
+        if !mapped || !writable {
+            return false;
         }
+        self.chunks(gpa, buf.len(), |hva, range| {
+            // SAFETY: as in `read`; the slot is not read-only, so its memory
+            // is mapped writable.
+            unsafe { copy_to_host(hva, &buf[range]) }
+        });
+        self.mark_dirty(gpa, buf.len() as u64);
+        true
     }
     /// Marks a range dirty.
     pub fn mark_dirty(&self, gpa: u64, len: u64) {

@@ -53,7 +53,7 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("machine", &["M"], Value("NAME[,accel=A:B]"), "the board: 'trapeze', a PC without PCI for direct kernel boot; 'help' lists", v::machine),
     row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction", v::accel),
     row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
-    row("cpu", &[], Value("MODEL"), "'max': everything the accelerator offers (the default); 'host': what it offers of the host CPU", v::cpu),
+    row("cpu", &[], Value("MODEL[,+invtsc]"), "'max': everything the accelerator offers (the default); 'host': what it offers of the host CPU; +invtsc: an invariant TSC, by which guests then keep time instead of kvmclock", v::cpu),
     row("smp", &[], Value("[cpus=]N[,sockets=N]"), "number of vCPUs (default 1)", v::smp),
     row("m", &[], Value("[size=]SIZE"), "guest memory in MiB, or with suffix K, M, G or T (default 128M)", v::memory),
     row("kernel", &[], Value("FILE"), "boot this Linux bzImage or PVH ELF file", v::kernel),

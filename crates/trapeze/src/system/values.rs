@@ -78,7 +78,8 @@ pub(super) fn accel(options: &mut Options, value: &str) -> Applied {
 }
 
 pub(super) fn cpu(options: &mut Options, value: &str) -> Applied {
-    let (model, feature) = value.split_once(',').unwrap_or((value, ""));
+    let mut words = value.split(',');
+    let model = words.next().unwrap_or_default();
     options.config.cpu_model = match model {
         "max" => CpuModel::Max,
         "host" => CpuModel::Host,
@@ -87,10 +88,18 @@ pub(super) fn cpu(options: &mut Options, value: &str) -> Applied {
         }
         name => return Err(no_such("CPU model", name, "max and host")),
     };
-    match feature {
-        "" => Ok(()),
-        feature => Err(format!("feature '{feature}' cannot be changed yet")),
+    for feature in words {
+        options.config.invariant_tsc = match feature {
+            "+invtsc" | "invtsc=on" => true,
+            "-invtsc" | "invtsc=off" => false,
+            feature => {
+                return Err(format!(
+                    "feature '{feature}' cannot be changed; only invtsc can"
+                ));
+            }
+        };
     }
+    Ok(())
 }
 
 pub(super) fn smp(options: &mut Options, value: &str) -> Applied {
