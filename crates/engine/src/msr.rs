@@ -206,7 +206,7 @@ impl World<'_> {
         b[4..8].copy_from_slice(&(boot.as_secs() as u32).to_le_bytes());
         b[8..12].copy_from_slice(&boot.subsec_nanos().to_le_bytes());
         if self.map.write(gpa, &b) {
-            hv::Vm::memory_written(self.vm, gpa, b.len() as u64);
+            self.code_written(gpa, b.len() as u64);
         }
     }
 }
