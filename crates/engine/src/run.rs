@@ -48,7 +48,8 @@ impl SoftVcpu {
         translated::set_gs_base(ctx);
         self.vm.world_stop.start(&self.shared);
         self.refresh_memory();
-        self.replay.absorb();
+        let place = self.cpu().linear_rip();
+        self.replay.absorb(place);
     }
 
     /// Takes over changed memory slots.
@@ -72,7 +73,8 @@ impl SoftVcpu {
             self.replay.commit();
             return exit;
         }
-        match self.replay.asked() {
+        let place = self.cpu().linear_rip();
+        match self.replay.asked(place) {
             Some(op) => op.exit(),
             None => VcpuExit::Unknown(u32::MAX),
         }
@@ -286,11 +288,8 @@ impl SoftVcpu {
                 if self.bulk_string(&insn) {
                     return Next::Again;
                 }
-                bump(&self.vm.counters.insn_emulation);
-                self.replay.begin();
-                let (cpu, mut world) = self.parts();
-                let result = isa::step_decoded(cpu, &mut world, &insn);
-                self.finish(result)
+                self.replay.insn = Some(insn);
+                self.interpret_one()
             }
             Ended::Fault(e) => {
                 if e.vector == x86::vector::PF {
@@ -335,12 +334,15 @@ impl SoftVcpu {
         Next::Again
     }
 
-    /// One instruction or pending event through the interpreter.
+    /// One instruction or pending event through the interpreter: the
+    /// instruction in flight, or the one at RIP.
     pub(crate) fn interpret_one(&mut self) -> Next {
         bump(&self.vm.counters.insn_emulation);
         self.replay.begin();
+        let mut kept = self.replay.insn.take();
         let (cpu, mut world) = self.parts();
-        let result = isa::step(cpu, &mut world);
+        let result = isa::resume(cpu, &mut world, &mut kept);
+        self.replay.insn = kept;
         self.finish(result)
     }
 
@@ -393,7 +395,7 @@ impl SoftVcpu {
         let (cpu, mut world) = self.parts();
         let result = match isa::fetch(cpu, &mut world) {
             Ok(insn) if software && insn.code() == iced_x86::Code::Int3 => {
-                let pc = cpu.rip.wrapping_add(cpu.seg(Seg::Cs).base);
+                let pc = cpu.linear_rip();
                 self.cpu_mut().dr = saved;
                 return Next::Exit(self.debug_exit(x86::vector::BP, pc, 0));
             }
@@ -407,7 +409,7 @@ impl SoftVcpu {
             cpu.dr[6] = seen;
         }
         let hit = debug_hit(&result, &mut cpu.events.pending, hardware);
-        let pc = cpu.rip.wrapping_add(cpu.seg(Seg::Cs).base);
+        let pc = cpu.linear_rip();
         match (hit, result) {
             (Some(dr6), _) => {
                 self.replay.commit();

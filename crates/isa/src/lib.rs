@@ -26,5 +26,5 @@ mod sys;
 pub mod table;
 
 pub use env::{Access, Counted, Env, MmuEvent, Stop};
-pub use step::{Flow, execute_only, fetch, step, step_decoded};
+pub use step::{Flow, execute_only, fetch, resume, step, step_decoded};
 pub use sys::{Event, deliver, read_msr, write_msr, xcr0_supported, xcr0_valid};

@@ -27,17 +27,38 @@ pub enum Flow {
 /// [`Stop::Suspend`]: call it again once the environment can answer.
 /// [`Stop::Shutdown`]: triple fault. Never [`Stop::Fault`].
 pub fn step<E: Env>(cpu: &mut CpuState, env: &mut E) -> Result<Flow, Stop> {
+    resume(cpu, env, &mut None)
+}
+
+/// As [`step`], but an instruction that was fetched before and is `kept` is
+/// executed again as it was; one that suspends is kept.
+///
+/// # Errors
+/// As [`step`].
+pub fn resume<E: Env>(
+    cpu: &mut CpuState,
+    env: &mut E,
+    kept: &mut Option<Instruction>,
+) -> Result<Flow, Stop> {
     if deliver_pending(cpu, env)? {
         return Ok(Flow::Next);
     }
-    match fetch(cpu, env) {
-        Ok(insn) => step_decoded(cpu, env, &insn),
-        Err(Stop::Fault(e)) => {
-            deliver(cpu, env, Event::Exception(e))?;
-            Ok(Flow::Next)
-        }
-        Err(stop) => Err(stop),
+    let insn = match kept.take() {
+        Some(insn) => insn,
+        None => match fetch(cpu, env) {
+            Ok(insn) => insn,
+            Err(Stop::Fault(e)) => {
+                deliver(cpu, env, Event::Exception(e))?;
+                return Ok(Flow::Next);
+            }
+            Err(stop) => return Err(stop),
+        },
+    };
+    let result = step_decoded(cpu, env, &insn);
+    if result == Err(Stop::Suspend) {
+        *kept = Some(insn);
     }
+    result
 }
 
 /// As [`step`] for an instruction that was decoded at the current CS:RIP

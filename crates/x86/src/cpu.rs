@@ -236,6 +236,14 @@ impl CpuState {
     pub fn code64(&self) -> bool {
         self.long_mode() && self.seg[Seg::Cs as usize].long()
     }
+    /// Linear address of the instruction at CS:RIP.
+    pub fn linear_rip(&self) -> u64 {
+        if self.code64() {
+            self.rip
+        } else {
+            self.seg[Seg::Cs as usize].base.wrapping_add(self.rip) & 0xffff_ffff
+        }
+    }
     /// Default code bitness: 64, 32 or 16.
     pub fn bitness(&self) -> u32 {
         if self.code64() {

@@ -26,6 +26,10 @@ group! { "mmio":
     store_across_the_window_edge "SDM 3 8.1.1",
     unaligned_inside_the_window "SDM 3 8.1.1",
     store_beyond_all_slots "KVM API 4.35",
+    pop_is_final_at_its_exit "KVM API 5, KVM_EXIT_MMIO",
+    movs_is_final_at_its_exit "KVM API 5, KVM_EXIT_MMIO",
+    push_is_final_at_its_exit "KVM API 5, KVM_EXIT_MMIO",
+    code_changes_while_in_flight "KVM API 5, KVM_EXIT_MMIO",
 }
 
 fn write(offset: u64, size: u8, value: u64) -> VcpuExit {
@@ -463,4 +467,78 @@ fn store_beyond_all_slots(hv: &dyn Hypervisor) -> Result<(), Failure> {
             size: 4,
         },
     ])
+}
+
+/// Runs to a store's exit, then changes memory as another vCPU may do before
+/// the instruction completes: the device has seen the store, so it is not made
+/// again.
+fn final_at_its_exit(
+    g: &mut Guest,
+    want: VcpuExit,
+    change: impl Fn(&Guest),
+) -> Result<(), Failure> {
+    expect("exit", g.cpu.run()?, want)?;
+    change(g);
+    g.run_to_end()?;
+    g.expect_log(&[])
+}
+
+fn pop_is_final_at_its_exit(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long], |g| {
+        point(g)?;
+        let size = if g.mode == Mode::Long { 8 } else { 4 };
+        let top = STACK_TOP - 16;
+        g.write_u64(top, 0x1111);
+        g.set(|r| r.rsp = top)?;
+        g.asm(|a| {
+            match a.bitness() {
+                64 => a.pop(qword_ptr(rbx))?,
+                _ => a.pop(dword_ptr(ebx))?,
+            }
+            a.hlt()
+        })?;
+        final_at_its_exit(g, write(0, size, 0x1111), |g| g.write_u64(top, 0x2222))?;
+        expect("RSP", g.regs()?.rsp, top + u64::from(size))
+    })
+}
+
+fn movs_is_final_at_its_exit(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &FLAT, |g| {
+        point(g)?;
+        g.write_u64(DATA, 0x1111);
+        g.asm(|a| {
+            a.movsd()?;
+            a.hlt()
+        })?;
+        final_at_its_exit(g, write(0, 4, 0x1111), |g| g.write_u64(DATA, 0x2222))?;
+        let r = g.regs()?;
+        expect("ESI, EDI", (r.rsi, r.rdi), (DATA + 4, MMIO + 4))
+    })
+}
+
+fn push_is_final_at_its_exit(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    let mut g = Guest::new(hv, Mode::Long)?;
+    point(&mut g)?;
+    g.write_u64(DATA, 0x1111);
+    g.set(|r| r.rsp = MMIO + 0x108)?;
+    g.asm(|a| {
+        a.push(qword_ptr(rsi))?;
+        a.hlt()
+    })?;
+    final_at_its_exit(&mut g, write(0x100, 8, 0x1111), |g| {
+        g.write_u64(DATA, 0x2222);
+    })?;
+    expect("RSP", g.regs()?.rsp, MMIO + 0x100)
+}
+
+fn code_changes_while_in_flight(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    // A kernel patches an INT3 over an instruction that another vCPU is in.
+    let mut g = Guest::new(hv, Mode::Long)?;
+    point(&mut g)?;
+    g.asm(|a| {
+        a.mov(dword_ptr(rbx), 5)?;
+        a.hlt()
+    })?;
+    final_at_its_exit(&mut g, write(0, 4, 5), |g| g.write(CODE, &[0xcc]))?;
+    expect("RIP", g.regs()?.rip, CODE + 7)
 }
