@@ -112,21 +112,14 @@ impl Jumps {
 fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
     let bank = Bank::of(cpu);
     let allowed = allowed(cpu);
-    let bits = [
-        allowed.x87,
-        allowed.sse,
-        allowed.avx,
-        allowed.avx512,
-        allowed.wide,
-        allowed.fs,
-        allowed.gs,
-    ];
-    let files: u32 = bits
-        .iter()
-        .enumerate()
-        .map(|(i, b)| u32::from(*b) << (i + 2))
-        .sum();
-    (bank as u32 | files, bank, allowed)
+    let bits = u32::from(allowed.x87)
+        | u32::from(allowed.sse) << 1
+        | u32::from(allowed.avx) << 2
+        | u32::from(allowed.avx512) << 3
+        | u32::from(allowed.wide) << 4
+        | u32::from(allowed.fs) << 5
+        | u32::from(allowed.gs) << 6;
+    (bank as u32 | bits << 2, bank, allowed)
 }
 
 /// Register files usable without #NM, #UD or emulated x87 errors.
@@ -138,10 +131,11 @@ fn allowed(cpu: &CpuState) -> Allowed {
     } else {
         0
     };
+    let wide = cpu.code64();
     Allowed {
-        wide: cpu.code64(),
-        fs: unlimited(cpu.seg(Seg::Fs)),
-        gs: unlimited(cpu.seg(Seg::Gs)),
+        wide,
+        fs: wide || unlimited(cpu.seg(Seg::Fs)),
+        gs: wide || unlimited(cpu.seg(Seg::Gs)),
         cpl0: cpu.cpl() == 0,
         x87: on && cpu.cr0 & cr0::NE != 0,
         sse,
@@ -196,6 +190,16 @@ pub enum Ended {
     Fault(Exception),
 }
 
+/// The number of the jump cache's address space: kernel code has one for all,
+/// since its mappings are global.
+fn code_space(ctx: &Ctx, bank: Bank) -> u32 {
+    if bank == Bank::User {
+        ctx.tlb.space()
+    } else {
+        0
+    }
+}
+
 /// Result of looking for the translation at RIP.
 enum Found {
     /// Its code address.
@@ -224,13 +228,17 @@ struct OpenLink {
 impl SoftVcpu {
     /// Runs translated code from RIP until something else is needed.
     pub(crate) fn run_translated(&mut self) -> Ended {
+        let mut known = self.remembered_jump();
         let mut link = None;
         loop {
-            let code = match self.block_at_rip(link.take()) {
-                Ok(Found::Code(code)) => code,
-                Ok(Found::LookAgain) => return Ended::Continue,
-                Err(Stop::Fault(e)) => return Ended::Fault(e),
-                Ok(Found::Nothing) | Err(_) => return Ended::InterpretHere,
+            let code = match known.take() {
+                Some(code) => code,
+                None => match self.block_at_rip(link.take()) {
+                    Ok(Found::Code(code)) => code,
+                    Ok(Found::LookAgain) => return Ended::Continue,
+                    Err(Stop::Fault(e)) => return Ended::Fault(e),
+                    Ok(Found::Nothing) | Err(_) => return Ended::InterpretHere,
+                },
             };
             match self.enter(code) {
                 Left::Ended(ended) => return ended,
@@ -434,16 +442,21 @@ impl SoftVcpu {
         now.is_some_and(|now| now & !PAGE_MASK == gpa)
     }
 
+    /// The code address of RIP if the jump cache has it, as an indirect jump
+    /// in translated code would find it.
+    fn remembered_jump(&mut self) -> Option<u64> {
+        let ctx = self.ctx_mut();
+        let (mode, bank, _) = mode_of(&ctx.cpu);
+        let cache = self.local.jumps.get(code_space(ctx, bank), mode);
+        ctx.jit.jump_cache = cache.address();
+        cache.find(ctx.cpu.rip)
+    }
+
     /// Enters the code address of RIP into the jump cache in use.
     fn remember_jump(&mut self, bank: Bank, mode: u32, global: bool, address: u64) {
         let ctx = self.ctx_mut();
-        let space = if bank == Bank::User {
-            ctx.tlb.space()
-        } else {
-            0
-        };
         self.local.kernel_jumps_local |= bank != Bank::User && !global;
-        let cache = self.local.jumps.get(space, mode);
+        let cache = self.local.jumps.get(code_space(ctx, bank), mode);
         cache.insert(ctx.cpu.rip, address);
         ctx.jit.jump_cache = cache.address();
     }
