@@ -12,7 +12,9 @@ pub mod cc {
 /// One-byte ALU opcodes in their `r, r/m` form.
 pub mod op {
     #![allow(missing_docs, reason = "the names are the documentation")]
+    pub const ADD: u8 = 0x03;
     pub const OR: u8 = 0x0b;
+    pub const SUB: u8 = 0x2b;
     pub const XOR: u8 = 0x33;
     pub const MOV: u8 = 0x8b;
     pub const MOV_STORE: u8 = 0x89;
@@ -65,6 +67,12 @@ impl Asm {
     /// `and dword gs:[disp], imm32`.
     pub fn gs_and_imm(&mut self, disp: u32, imm: u32) {
         self.bytes(&[0x65, 0x81, 0x24, 0x25]);
+        self.u32(disp);
+        self.u32(imm);
+    }
+    /// `test dword gs:[disp], imm32`.
+    pub fn gs_test_imm(&mut self, disp: u32, imm: u32) {
+        self.bytes(&[0x65, 0xf7, 0x04, 0x25]);
         self.u32(disp);
         self.u32(imm);
     }

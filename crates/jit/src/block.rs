@@ -79,8 +79,7 @@ impl Block {
         for i in 0..self.steps.len() {
             if self.steps[i].treatment == Treatment::Sti {
                 let next = self.steps.get(i + 1).map(|s| s.treatment);
-                if next.is_none_or(|t| t.ends_block() || t == Treatment::Jcc || t == Treatment::Sti)
-                {
+                if next.is_none_or(Treatment::may_leave) {
                     self.steps[i].treatment = Treatment::Interp;
                     self.end = self.steps[i].insn.next_ip();
                     self.steps.truncate(i + 1);
@@ -127,7 +126,7 @@ impl Block {
                 step.live_target = live_at(source, step.insn.near_branch_target());
                 live |= step.live_target;
             }
-            if step.treatment == Treatment::Interp {
+            if matches!(step.treatment, Treatment::Interp | Treatment::RepString) {
                 live = flags::ARITH;
             } else {
                 let (read, kill) = effect(&step.insn);

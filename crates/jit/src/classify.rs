@@ -45,6 +45,8 @@ pub enum Treatment {
     ReadSelector,
     /// BT, BTS, BTR, BTC of a memory bit string and a register index.
     BitString,
+    /// REP MOVS or REP STOS: in place where that is simple.
+    RepString,
     /// Left to the interpreter; ends the block.
     Interp,
 }
@@ -61,6 +63,10 @@ impl Treatment {
                 | Self::Ret
                 | Self::Interp
         )
+    }
+    /// Control may leave the block at or right after such an instruction.
+    pub fn may_leave(self) -> bool {
+        self.ends_block() || matches!(self, Self::Jcc | Self::Sti | Self::RepString)
     }
 }
 
@@ -210,6 +216,7 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
             return T::ReadSelector;
         }
         _ if is_bit_string(insn) => return T::BitString,
+        _ if is_rep_string(insn, allowed.wide) => return T::RepString,
         _ => {}
     }
     match insn.flow_control() {
@@ -230,6 +237,23 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     } else {
         T::Interp
     }
+}
+
+/// REP MOVS or REP STOS through flat segments with the mode's own address
+/// size.
+fn is_rep_string(insn: &Instruction, wide: bool) -> bool {
+    let (to, from) = match wide {
+        true => (OpKind::MemoryESRDI, OpKind::MemorySegRSI),
+        false => (OpKind::MemoryESEDI, OpKind::MemorySegESI),
+    };
+    let string = match insn.mnemonic() {
+        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => true,
+        Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => {
+            insn.op1_kind() == from && insn.segment_prefix() == Register::None
+        }
+        _ => false,
+    };
+    string && insn.has_rep_prefix() && insn.op0_kind() == to
 }
 
 /// A direct branch to an address that is not canonical.

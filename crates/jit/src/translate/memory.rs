@@ -114,15 +114,8 @@ impl Emitter<'_> {
         let l = self.l;
         let bank = l.tlb[self.to.bank];
         let tag = bank + l.entry[usize::from(write)];
-        let shift = 12 - l.entry_shift;
         let retry = self.hot.len();
-        if self.to.bmi2 {
-            self.hot.rorx(T1, T0, shift);
-        } else {
-            self.hot.rr(true, op::MOV, T1, T0);
-            self.hot.shr_imm(T1, shift);
-        }
-        self.hot.and_imm(T1, (l.entries - 1) << l.entry_shift);
+        self.tlb_index(T1, T0);
         self.hot.gs_index(true, op::XOR, T0, T1, tag);
         if locked && size > 1 {
             self.hot.test_imm8(T0, size as u8 - 1);
@@ -137,6 +130,19 @@ impl Emitter<'_> {
         let lock_bit = if locked { info::LOCKED } else { 0 };
         let arg = size | write_bit | lock_bit | (self.to.bank as u32) << info::BANK_SHIFT;
         self.slow_path(rip, tag, arg, retry);
+    }
+
+    /// `index` = offset of the TLB entry for the linear address in `la`.
+    pub(super) fn tlb_index(&mut self, index: u8, la: u8) {
+        let l = self.l;
+        let shift = 12 - l.entry_shift;
+        if self.to.bmi2 {
+            self.hot.rorx(index, la, shift);
+        } else {
+            self.hot.rr(true, op::MOV, index, la);
+            self.hot.shr_imm(index, shift);
+        }
+        self.hot.and_imm(index, (l.entries - 1) << l.entry_shift);
     }
 
     /// The cold half of a check.

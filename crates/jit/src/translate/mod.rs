@@ -11,6 +11,7 @@ mod copy;
 mod flow;
 mod memory;
 mod stack;
+mod string;
 mod system;
 
 pub use flow::stack_change;
@@ -182,6 +183,7 @@ impl Emitter<'_> {
             Treatment::Sti => self.sti(step),
             Treatment::ReadSelector => self.read_selector(step),
             Treatment::BitString => self.bit_string(step),
+            Treatment::RepString => self.rep_string(step),
             Treatment::Interp => self.interp(&step.insn),
         }
     }
@@ -238,11 +240,7 @@ impl Emitter<'_> {
     /// Brings the flags back if any is live and they are in the slot.
     fn restore_flags(&mut self, live: u64) {
         if self.flags_in_slot && live != 0 {
-            let a = &mut self.hot;
-            a.rr(true, crate::asm::op::MOV, T2, 0);
-            a.gs(false, crate::asm::op::MOV, 0, self.l.flags());
-            a.bytes(&[0x04, 0x7f, 0x9e]); // add al, 0x7f (OF); sahf
-            a.rr(true, crate::asm::op::MOV, 0, T2);
+            restore_flags_from(&mut self.hot, self.l.flags());
         }
         self.flags_in_slot = false;
     }
@@ -292,4 +290,12 @@ impl Emitter<'_> {
 
     /// The operand of a checked access: `[T1 + T0]`.
     const OPERAND: (u8, u8) = (T1, T0);
+}
+
+/// Loads the host's flags from the slot at `slot`. Clobbers T2.
+fn restore_flags_from(a: &mut Asm, slot: u32) {
+    a.rr(true, crate::asm::op::MOV, T2, 0);
+    a.gs(false, crate::asm::op::MOV, 0, slot);
+    a.bytes(&[0x04, 0x7f, 0x9e]); // add al, 0x7f (OF); sahf
+    a.rr(true, crate::asm::op::MOV, 0, T2);
 }

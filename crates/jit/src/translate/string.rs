@@ -1,0 +1,102 @@
+//! REP MOVS and REP STOS whose operands lie in one plain page each: the host
+//! executes them on host addresses. Everything else about them (other pages,
+//! faults, devices, DF, long counts) is left to the interpreter, which the
+//! code reaches with nothing changed.
+
+use super::{Emitter, restore_flags_from};
+use crate::asm::{cc, op};
+use crate::block::Step;
+use crate::layout::ExitKind;
+use crate::regs::{T0, T1, T2};
+use iced_x86::{Instruction, OpKind};
+use x86::flags;
+
+const RCX: u8 = 1;
+const RSI: u8 = 6;
+const RDI: u8 = 7;
+const PAGE: u32 = 4096;
+
+/// Jumps to the interpreter's exit that wait for its address.
+type Misses = Vec<usize>;
+
+/// MOVS, not STOS.
+fn has_source(insn: &Instruction) -> bool {
+    matches!(insn.op1_kind(), OpKind::MemorySegRSI | OpKind::MemorySegESI)
+}
+
+impl Emitter<'_> {
+    /// The instruction, with the interpreter's exit in the cold stream.
+    pub(super) fn rep_string(&mut self, step: &Step) {
+        let scale = step.insn.memory_size().size().trailing_zeros() as u8;
+        let mut misses = Misses::new();
+        self.save_flags(flags::ARITH);
+        self.hot.gs_test_imm(self.l.rflags, flags::DF as u32);
+        misses.push(self.hot.jcc(cc::NE));
+        self.hot.cmp_imm(RCX, PAGE);
+        misses.push(self.hot.jcc(cc::A));
+        self.host_range(RDI, scale, true, &mut misses);
+        let source = has_source(&step.insn);
+        if source {
+            self.hot.gs(true, op::MOV_STORE, T0, self.l.temp());
+            self.host_range(RSI, scale, false, &mut misses);
+            self.hot.rr(true, op::MOV, T2, T0);
+            self.hot.gs(true, op::MOV, T0, self.l.temp());
+            self.hot.rr(true, op::SUB, T2, RSI);
+            self.hot.rr(true, op::ADD, RSI, T2);
+        }
+        self.hot.rr(true, op::SUB, T0, RDI);
+        self.hot.rr(true, op::ADD, RDI, T0);
+        self.hot.bytes(host_form(source, scale));
+        self.hot.rr(true, op::SUB, RDI, T0);
+        if source {
+            self.hot.rr(true, op::SUB, RSI, T2);
+        }
+        self.interp_from(&step.insn, &misses);
+    }
+
+    /// T0 = host address of the elements that `pointer` and RCX name, if they
+    /// lie in one page that the first-level TLB has. Clobbers T1 and T2.
+    fn host_range(&mut self, pointer: u8, scale: u8, write: bool, misses: &mut Misses) {
+        let l = self.l;
+        let bank = l.tlb[self.to.bank];
+        self.hot.rr(true, op::MOV, T0, pointer);
+        self.tlb_index(T1, T0);
+        let tag = bank + l.entry[usize::from(write)];
+        self.hot.gs_index(true, op::XOR, T0, T1, tag);
+        self.hot.cmp_imm(T0, PAGE - 1);
+        misses.push(self.hot.jcc(cc::A));
+        self.hot.mem(true, op::LEA, T2, T0, Some((RCX, scale)), 0);
+        // In 32-bit code the pointer after the last element must not wrap.
+        let end = if self.to.wide { PAGE } else { PAGE - 1 };
+        self.hot.cmp_imm(T2, end);
+        misses.push(self.hot.jcc(cc::A));
+        self.hot.gs_index(true, op::ADD, T0, T1, bank + l.entry[2]);
+    }
+
+    /// The cold end of a path on which the interpreter executes `insn`, whose
+    /// flags are in the slot.
+    fn interp_from(&mut self, insn: &Instruction, jumps: &[usize]) {
+        for at in jumps {
+            self.hot_to_cold(*at);
+        }
+        let id = self.number(insn);
+        restore_flags_from(&mut self.cold, self.l.flags());
+        self.cold.gs_store_imm(self.l.exit_site(), id);
+        let out = self.cold.jmp();
+        self.cold_to_stub(out, self.stubs.exits[ExitKind::Interp as usize]);
+    }
+}
+
+/// The same instruction for 64-bit addresses.
+fn host_form(source: bool, scale: u8) -> &'static [u8] {
+    match (source, scale) {
+        (false, 0) => &[0xf3, 0xaa],
+        (false, 1) => &[0x66, 0xf3, 0xab],
+        (false, 2) => &[0xf3, 0xab],
+        (false, _) => &[0xf3, 0x48, 0xab],
+        (true, 0) => &[0xf3, 0xa4],
+        (true, 1) => &[0x66, 0xf3, 0xa5],
+        (true, 2) => &[0xf3, 0xa5],
+        (true, _) => &[0xf3, 0x48, 0xa5],
+    }
+}
