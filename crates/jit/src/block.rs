@@ -70,23 +70,6 @@ impl Block {
         let mut decoder = source.decoder(start, rip);
         self.end = rip;
         self.decode_run(&mut decoder, source);
-        self.settle_sti();
-    }
-
-    /// STI delays interrupts by one instruction: it is translated only if
-    /// that instruction is in the block and stays in it.
-    fn settle_sti(&mut self) {
-        for i in 0..self.steps.len() {
-            if self.steps[i].treatment == Treatment::Sti {
-                let next = self.steps.get(i + 1).map(|s| s.treatment);
-                if next.is_none_or(Treatment::may_leave) {
-                    self.steps[i].treatment = Treatment::Interp;
-                    self.end = self.steps[i].insn.next_ip();
-                    self.steps.truncate(i + 1);
-                    return;
-                }
-            }
-        }
     }
 
     fn decode_run(&mut self, decoder: &mut Decoder<'_>, source: &Source<'_>) {

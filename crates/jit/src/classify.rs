@@ -38,8 +38,7 @@ pub enum Treatment {
     PushFlags,
     /// CLI at CPL 0.
     Cli,
-    /// STI at CPL 0; the next instruction is executed before interrupts are
-    /// looked at.
+    /// STI at CPL 0.
     Sti,
     /// MOV of a segment selector to a register.
     ReadSelector,
@@ -63,10 +62,6 @@ impl Treatment {
                 | Self::Ret
                 | Self::Interp
         )
-    }
-    /// Control may leave the block at or right after such an instruction.
-    pub fn may_leave(self) -> bool {
-        self.ends_block() || matches!(self, Self::Jcc | Self::Sti | Self::RepString)
     }
 }
 

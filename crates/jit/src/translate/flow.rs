@@ -77,14 +77,10 @@ impl Emitter<'_> {
         }
     }
 
-    /// Leaves if the poll word is set.
+    /// Leaves with [`ExitKind::Poll`] if the poll word is set.
     fn poll(&mut self, stand: Stand, live: u64) {
-        self.poll_word(self.l.poll(), stand, live);
-    }
-
-    /// Leaves with [`ExitKind::Poll`] if the word at `disp` is not 0.
-    pub(super) fn poll_word(&mut self, disp: u32, stand: Stand, live: u64) {
         let l = self.l;
+        let disp = l.poll();
         if live == 0 {
             self.hot.gs_cmp_imm8(disp, 0);
             let at = self.hot.jcc(crate::asm::cc::NE);

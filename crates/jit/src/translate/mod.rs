@@ -151,12 +151,8 @@ impl Emitter<'_> {
         if block.vector {
             self.load_vector(block.steps[0].live_in);
         }
-        let mut window = false;
         for step in &block.steps {
             self.step(step);
-            if std::mem::replace(&mut window, step.treatment == Treatment::Sti) {
-                self.interrupt_window(step);
-            }
         }
         if block.steps.last().is_none_or(|s| !s.treatment.ends_block()) {
             self.restore_flags(x86::flags::ARITH);
@@ -195,6 +191,20 @@ impl Emitter<'_> {
         self.hot.gs_store_imm(self.l.exit_site(), id);
         let at = self.hot.jmp();
         self.hot_to_stub(at, self.stubs.exits[ExitKind::Interp as usize]);
+    }
+
+    /// Points `jumps` at a cold path on which the interpreter executes `insn`.
+    fn interp_from(&mut self, insn: &Instruction, jumps: &[usize]) {
+        for at in jumps {
+            self.hot_to_cold(*at);
+        }
+        let id = self.number(insn);
+        if self.flags_in_slot {
+            restore_flags_from(&mut self.cold, self.l.flags());
+        }
+        self.cold.gs_store_imm(self.l.exit_site(), id);
+        let out = self.cold.jmp();
+        self.cold_to_stub(out, self.stubs.exits[ExitKind::Interp as usize]);
     }
 
     /// Number by which an exit names `insn`.

@@ -3,10 +3,9 @@
 //! faults, devices, DF, long counts) is left to the interpreter, which the
 //! code reaches with nothing changed.
 
-use super::{Emitter, restore_flags_from};
+use super::Emitter;
 use crate::asm::{cc, op};
 use crate::block::Step;
-use crate::layout::ExitKind;
 use crate::regs::{T0, T1, T2};
 use iced_x86::{Instruction, OpKind};
 use x86::flags;
@@ -71,19 +70,6 @@ impl Emitter<'_> {
         self.hot.cmp_imm(T2, end);
         misses.push(self.hot.jcc(cc::A));
         self.hot.gs_index(true, op::ADD, T0, T1, bank + l.entry[2]);
-    }
-
-    /// The cold end of a path on which the interpreter executes `insn`, whose
-    /// flags are in the slot.
-    fn interp_from(&mut self, insn: &Instruction, jumps: &[usize]) {
-        for at in jumps {
-            self.hot_to_cold(*at);
-        }
-        let id = self.number(insn);
-        restore_flags_from(&mut self.cold, self.l.flags());
-        self.cold.gs_store_imm(self.l.exit_site(), id);
-        let out = self.cold.jmp();
-        self.cold_to_stub(out, self.stubs.exits[ExitKind::Interp as usize]);
     }
 }
 

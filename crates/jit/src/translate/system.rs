@@ -2,9 +2,8 @@
 //! strings.
 
 use super::Emitter;
-use super::flow::Stand;
 use super::memory::Operand;
-use crate::asm::op;
+use crate::asm::{cc, op};
 use crate::block::Step;
 use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Code, Instruction, Mnemonic, Register};
@@ -36,17 +35,15 @@ impl Emitter<'_> {
         self.hot.gs_and_imm(self.l.rflags, !flags::IF as u32);
     }
 
-    /// STI at CPL 0.
+    /// STI at CPL 0. If an interrupt waits the interpreter executes it, so
+    /// that the interrupt comes right after the next instruction; one that
+    /// arrives later is noticed at a poll, which no instruction's start is.
     pub(super) fn sti(&mut self, step: &Step) {
         self.save_flags(step.live_in);
+        self.hot.gs_cmp_imm8(self.l.irq_waiting(), 0);
+        let waiting = self.hot.jcc(cc::NE);
+        self.interp_from(&step.insn, &[waiting]);
         self.hot.gs_or_imm(self.l.rflags, flags::IF as u32);
-    }
-
-    /// After the instruction that follows STI: leave if an interrupt waits.
-    pub(super) fn interrupt_window(&mut self, step: &Step) {
-        self.restore_flags(step.live_out);
-        let rip = step.insn.next_ip();
-        self.poll_word(self.l.irq_waiting(), Stand::At(rip), step.live_out);
     }
 
     /// MOV r, Sreg.
