@@ -142,6 +142,7 @@ impl SoftVcpu {
     /// Everything derived from control registers is stale.
     fn forget_mappings(&mut self) {
         let (cpu, mut world) = self.parts();
+        world.tlb.load_pdptes(cpu.cr3, world.map);
         isa::Env::mmu(&mut world, cpu, MmuEvent::FlushAll);
         isa::Env::mmu(&mut world, cpu, MmuEvent::Cr3 { keep: true });
     }

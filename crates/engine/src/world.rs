@@ -534,17 +534,18 @@ impl Env for World<'_> {
             self.vm.with_chipset_on(me, |c| c.set_cr8(me, value));
         }
     }
+    fn load_pdptes(&mut self, cr3: u64) -> bool {
+        self.tlb.load_valid_pdptes(cr3, self.map)
+    }
     fn mmu(&mut self, cpu: &mut CpuState, event: MmuEvent) {
         match event {
             MmuEvent::Cr3 { keep } => {
-                self.tlb.load_pdptes(cpu, self.map);
                 self.tlb.load_space(Self::pcid(cpu), keep);
                 if std::mem::take(&mut self.local.kernel_jumps_local) {
                     self.local.jumps.clear_kernel();
                 }
             }
             MmuEvent::FlushAll => {
-                self.tlb.load_pdptes(cpu, self.map);
                 self.tlb.flush_all();
                 self.code_mapping_changed();
             }

@@ -161,6 +161,12 @@ pub trait Env {
     fn cr8(&mut self, cpu: &CpuState) -> u64;
     /// Sets the task priority.
     fn set_cr8(&mut self, cpu: &mut CpuState, value: u64);
+    /// Takes over the four PDPTEs at `cr3` for PAE paging. False, and nothing
+    /// changes, if one that is present has reserved bits set. An environment
+    /// without paging has none to refuse.
+    fn load_pdptes(&mut self, _cr3: u64) -> bool {
+        true
+    }
     /// Tells the MMU; registers already hold the new values.
     fn mmu(&mut self, cpu: &mut CpuState, event: MmuEvent);
     /// Executes an unprivileged non-branching instruction (x87, SSE to

@@ -190,12 +190,21 @@ impl Tlb {
         }
     }
 
-    /// CR3 was loaded, or PAE paging entered: takes over the PDPTEs.
-    pub fn load_pdptes(&mut self, cpu: &CpuState, mem: &SlotMap) {
-        let pae = cr0::PG & cpu.cr0 != 0 && cpu.cr4 & cr4::PAE != 0 && !cpu.long_mode();
-        if pae {
-            self.pdptes = walk::load_pdptes(cpu, mem);
+    /// Takes over the PDPTEs that `cr3` points at for PAE paging, whatever
+    /// they are.
+    pub fn load_pdptes(&mut self, cr3: u64, mem: &SlotMap) {
+        self.pdptes = walk::read_pdptes(cr3, mem);
+    }
+
+    /// As [`Self::load_pdptes`], but leaves everything as it is and returns
+    /// false if one has reserved bits set (SDM vol 3, 4.4.1).
+    pub fn load_valid_pdptes(&mut self, cr3: u64, mem: &SlotMap) -> bool {
+        let new = walk::read_pdptes(cr3, mem);
+        let valid = new.iter().all(|&e| walk::pdpte_valid(e, self.phys_bits));
+        if valid {
+            self.pdptes = new;
         }
+        valid
     }
 
     fn new_space(&mut self) -> u32 {

@@ -44,6 +44,7 @@ struct Mode {
     pse: bool,
     pge: bool,
     nx: bool,
+    phys_bits: u32,
     /// Entry bits that must be 0.
     reserved: u64,
     /// The same in a 4 MiB entry: bit 21 and those of the address bits
@@ -61,6 +62,7 @@ impl Mode {
             pse: cpu.cr4 & cr4::PSE != 0,
             pge: cpu.cr4 & cr4::PGE != 0,
             nx,
+            phys_bits,
             reserved: address | if nx { 0 } else { pte::NX },
             pse_reserved: 0x20_0000 | (0x1f_e000u64 << (phys_bits.clamp(32, 40) - 32)) & 0x1f_e000,
         }
@@ -86,10 +88,16 @@ pub struct Roots<'a> {
     pub pdptes: &'a [u64; 4],
 }
 
-/// Reads the PDPTEs that a load of CR3 takes.
-pub fn load_pdptes(cpu: &CpuState, mem: &SlotMap) -> [u64; 4] {
-    let table = cpu.cr3 & 0xffff_ffe0;
+/// Reads the PDPTEs that a load of `cr3` takes.
+pub fn read_pdptes(cr3: u64, mem: &SlotMap) -> [u64; 4] {
+    let table = cr3 & 0xffff_ffe0;
     std::array::from_fn(|i| mem.read_entry(table + 8 * i as u64, 8).unwrap_or(0))
+}
+
+/// A PDPTE that may be loaded: not present, or without reserved bits (SDM
+/// vol 3, table 4-8).
+pub fn pdpte_valid(entry: u64, phys_bits: u32) -> bool {
+    entry & pte::P == 0 || entry & (!0 << phys_bits | 0x1e6) == 0
 }
 
 /// The outcome of reading the tables: a mapping and the entries on the way.
@@ -218,7 +226,8 @@ impl Walk<'_> {
         if entry & pte::P == 0 {
             return Err(NOT_PRESENT);
         }
-        if entry & (self.mode.reserved | pte::NX | 0x1e6) != 0 {
+        // Only the VMM can have loaded it.
+        if !pdpte_valid(entry, self.mode.phys_bits) {
             return Err(pf::P | pf::RSVD);
         }
         self.run(entry & ADDR_MASK, 21, 9)

@@ -25,6 +25,11 @@ const CR0_TRANSLATION: u64 = cr0::PG | cr0::WP | cr0::PE;
 const CR4_TRANSLATION: u64 =
     cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE | cr4::LA57;
 
+/// CR0 and CR4 bits whose change loads the PDPTEs of PAE paging (SDM vol 3,
+/// 4.4.1).
+const CR0_PDPTES: u64 = cr0::PG | cr0::CD | cr0::NW;
+const CR4_PDPTES: u64 = cr4::PAE | cr4::PGE | cr4::PSE | cr4::SMEP;
+
 /// CR4 bits and the CPUID bit that offers each: leaf, register, bit.
 const CR4_FEATURES: [(u64, u32, usize, u32); 17] = [
     (cr4::VME | cr4::PVI, 1, 3, 1),
@@ -142,6 +147,9 @@ pub(super) fn set_cr0<E: Env>(cpu: &mut CpuState, env: &mut E, value: u64) -> Re
         gp_if(cpu.code64() || cpu.cr4 & cr4::PCIDE != 0)?;
         efer &= !efer::LMA;
     }
+    if (old ^ new) & CR0_PDPTES != 0 && pae_paging(new, cpu.cr4, efer) {
+        gp_if(!env.load_pdptes(cpu.cr3))?;
+    }
     cpu.efer = efer;
     cpu.cr0 = new;
     if (old ^ new) & CR0_TRANSLATION != 0 {
@@ -159,13 +167,27 @@ fn set_cr3<E: Env>(cpu: &mut CpuState, env: &mut E, value: u64) -> Result<(), St
     if cpu.long_mode() {
         gp_if(base >> phys_bits(cpu, env) != 0)?;
     }
-    cpu.cr3 = if cpu.long_mode() {
+    let new = if cpu.long_mode() {
         base
     } else {
         base & 0xffff_ffff
     };
+    load_cr3(cpu, env, new)?;
     env.mmu(cpu, MmuEvent::Cr3 { keep });
     Ok(())
+}
+
+/// CR3 and, under PAE paging, the PDPTEs; #GP(0) if these cannot be loaded.
+pub(super) fn load_cr3<E: Env>(cpu: &mut CpuState, env: &mut E, new: u64) -> Result<(), Stop> {
+    if pae_paging(cpu.cr0, cpu.cr4, cpu.efer) {
+        gp_if(!env.load_pdptes(new))?;
+    }
+    cpu.cr3 = new;
+    Ok(())
+}
+
+fn pae_paging(cr0: u64, cr4: u64, efer: u64) -> bool {
+    cr0 & cr0::PG != 0 && cr4 & cr4::PAE != 0 && efer & efer::LMA == 0
 }
 
 /// MAXPHYADDR (CPUID 8000_0008H).
@@ -183,6 +205,9 @@ fn set_cr4<E: Env>(cpu: &mut CpuState, env: &mut E, value: u64) -> Result<(), St
     gp_if(cpu.long_mode() && value & cr4::PAE == 0)?;
     let tags = value & !old & cr4::PCIDE != 0;
     gp_if(tags && (!cpu.long_mode() || cpu.cr3 & 0xfff != 0))?;
+    if (old ^ value) & CR4_PDPTES != 0 && pae_paging(cpu.cr0, value, cpu.efer) {
+        gp_if(!env.load_pdptes(cpu.cr3))?;
+    }
     cpu.cr4 = value;
     if (old ^ value) & CR4_TRANSLATION != 0 {
         env.mmu(cpu, MmuEvent::FlushAll);

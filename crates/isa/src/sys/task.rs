@@ -1,5 +1,6 @@
 //! Task-state segments: inner stacks and task switches (SDM vol 3, chapter 7).
 
+use super::control;
 use super::deliver::Event;
 use super::descriptor::{self, Descriptor, code, is_null, kind, linear};
 use super::load;
@@ -315,8 +316,9 @@ fn load_image<E: Env>(
     ext: u32,
 ) -> Result<(), Stop> {
     cpu.cr0 |= cr0::TS;
+    let mut tables = Ok(());
     if let Some(cr3) = image.cr3.filter(|_| cpu.paging()) {
-        cpu.cr3 = cr3;
+        tables = control::load_cr3(cpu, env, cr3);
         env.mmu(cpu, MmuEvent::Cr3 { keep: false });
     }
     cpu.rip = image.eip;
@@ -343,6 +345,7 @@ fn load_image<E: Env>(
         ..Segment::default()
     };
     env.mmu(cpu, MmuEvent::Mode);
+    tables.map_err(|_| Exception::gp(ext))?;
     load_segments(cpu, env, image, cpl, ext)?;
     if image.trap {
         return Err(Exception::db(dr::DR6_BT).into());

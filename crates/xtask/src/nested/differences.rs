@@ -19,6 +19,7 @@ const LIMITS: &str = "limits and types of segments are not checked";
 const INT: &str = "a fault of INT n pushes the address behind the instruction";
 const MXCSR: &str = "reserved bits of MXCSR are accepted";
 const CANONICAL: &str = "a non-canonical base is accepted";
+const PDPTE: &str = "a walk sets bit 5 of PDPTEs, which KVM then finds reserved";
 const TARGET: &str = "the target of a branch is not checked: the fault comes there";
 const XM: &str = "unmasked SIMD exceptions are not raised";
 
@@ -44,7 +45,10 @@ pub(super) const DIFFERENCES: &[Difference] = &[
     difference("syscall::syscall_masks_flags", "SDM 2 SYSCALL", "the arithmetic flags are lost"),
     difference("syscall::wrfsbase_and_friends", "SDM 2 WRFSBASE", CANONICAL),
     difference("syscall::wrmsr_non_canonical", "SDM 2 WRMSR", CANONICAL),
-    difference("tlb::global_page_dropped_by_cr4_pge_in_pae", "SDM 3 4.4.1", "a walk sets bit 5 of PDPTEs, which KVM then finds reserved"),
+    difference("tlb::global_page_dropped_by_cr4_pge_in_pae", "SDM 3 4.4.1", PDPTE),
+    difference("tlb::pae_pdptes_with_reserved_bits_by_cr4", "SDM 3 4.4.1", PDPTE),
+    difference("tlb::pae_pdptes_with_reserved_bits_by_cr0", "SDM 3 4.4.1", PDPTE),
+    difference("tlb::pae_pdptes_with_reserved_bits_by_cr3", "APM 2 15.25.10", "under nested paging a MOV CR3 does not look at the PDPTEs"),
     difference("debug::trap_flag_steps_rep_iterations", "SDM 3 17.3.1.4", "the trap behind the last iteration still points at the instruction"),
     difference("debug::host_software_breakpoint", "APM 2 15.12", "the #BP intercept ignores INT3"),
     difference("code::store_into_next_instruction", "SDM 3 8.1.3", "a store that also fills the TLB does not end the block it changes"),

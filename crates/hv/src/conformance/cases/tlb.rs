@@ -8,8 +8,8 @@ use crate::conformance::layout::*;
 use crate::conformance::{Failure, expect};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use x86::cr4;
 use x86::paging::pte;
+use x86::{cr0, cr4};
 
 group! { "tlb":
     invlpg_drops_the_page "SDM 3 4.10.4.1",
@@ -32,6 +32,9 @@ group! { "tlb":
     invpcid_one_tag "SDM 2 INVPCID",
     invpcid_all "SDM 2 INVPCID",
     pae_pdptes_are_loaded_by_cr3 "SDM 3 4.4.1",
+    pae_pdptes_with_reserved_bits_by_cr3 "SDM 3 4.4.1",
+    pae_pdptes_with_reserved_bits_by_cr4 "SDM 3 4.4.1",
+    pae_pdptes_with_reserved_bits_by_cr0 "SDM 3 4.4.1",
 }
 
 /// Linear page whose mapping the cases change; A and B are what it maps.
@@ -517,4 +520,75 @@ fn pae_pdptes_are_loaded_by_cr3(hv: &dyn Hypervisor) -> Result<(), Failure> {
         return expect("after the CR3 load", g.regs()?.rcx, IN_B);
     }
     expect_loads(&mut g, IN_A, IN_B)
+}
+
+/// Reserved bits of a PDPTE (SDM vol 3, table 4-8); bit 62 lies above every
+/// MAXPHYADDR.
+const PDPTE_RESERVED: [u32; 6] = [1, 2, 5, 8, 62, 63];
+
+/// Runs a write of a control register with each reserved bit set in the last
+/// PDPTE: #GP(0) at the write if the entry is present, else nothing happens.
+fn pdptes_refused(
+    hv: &dyn Hypervisor,
+    f: impl Fn(&mut Guest) -> Result<u64, Failure>,
+) -> Result<(), Failure> {
+    for bit in PDPTE_RESERVED {
+        let mut g = Guest::new(hv, Mode::Pae)?;
+        let directory = g.table_page();
+        let write = f(&mut g)?;
+        g.write_u64(TABLES + 24, directory | 1 << bit | pte::P);
+        let place = |why: Failure| Failure::Wrong(format!("bit {bit}: {why}"));
+        let frame = g.run_to_exception().map_err(place)?;
+        frame.expect(13, Some(0), write).map_err(place)?;
+        g.write_u64(TABLES + 24, directory | 1 << bit);
+        g.enter_kernel()?;
+        g.set(|r| r.rip = write)?;
+        g.run_to_end().map_err(place)?;
+    }
+    Ok(())
+}
+
+fn pae_pdptes_with_reserved_bits_by_cr3(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    pdptes_refused(hv, |g| {
+        g.asm(|a| {
+            a.mov(cr3, eax)?;
+            a.hlt()
+        })?;
+        g.set(|r| r.rax = TABLES)?;
+        Ok(CODE)
+    })
+}
+
+fn pae_pdptes_with_reserved_bits_by_cr4(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    let toggled = [cr4::PGE, cr4::PSE];
+    for bit in toggled {
+        pdptes_refused(hv, |g| {
+            let value = g.cpu.sregs()?.cr4 ^ bit;
+            g.asm(|a| {
+                a.mov(cr4, eax)?;
+                a.hlt()
+            })?;
+            g.set(|r| r.rax = value)?;
+            Ok(CODE)
+        })?;
+    }
+    Ok(())
+}
+
+fn pae_pdptes_with_reserved_bits_by_cr0(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    // Paging off needs no PDPTEs, on again loads them.
+    pdptes_refused(hv, |g| {
+        let on = g.cpu.sregs()?.cr0;
+        let off = on & !cr0::PG;
+        let len = g.asm(|a| {
+            a.mov(cr0, eax)?;
+            a.mov(eax, on as u32)
+        })?;
+        g.code_at(CODE + len, CODE + len, 32, |a| {
+            a.mov(cr0, eax)?;
+            a.hlt()
+        })?;
+        g.set(|r| r.rax = off)?;
+        Ok(CODE + len)
+    })
 }
