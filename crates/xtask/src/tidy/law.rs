@@ -4,7 +4,7 @@ use super::Source;
 
 /// (crate, what it may depend on). Tests may use more: only `[dependencies]`
 /// and `[build-dependencies]` count.
-const LAW: [(&str, &[&str]); 16] = [
+const LAW: [(&str, &[&str]); 17] = [
     ("x86", &[]),
     ("hv", &["x86"]),
     ("irqchip", &["x86"]),
@@ -14,12 +14,15 @@ const LAW: [(&str, &[&str]); 16] = [
     ("engine", &["x86", "hv", "isa", "jit", "softmmu", "irqchip"]),
     ("kvm", &["x86", "hv"]),
     ("devices", &["x86"]),
+    ("disk", &[]),
     ("machine", &["x86", "hv", "devices"]),
     ("guest", &[]),
     ("guestimg", &[]),
     (
         "trapeze",
-        &["hv", "engine", "kvm", "machine", "guestimg", "guest"],
+        &[
+            "hv", "engine", "kvm", "machine", "disk", "guestimg", "guest",
+        ],
     ),
     ("conformance", &["x86", "hv", "engine", "kvm"]),
     ("difftest", &["x86", "hv", "isa", "jit", "engine"]),

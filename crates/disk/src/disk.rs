@@ -1,0 +1,233 @@
+//! A disk as a machine uses it: an image, its cache mode and its policies.
+
+use crate::buffer::{Dest, Source};
+use crate::device::{BlockDevice, BlockSizes, Preallocation, Status};
+use crate::errno::{Errno, Error, IoResult, Result};
+use crate::format::{Format, PROBE_LEN, Probed, probe};
+use crate::host_file::{Access, HostFile, HostFileOptions};
+use crate::raw::Raw;
+use crate::storage::StorageExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the host's caches may do, by QEMU's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Writes are durable after a flush.
+    #[default]
+    Writeback,
+    /// The same around the host's page cache.
+    None,
+    /// Writes are durable when they complete.
+    Writethrough,
+    /// The same around the host's page cache.
+    Directsync,
+    /// Flushes are ignored; a host crash may destroy the image.
+    Unsafe,
+}
+
+impl CacheMode {
+    /// Every mode.
+    pub const ALL: [Self; 5] = [
+        Self::Writeback,
+        Self::None,
+        Self::Writethrough,
+        Self::Directsync,
+        Self::Unsafe,
+    ];
+
+    /// QEMU's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writeback => "writeback",
+            Self::None => "none",
+            Self::Writethrough => "writethrough",
+            Self::Directsync => "directsync",
+            Self::Unsafe => "unsafe",
+        }
+    }
+
+    /// The mode of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| m.name() == name)
+    }
+
+    /// Around the host's page cache.
+    pub fn direct(self) -> bool {
+        matches!(self, Self::None | Self::Directsync)
+    }
+
+    /// Each write is durable when it completes.
+    pub fn write_through(self) -> bool {
+        matches!(self, Self::Writethrough | Self::Directsync)
+    }
+}
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskOptions {
+    /// The format; guessed if `None`.
+    pub format: Option<Format>,
+    /// No writes.
+    pub read_only: bool,
+    /// Cache mode.
+    pub cache: CacheMode,
+    /// What the guest discards is given back to the host (`discard=unmap`).
+    pub discard: bool,
+    /// Others may write to the image too (`share-rw`).
+    pub share_writes: bool,
+    /// Take no locks (`locking=off`, `force-share`).
+    pub unlocked: bool,
+}
+
+/// An open disk.
+pub struct Disk {
+    device: Arc<dyn BlockDevice>,
+    format: Format,
+    write_through: bool,
+    discard: bool,
+    warning: Option<String>,
+}
+
+impl Disk {
+    /// Opens the image at `path`.
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn open(path: &Path, options: &DiskOptions) -> Result<Self> {
+        let access = match options {
+            DiskOptions { unlocked: true, .. } => Access::Unlocked,
+            DiskOptions {
+                read_only: true, ..
+            } => Access::Read,
+            DiskOptions {
+                share_writes: true, ..
+            } => Access::ShareWrite,
+            _ => Access::Write,
+        };
+        let file = HostFile::open(
+            path,
+            &HostFileOptions {
+                writable: !options.read_only,
+                direct: options.cache.direct(),
+                ignore_flush: options.cache == CacheMode::Unsafe,
+                access,
+                create: false,
+            },
+        )?;
+        let name = path.display().to_string();
+        let format = match options.format {
+            Some(format) => format,
+            None => guess(&file, &name)?,
+        };
+        let guarded = options.format.is_none() && format == Format::Raw && !options.read_only;
+        let device: Arc<dyn BlockDevice> = match format {
+            Format::Raw => Arc::new(
+                Raw::open(Arc::new(file), options.read_only, guarded)
+                    .map_err(|e| Error::io(format!("Could not open '{name}'"), e))?,
+            ),
+            Format::Qcow2 => {
+                return Err(Error::unsupported(format!(
+                    "'{name}': format 'qcow2' is not supported yet"
+                )));
+            }
+        };
+        Ok(Self {
+            device,
+            format,
+            write_through: options.cache.write_through(),
+            discard: options.discard,
+            warning: guarded.then(|| guard_warning(&name)),
+        })
+    }
+
+    /// What the user must know, if anything: that the format was guessed.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// The image's format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Writes that are durable when they complete.
+    fn written(&self, result: IoResult<()>) -> IoResult<()> {
+        result?;
+        match self.write_through {
+            true => self.device.flush(),
+            false => Ok(()),
+        }
+    }
+}
+
+fn guess(file: &HostFile, name: &str) -> Result<Format> {
+    let mut head = [0; PROBE_LEN];
+    file.read_at(&mut head, 0)
+        .map_err(|e| Error::io(format!("Could not read '{name}'"), e))?;
+    match probe(&head) {
+        Probed::Known(format) => Ok(format),
+        Probed::Foreign(format) => Err(Error::new(
+            Errno::ENOTSUP,
+            format!("'{name}': format '{format}' is not supported; there are raw and qcow2"),
+        )),
+    }
+}
+
+/// W-16's text.
+fn guard_warning(name: &str) -> String {
+    format!(
+        "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n\
+         \x20        Automatically detecting the format is dangerous for raw images, write \
+         operations on block 0 will be restricted.\n\
+         \x20        Specify the 'raw' format explicitly to remove the restrictions."
+    )
+}
+
+impl BlockDevice for Disk {
+    fn len(&self) -> u64 {
+        self.device.len()
+    }
+
+    fn read_vectored_at(&self, buffers: &[Dest], offset: u64) -> IoResult<()> {
+        self.device.read_vectored_at(buffers, offset)
+    }
+
+    fn write_vectored_at(&self, buffers: &[Source], offset: u64) -> IoResult<()> {
+        self.written(self.device.write_vectored_at(buffers, offset))
+    }
+
+    fn flush(&self) -> IoResult<()> {
+        self.device.flush()
+    }
+
+    /// Does nothing unless the disk was opened so: the contents stay.
+    fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
+        crate::device::within(offset, len, self.len())?;
+        match self.discard {
+            true => self.written(self.device.discard(offset, len)),
+            false => Ok(()),
+        }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
+        let unmap = unmap && self.discard;
+        self.written(self.device.write_zeroes(offset, len, unmap))
+    }
+
+    fn block_sizes(&self) -> BlockSizes {
+        self.device.block_sizes()
+    }
+
+    fn read_only(&self) -> bool {
+        self.device.read_only()
+    }
+
+    fn resize(&self, len: u64, preallocation: Preallocation) -> IoResult<()> {
+        self.written(self.device.resize(len, preallocation))
+    }
+
+    fn status(&self, offset: u64, len: u64) -> IoResult<Status> {
+        self.device.status(offset, len)
+    }
+}

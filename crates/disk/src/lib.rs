@@ -1,0 +1,29 @@
+//! Disk images: raw and qcow2 files as disks for device models and tools.
+//!
+//! A [`Storage`] is a file of the host, a [`BlockDevice`] the disk that an
+//! image in it describes, a [`Disk`] that with a cache mode. Requests are
+//! synchronous and may come from several threads; whoever must not wait gives
+//! them to threads of his own. Buffers are raw host memory
+//! ([`Dest`], [`Source`]), so that a guest's RAM is never lent out.
+//! Errors are values ([`Errno`], [`Error`]), whatever an image contains.
+
+mod buffer;
+mod device;
+mod disk;
+mod errno;
+mod format;
+mod host_file;
+mod preallocate;
+mod raw;
+mod storage;
+#[cfg(test)]
+mod testing;
+
+pub use buffer::{Dest, HostBuffer, Source, total_len};
+pub use device::{BlockDevice, BlockDeviceExt, BlockSizes, Preallocation, Status};
+pub use disk::{CacheMode, Disk, DiskOptions};
+pub use errno::{Errno, Error, IoResult, Result};
+pub use format::{Format, PROBE_LEN, Probed, probe};
+pub use host_file::{Access, HostFile, HostFileOptions};
+pub use raw::Raw;
+pub use storage::{Extent, Storage, StorageExt};
