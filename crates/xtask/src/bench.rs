@@ -155,6 +155,11 @@ fn measure(runs: usize) -> Result<Report> {
     })
 }
 
+/// Packages and versions of the guest that is measured.
+pub(crate) fn guest_versions() -> Result<String> {
+    Ok(guest_options()?.0)
+}
+
 /// One boot of what `cargo xtask bench boot` measures, for the soak test.
 pub(crate) fn one_boot() -> Result<Run> {
     boot(&ours(&guest_options()?.1)?)
@@ -214,7 +219,7 @@ fn version(program: &PathBuf) -> String {
 }
 
 /// Processor, number of CPUs and kernel of the host.
-fn host() -> String {
+pub(crate) fn host() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo
@@ -228,7 +233,7 @@ fn host() -> String {
     format!(
         "{} x {cpus}, Linux {}",
         model.unwrap_or("unknown"),
-        kernel.trim_end()
+        kernel.trim_end().split('-').next().unwrap_or_default()
     )
 }
 

@@ -52,8 +52,9 @@ impl Session {
         })
     }
 
-    /// Waits until `needle` is printed after what was matched before.
-    pub(crate) fn expect(&mut self, needle: &str, patience: Duration) -> Result<()> {
+    /// Waits until `needle` is printed after what was matched before; what
+    /// came before it.
+    pub(crate) fn expect(&mut self, needle: &str, patience: Duration) -> Result<String> {
         let deadline = Instant::now() + patience;
         let mut state = self
             .output
@@ -66,8 +67,9 @@ impl Session {
                 .windows(needle.len())
                 .position(|w| w == needle.as_bytes())
             {
+                let before = String::from_utf8_lossy(&new[..at]).into_owned();
                 self.matched += at + needle.len();
-                return Ok(());
+                return Ok(before);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if state.1 || left.is_zero() {

@@ -2,11 +2,13 @@
 
 mod bench;
 mod boots;
+mod clock;
 mod expect;
 mod hosts;
 mod nested;
 mod paths;
 mod process;
+mod programs;
 mod sandbox;
 mod setup;
 mod soak;
@@ -74,8 +76,8 @@ const COMMANDS: [Command; 9] = [
     },
     Command {
         name: "soak",
-        arguments: "boots N",
-        help: "N boots in a row; goes on where it was interrupted",
+        arguments: "boots|clock [NUMBER]",
+        help: "boots in a row, or minutes of guest clock; goes into docs/soak.md",
         run: soak::run,
     },
 ];

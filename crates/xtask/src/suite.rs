@@ -2,7 +2,7 @@
 
 use crate::paths::{self, cargo, installed};
 use crate::process::{Counts, tested};
-use crate::{boots, hosts, nested, sandbox, setup, tidy};
+use crate::{boots, hosts, nested, programs, sandbox, setup, tidy};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::Instant;
@@ -96,12 +96,13 @@ pub(crate) fn run(names: &[String]) -> Result<bool> {
     Ok(total.failed == 0)
 }
 
-/// The guest's freestanding sources are no cargo target, so they are named.
+/// Programs for guests are no cargo targets, so they are named.
 fn fmt() -> Result<Counts> {
     let mut counts = tested(cargo().args(["fmt", "--all", "--check"]))?;
     let guest = paths::root().join("crates/guest/freestanding/main.rs");
     let mut rustfmt = Command::new("rustfmt");
     rustfmt.args(["--edition", "2024", "--check"]).arg(guest);
+    rustfmt.args(programs::list()?);
     counts.add(tested(&mut rustfmt)?);
     Ok(counts)
 }

@@ -1,0 +1,137 @@
+//! The guest's clock against the host's: a program in the guest answers each
+//! byte on the serial port with its time; the shortest of many round trips
+//! bounds the offset, as in NTP (RFC 5905, section 8).
+
+use crate::expect::Session;
+use crate::{paths, programs};
+use anyhow::{Context, Result, bail};
+use guestimg::{Flavour, Mode, Progress};
+use serde::{Deserialize, Serialize};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const PROMPT: &str = ":~# ";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Round trips per comparison.
+const TRIPS: usize = 60;
+/// Busy guest: pure computing, and processes, pipes and memory.
+const LOAD: &str = "while :; do :; done & \
+    while :; do dd if=/dev/zero bs=64k count=64 2>/dev/null | md5sum; done >/dev/null &\r";
+/// What a kernel says about a clock it does not trust.
+const COMPLAINTS: [&str; 5] = [
+    "unstable",
+    "lost ticks",
+    "Lost ",
+    "timekeeping watchdog",
+    "skewed",
+];
+
+/// One comparison.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    /// Since the first one.
+    pub(crate) seconds: f64,
+    /// Guest minus host since boot, less that of the first one.
+    pub(crate) drift_us: f64,
+    /// Half the shortest round trip.
+    pub(crate) error_us: f64,
+}
+
+/// Boots, loads the guest, compares every `pause` for `length`, and shuts
+/// down. An error if the guest's kernel complains about its clocks.
+pub(crate) fn drift(
+    accel: &str,
+    length: Duration,
+    pause: Duration,
+    mut each: impl FnMut(&Sample),
+) -> Result<Vec<Sample>> {
+    let mut session = Session::start(&mut command(accel)?)?;
+    session.expect(PROMPT, PATIENCE)?;
+    session.send("cat /sys/devices/system/clocksource/clocksource0/current_clocksource\r")?;
+    session.expect("\nkvm-clock", PATIENCE)?;
+    session.expect(PROMPT, PATIENCE)?;
+    session.send(LOAD)?;
+    session.expect(PROMPT, PATIENCE)?;
+    session.send("stty raw -echo; clock; stty sane; echo clock ended $?\r")?;
+    session.expect("CLOCK-READY", PATIENCE)?;
+    session.expect("\n", PATIENCE)?;
+    let samples = compare(&mut session, length, pause, &mut each)?;
+    session.send("q")?;
+    session.expect("clock ended 0", PATIENCE)?;
+    session.expect(PROMPT, PATIENCE)?;
+    session.send("kill %1 %2; dmesg; echo dmesg ended $?\r")?;
+    let log = session.expect("dmesg ended 0", PATIENCE)?;
+    if let Some(line) = log
+        .lines()
+        .find(|l| COMPLAINTS.iter().any(|c| l.contains(c)))
+    {
+        bail!("the guest's kernel complains: {}", line.trim_end());
+    }
+    session.expect(PROMPT, PATIENCE)?;
+    session.send("poweroff\r")?;
+    match session.finish(PATIENCE)? {
+        Some(0) => Ok(samples),
+        code => bail!("exit code {code:?} instead of 0"),
+    }
+}
+
+fn command(accel: &str) -> Result<Command> {
+    let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
+    let mut command = Command::new(paths::trapeze()?);
+    command
+        .args(["system", "-accel", accel, "-m", "512", "-nographic"])
+        .args(["-no-reboot", "-kernel"])
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(programs::initramfs(&image, &["clock"])?)
+        .arg("-append")
+        .arg(guestimg::command_line(Mode::Shell, Some("vt100"), None));
+    Ok(command)
+}
+
+fn compare(
+    session: &mut Session,
+    length: Duration,
+    pause: Duration,
+    each: &mut impl FnMut(&Sample),
+) -> Result<Vec<Sample>> {
+    let start = Instant::now();
+    let (first, _) = offset(session, start)?;
+    let mut samples: Vec<Sample> = Vec::new();
+    while samples
+        .last()
+        .is_none_or(|s| s.seconds < length.as_secs_f64())
+    {
+        std::thread::sleep(pause);
+        let (offset, error) = offset(session, start)?;
+        let sample = Sample {
+            seconds: start.elapsed().as_secs_f64(),
+            drift_us: (offset - first) / 1e3,
+            error_us: error / 1e3,
+        };
+        each(&sample);
+        samples.push(sample);
+    }
+    Ok(samples)
+}
+
+/// Guest's time minus ns since `start`, and how wrong that can be.
+fn offset(session: &mut Session, start: Instant) -> Result<(f64, f64)> {
+    let mut best: Option<(f64, f64)> = None;
+    for _ in 0..TRIPS {
+        let sent = start.elapsed();
+        session.send("?")?;
+        session.expect(".", PATIENCE)?;
+        let came = start.elapsed();
+        let text = session.expect("\n", PATIENCE)?;
+        let guest: u64 = text
+            .trim()
+            .parse()
+            .with_context(|| format!("time '{text}'"))?;
+        let error = (came - sent).as_nanos() as f64 / 2.0;
+        if best.is_none_or(|(_, e)| error < e) {
+            best = Some((guest as f64 - sent.as_nanos() as f64 - error, error));
+        }
+    }
+    best.context("no round trip")
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask soak`: the same thing for long, recorded in `docs/soak.md`.
+
+mod boots;
+mod clock;
+mod record;
+
+use anyhow::{Context, Result, bail};
+
+struct Soak {
+    name: &'static str,
+    /// What its number counts.
+    unit: &'static str,
+    default: usize,
+    run: fn(usize) -> Result<bool>,
+}
+
+const SOAKS: [Soak; 2] = [
+    Soak {
+        name: "boots",
+        unit: "boots",
+        default: 20,
+        run: boots::run,
+    },
+    Soak {
+        name: "clock",
+        unit: "minutes",
+        default: 10,
+        run: clock::run,
+    },
+];
+
+/// `cargo xtask soak NAME [NUMBER]`.
+pub(crate) fn run(arguments: &[String]) -> Result<bool> {
+    let (name, number) = match arguments {
+        [name] => (name, None),
+        [name, number] => (name, Some(number)),
+        _ => bail!("say: soak {}", names()),
+    };
+    let Some(soak) = SOAKS.iter().find(|s| s.name == name) else {
+        bail!("no soak test '{name}'; there are {}", names());
+    };
+    let number = match number {
+        Some(text) => text
+            .parse()
+            .with_context(|| format!("number of {}", soak.unit))?,
+        None => soak.default,
+    };
+    if number == 0 {
+        bail!("0 {} test nothing", soak.unit);
+    }
+    (soak.run)(number)
+}
+
+fn names() -> String {
+    let names: Vec<String> = SOAKS
+        .iter()
+        .map(|s| format!("{} [{}]", s.name, s.unit))
+        .collect();
+    names.join(", ")
+}
