@@ -63,6 +63,9 @@ mod offered {
     pub const L7_EDX_ALWAYS: u32 = bits(&[26, 29, 31]);
     /// AVX-VNNI, AVX512_BF16.
     pub const L7_1_EAX: u32 = bits(&[4, 5]);
+    /// BHI_CTRL: newer kernels ask for it in spite of BHI_NO, and without it
+    /// run a loop of branches at each system call.
+    pub const L7_2_EDX_ALWAYS: u32 = bits(&[4]);
     /// XSAVEOPT XSAVEC XGETBV(1).
     pub const LD_1_EAX: u32 = bits(&[0, 1, 2]);
     /// LAHF, LZCNT, PREFETCHW.
@@ -143,13 +146,14 @@ fn basic() -> Vec<kvm_cpuid_entry2> {
             0,
             INDEXED,
             [
-                1,
+                2,
                 l7b,
                 l7c | offered::L7_ECX_ALWAYS,
                 l7[3] & offered::L7_EDX | offered::L7_EDX_ALWAYS,
             ],
         ),
         entry(7, 1, INDEXED, [l71[0] & offered::L7_1_EAX, 0, 0, 0]),
+        entry(7, 2, INDEXED, [0, 0, 0, offered::L7_2_EDX_ALWAYS]),
         entry(0xb, 0, INDEXED, [0, 1, 1 << 8, 0]),
         entry(0xb, 1, INDEXED, [0, 1, 2 << 8 | 1, 0]),
     ];

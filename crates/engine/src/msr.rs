@@ -35,7 +35,7 @@ pub const LIST: &[u32] = &[
 ];
 
 /// RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, MDS_NO, PSCHANGE_MC_NO, TAA_NO,
-/// SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, GDS_NO, RFDS_NO, ITS_NO
+/// SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO
 /// (SDM vol 4, IA32_ARCH_CAPABILITIES): what the threat model says about them
 /// is in the design; the guest need not defend against what translation and
 /// the host already decide.
@@ -49,9 +49,12 @@ const ARCH_CAPABILITIES: u64 = 1
     | 1 << 14
     | 1 << 15
     | 1 << 20
+    | 1 << 24
     | 1 << 26
     | 1 << 27
     | 1 << 62;
+/// IBRS, STIBP, SSBD, BHI_DIS_S (SDM vol 4, IA32_SPEC_CTRL).
+const SPEC_CTRL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 10;
 /// 8 variable ranges, fixed ranges, write-combining (SDM vol 3, 11.11.1).
 const MTRR_CAP: u64 = 0x508;
 /// A microcode revision, so that guests do not ask for an update.
@@ -132,8 +135,8 @@ impl World<'_> {
                     .with_chipset_on(cpu, |c| c.x2apic_write(cpu, index, value, now))
                     .map_err(|_| GP0)?;
             }
-            // IBRS, STIBP, SSBD; nothing to do: the host decides.
-            msr::SPEC_CTRL if value & !7 == 0 => cpu.msr.spec_ctrl = value,
+            // Nothing to do: the host decides.
+            msr::SPEC_CTRL if value & !SPEC_CTRL == 0 => cpu.msr.spec_ctrl = value,
             msr::PRED_CMD | msr::FLUSH_CMD if value & !1 == 0 => {}
             msr::MISC_ENABLE => cpu.msr.misc_enable = value,
             msr::DEBUGCTL if value & !3 == 0 => cpu.msr.debugctl = value,
