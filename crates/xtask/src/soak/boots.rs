@@ -39,7 +39,13 @@ pub(super) fn run(count: usize) -> Result<bool> {
     }
     let good = state.failures.is_empty();
     let what = format!("{count} boots in a row");
-    record::append(&what, good, &state.summary(), &guest_versions()?)?;
+    record::append(
+        &state.commit,
+        &what,
+        good,
+        &state.summary(),
+        &guest_versions()?,
+    )?;
     progress.done()?;
     println!("{}", state.summary());
     Ok(good)

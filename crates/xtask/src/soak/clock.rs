@@ -11,6 +11,7 @@ const LIMIT_US: f64 = 1000.0;
 
 /// Compares the clocks each minute, or more often in a short run.
 pub(super) fn run(minutes: usize) -> Result<bool> {
+    let commit = record::commit();
     let length = Duration::from_secs(60 * minutes as u64);
     let pause = Duration::from_secs(if minutes < 5 { 10 } else { 60 });
     let show = |s: &Sample| {
@@ -25,7 +26,7 @@ pub(super) fn run(minutes: usize) -> Result<bool> {
     };
     println!("{measured}");
     let what = format!("{minutes} minutes of guest clock under load");
-    record::append(&what, good, &measured, &guest_versions()?)?;
+    record::append(&commit, &what, good, &measured, &guest_versions()?)?;
     Ok(good)
 }
 

@@ -18,8 +18,14 @@ commit means that the sources had changes on top of it.
 |---|---|---|---|---|---|---|
 ";
 
-/// Appends a row for a run on the sources of now.
-pub(super) fn append(what: &str, good: bool, measured: &str, guest: &str) -> Result<()> {
+/// Appends a row for a run that began on `commit`.
+pub(super) fn append(
+    commit: &str,
+    what: &str,
+    good: bool,
+    measured: &str,
+    guest: &str,
+) -> Result<()> {
     let path = paths::root().join("docs/soak.md");
     let show = || path.display().to_string();
     let mut file = std::fs::File::options()
@@ -32,7 +38,7 @@ pub(super) fn append(what: &str, good: bool, measured: &str, guest: &str) -> Res
         _ => "",
     };
     let result = if good { "passed" } else { "FAILED" };
-    let (date, commit, host) = (said("date", &["-u", "+%F"]), commit(), host());
+    let (date, host) = (said("date", &["-u", "+%F"]), host());
     let measured = measured.replace(['|', '\n'], " ");
     let row = format!(
         "{head}| {date} | {commit} | {what} | {result} | {measured} | {guest} | {host} |\n"
