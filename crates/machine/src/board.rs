@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::layout::{HIGH_RAM, Layout};
 use crate::outcome::{Error, Result};
 use crate::ram::GuestRam;
-use crate::{acpi, boot, cpuid, routing};
+use crate::{acpi, boot, cpu, routing};
 use devices::acpi_pm::{self, AcpiPm, Gpe0};
 use devices::i8042::{self, CommandPort, I8042};
 use devices::pci::{self, PciConfig};
@@ -94,7 +94,7 @@ impl Board {
         let ram = GuestRam::new(layout)?;
         let serial = &SERIAL_PORTS[..consoles.len()];
         let description = acpi::Description {
-            vcpus: config.vcpus,
+            topology: config.topology,
             serial,
             low_end: layout.low_end,
         };
@@ -145,9 +145,14 @@ fn create_vcpus(
 ) -> Result<Vec<Box<dyn Vcpu>>> {
     let supported = hypervisor.supported_cpuid()?;
     let mut vcpus = Vec::new();
-    for id in 0..config.vcpus {
+    for (index, id) in (0..).zip(config.topology.apic_ids()) {
         let mut vcpu = vm.create_vcpu(id)?;
-        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, id, config))?;
+        vcpu.set_cpuid(&cpu::for_vcpu(
+            &supported,
+            index,
+            &config.cpu,
+            &config.topology,
+        ))?;
         boot::firmware_state(&mut *vcpu, id)?;
         if id == 0 {
             boot::apply(start, ram, &mut *vcpu)?;

@@ -1,5 +1,6 @@
 //! What a machine is made of, as plain data.
 
+use crate::cpu::{CpuConfig, Topology};
 use crate::memory_serial::MemorySerial;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 pub struct MachineConfig {
     /// Guest RAM in bytes; rounded down to a multiple of 4 KiB.
     pub ram_bytes: u64,
-    /// Number of vCPUs, 1 or more.
-    pub vcpus: u32,
+    /// The processors.
+    pub topology: Topology,
     /// Kernel: a bzImage, or an ELF file with a PVH entry.
     pub kernel: Option<Image>,
     /// Initial RAM disk.
@@ -25,10 +26,7 @@ pub struct MachineConfig {
     /// What a guest panic does.
     pub panic_action: PanicAction,
     /// The CPU the guest sees.
-    pub cpu_model: CpuModel,
-    /// Tells the guest that its TSC is invariant. Linux then keeps time by the
-    /// TSC alone instead of kvmclock, which follows the host's steered clock.
-    pub invariant_tsc: bool,
+    pub cpu: CpuConfig,
 }
 
 impl Default for MachineConfig {
@@ -36,15 +34,14 @@ impl Default for MachineConfig {
     fn default() -> Self {
         Self {
             ram_bytes: 128 << 20,
-            vcpus: 1,
+            topology: Topology::default(),
             kernel: None,
             initrd: None,
             cmdline: String::new(),
             serial: Vec::new(),
             no_reboot: false,
             panic_action: PanicAction::Shutdown,
-            cpu_model: CpuModel::Max,
-            invariant_tsc: false,
+            cpu: CpuConfig::default(),
         }
     }
 }
@@ -89,13 +86,4 @@ pub enum PanicAction {
     Shutdown,
     /// End with [`crate::Outcome::GuestPanic`], exit code 1.
     ExitFailure,
-}
-
-/// The CPU model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CpuModel {
-    /// What the backend supports of the host CPU.
-    Host,
-    /// Everything the backend supports.
-    Max,
 }

@@ -13,7 +13,7 @@ mod boot;
 mod config;
 mod console;
 mod control;
-mod cpuid;
+pub mod cpu;
 mod image;
 mod layout;
 mod machine;
@@ -26,7 +26,7 @@ mod stop_pipe;
 mod timers;
 mod vcpu_loop;
 
-pub use config::{CpuModel, Image, MachineConfig, PanicAction, SerialConfig};
+pub use config::{Image, MachineConfig, PanicAction, SerialConfig};
 pub use machine::{Machine, MachineHandle};
 pub use memory_serial::MemorySerial;
 pub use outcome::{Error, Outcome, Result};

@@ -83,12 +83,8 @@ impl Machine {
     pub fn new(hypervisor: Arc<dyn Hypervisor>, config: MachineConfig) -> Result<Self> {
         let capabilities = hypervisor.capabilities();
         let max_vcpus = capabilities.max_vcpus.min(MAX_VCPUS);
-        if !(1..=max_vcpus).contains(&config.vcpus) {
-            return Err(Error::Vcpus {
-                count: config.vcpus,
-                why: format!("a machine has 1 to {max_vcpus} with this accelerator"),
-            });
-        }
+        check_processors(&config, max_vcpus)?;
+        check_features(&*hypervisor, &config)?;
         let layout = Layout::new(config.ram_bytes, capabilities.phys_bits)?;
         if config.kernel.is_none() {
             return Err(Error::NoKernel);
@@ -203,4 +199,41 @@ impl Live {
         self.vm = None;
         self.pm = Weak::new();
     }
+}
+
+/// Their number, and that their APIC ids fit 8 bits with one to spare for
+/// "all".
+fn check_processors(config: &MachineConfig, max: u32) -> Result<()> {
+    let topology = &config.topology;
+    let count = topology.vcpus();
+    let refuse = |why| Err(Error::Vcpus { count, why });
+    if !(1..=max).contains(&count) {
+        return refuse(format!("a machine has 1 to {max} with this accelerator"));
+    }
+    match topology.apic_ids().max() {
+        Some(id) if id >= MAX_VCPUS => refuse(format!(
+            "sockets and cores that are not powers of two leave gaps, the last APIC id is {id}; \
+             the highest is {}",
+            MAX_VCPUS - 1
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses features asked for that the accelerator does not have; those of
+/// the model are worth a warning.
+fn check_features(hypervisor: &dyn Hypervisor, config: &MachineConfig) -> Result<()> {
+    let supported = hypervisor.supported_cpuid()?;
+    let missing =
+        crate::cpu::missing(&supported, &config.cpu).map_err(|lacks| Error::CpuFeatures {
+            names: lacks.0.join(", "),
+        })?;
+    if !missing.is_empty() {
+        log::warn!(
+            "-cpu {}: this accelerator does not have {}",
+            config.cpu.model.name,
+            missing.join(", ")
+        );
+    }
+    Ok(())
 }

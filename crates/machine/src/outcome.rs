@@ -39,6 +39,8 @@ pub enum Error {
     Ram { bytes: u64, why: String },
     #[error("{count} vCPUs: {why}")]
     Vcpus { count: u32, why: String },
+    #[error("CPU features this accelerator does not have: {names}")]
+    CpuFeatures { names: String },
     #[error("kernel '{name}': {why}")]
     Kernel { name: String, why: String },
     #[error("initrd '{name}': {why}")]

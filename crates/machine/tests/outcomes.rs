@@ -4,6 +4,7 @@
 mod scripted;
 
 use hv::VcpuExit;
+use machine::cpu::Topology;
 use machine::{
     Error, Image, Machine, MachineConfig, MemorySerial, Outcome, PanicAction, SerialConfig,
 };
@@ -85,7 +86,7 @@ fn a_reset_builds_the_machine_anew() {
     let backend = Scripted::new(vec![vec![Step::Exit(out(0xcf9, 6))], vec![power_off()]]);
     let config = MachineConfig {
         no_reboot: false,
-        vcpus: 2,
+        topology: Topology::of_cores(2),
         ..config()
     };
     let machine = Machine::new(backend.clone(), config).unwrap();
@@ -168,7 +169,10 @@ fn input_reaches_the_guest_and_output_comes_back() {
 #[test]
 fn a_quit_from_outside_ends_a_busy_and_an_idle_machine() {
     for vcpus in [1, 4] {
-        let config = MachineConfig { vcpus, ..config() };
+        let config = MachineConfig {
+            topology: Topology::of_cores(vcpus),
+            ..config()
+        };
         let machine = Machine::new(Scripted::new(vec![Vec::new()]), config).unwrap();
         let handle = machine.handle();
         let quitter = std::thread::spawn(move || handle.quit());
@@ -227,7 +231,7 @@ fn failures_name_the_vcpu() {
 #[test]
 fn a_bug_on_one_vcpu_stops_the_others() {
     let config = MachineConfig {
-        vcpus: 3,
+        topology: Topology::of_cores(3),
         ..config()
     };
     let machine = Machine::new(Scripted::new(vec![vec![Step::Bug]]), config).unwrap();
@@ -245,8 +249,8 @@ fn impossible_machines_are_refused() {
     };
     assert!(refused(|c| c.ram_bytes = 0).contains("guest memory"));
     assert!(refused(|c| c.ram_bytes = u64::MAX).contains("39-bit"));
-    assert!(refused(|c| c.vcpus = 0).contains("vCPUs"));
-    assert!(refused(|c| c.vcpus = 9).contains("1 to 8"));
+    assert!(refused(|c| c.topology.cores = 0).contains("vCPUs"));
+    assert!(refused(|c| c.topology.cores = 9).contains("1 to 8"));
     assert!(refused(|c| c.kernel = None).contains("-kernel"));
     assert!(refused(|c| c.serial = vec![SerialConfig::None; 5]).contains("four"));
     let unwritable = |c: &mut MachineConfig| {

@@ -68,8 +68,9 @@ fn values_that_are_not_there() {
     check(&["-accel", "soft,thread=multi"], &["thread=multi"]);
     check(&["-M", "q35"], &["-machine q35", "'q35'", "trapeze"]);
     check(&["-machine", "trapeze,usb=on"], &["'usb'"]);
-    check(&["-cpu", "Nehalem"], &["'Nehalem'", "max and host"]);
-    check(&["-cpu", "max,-avx"], &["-avx"]);
+    check(&["-cpu", "Nehalm"], &["'Nehalm'", "'Nehalem'"]);
+    check(&["-cpu", "max,-avx3"], &["'avx3'", "'avx'"]);
+    check(&["-cpu", "max,avx"], &["'avx'", "+FEATURE"]);
     check(&["-display", "gtk"], &["-display gtk", "none"]);
     check(&["-serial", "pty"], &["-serial pty", "file:PATH"]);
     check(

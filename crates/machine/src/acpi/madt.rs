@@ -1,6 +1,7 @@
 //! Multiple APIC Description Table (ACPI 5.2.12).
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use crate::cpu::Topology;
 use crate::layout::{IOAPIC, LAPIC};
 use acpi_tables::sdt::Sdt;
 
@@ -17,13 +18,13 @@ const NMI_LINT: u8 = 1;
 /// ISA interrupts whose GSI or trigger mode differs: source, GSI, flags.
 const OVERRIDES: [(u8, u32, u16); 2] = [(0, 2, CONFORMING), (9, 9, LEVEL_HIGH)];
 
-/// A MADT for `vcpus` processors with APIC ids from 0.
-pub fn build(vcpus: u32) -> Sdt {
+/// A MADT for the processors; a processor's ACPI id is its number.
+pub fn build(topology: &Topology) -> Sdt {
     let mut madt = Sdt::new(*b"APIC", 36, 3, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     madt.append_slice(&LAPIC.to_le_bytes());
     madt.append_slice(&PCAT_COMPAT.to_le_bytes());
-    for id in 0..vcpus {
-        madt.append_slice(&[0, 8, id as u8, id as u8]);
+    for (number, id) in topology.apic_ids().enumerate() {
+        madt.append_slice(&[0, 8, number as u8, id as u8]);
         madt.append_slice(&ENABLED.to_le_bytes());
     }
     madt.append_slice(&[1, 12, 0, 0]);

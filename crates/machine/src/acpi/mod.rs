@@ -6,6 +6,7 @@ mod madt;
 
 pub use fadt::SCI;
 
+use crate::cpu::Topology;
 use crate::layout::{BIOS_AREA, ONE_MIB};
 use crate::ram::{GuestRam, NotRam};
 use acpi_tables::{Aml, facs::FACS, rsdp::Rsdp, xsdt::XSDT};
@@ -17,8 +18,8 @@ const OEM_REVISION: u32 = 1;
 /// What the tables describe.
 #[derive(Clone, Debug)]
 pub struct Description<'a> {
-    /// Number of vCPUs; APIC ids count from 0.
-    pub vcpus: u32,
+    /// The processors.
+    pub topology: Topology,
     /// Serial ports: first I/O port and interrupt.
     pub serial: &'a [(u16, u32)],
     /// End of RAM below 4 GiB: PCI memory may start there.
@@ -56,7 +57,7 @@ pub fn build(description: &Description) -> Vec<u8> {
     let facs = area.add(&FACS::new());
     let dsdt = area.add(&dsdt::build(description));
     let fadt = area.add(&fadt::build(facs, dsdt));
-    let madt = area.add(&madt::build(description.vcpus));
+    let madt = area.add(&madt::build(&description.topology));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -97,7 +98,7 @@ mod tests {
 
     fn tables(vcpus: u32) -> Vec<u8> {
         build(&Description {
-            vcpus,
+            topology: Topology::of_cores(vcpus),
             serial: &[(0x3f8, 4), (0x2f8, 3)],
             low_end: 3 << 30,
         })

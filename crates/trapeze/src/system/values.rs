@@ -2,7 +2,9 @@
 
 use super::parse::Options;
 use super::{accel, help, log_items, size};
-use machine::{CpuModel, Image, PanicAction, SerialConfig};
+use crate::near::did_you_mean;
+use machine::cpu::{CpuConfig, FEATURES, Feature, MODELS, Model, Smp};
+use machine::{Image, PanicAction, SerialConfig};
 use std::path::PathBuf;
 
 type Applied = Result<(), String>;
@@ -79,32 +81,71 @@ pub(super) fn accel(options: &mut Options, value: &str) -> Applied {
 
 pub(super) fn cpu(options: &mut Options, value: &str) -> Applied {
     let mut words = value.split(',');
-    let model = words.next().unwrap_or_default();
-    options.config.cpu_model = match model {
-        "max" => CpuModel::Max,
-        "host" => CpuModel::Host,
-        "help" | "?" => {
-            return print(options, "CPU models:\nmax\nhost\n".into());
-        }
-        name => return Err(no_such("CPU model", name, "max and host")),
-    };
-    for feature in words {
-        options.config.invariant_tsc = match feature {
-            "+invtsc" | "invtsc=on" => true,
-            "-invtsc" | "invtsc=off" => false,
-            feature => {
-                return Err(format!(
-                    "feature '{feature}' cannot be changed; only invtsc can"
-                ));
-            }
-        };
+    let name = words.next().unwrap_or_default();
+    if matches!(name, "help" | "?") {
+        return print(options, cpu_help());
     }
+    let mut cpu = CpuConfig {
+        model: Model::by_name(name).ok_or_else(|| {
+            let near = did_you_mean(name, MODELS.iter().map(|m| m.name));
+            format!("CPU model '{name}' is not supported{near}; -cpu help lists what there is")
+        })?,
+        ..CpuConfig::default()
+    };
+    for word in words {
+        match word {
+            "enforce" | "enforce=on" => cpu.enforce = true,
+            "enforce=off" | "check" | "check=on" => cpu.enforce = false,
+            word => cpu.changes.push(feature(word)?),
+        }
+    }
+    options.config.cpu = cpu;
     Ok(())
 }
 
+/// `+name`, `-name`, `name=on|off`.
+fn feature(word: &str) -> Result<(&'static Feature, bool), String> {
+    let (name, on) = match (word.strip_prefix('+'), word.strip_prefix('-')) {
+        (Some(name), _) => (name, true),
+        (_, Some(name)) => (name, false),
+        _ => match word.split_once('=') {
+            Some((name, "on")) => (name, true),
+            Some((name, "off")) => (name, false),
+            _ => {
+                return Err(format!(
+                    "'{word}' is not +FEATURE, -FEATURE, FEATURE=on or FEATURE=off"
+                ));
+            }
+        },
+    };
+    let found = Feature::by_name(name).ok_or_else(|| {
+        let near = did_you_mean(name, FEATURES.iter().map(|f| f.name));
+        format!("feature '{name}' is not known{near}; -cpu help lists them")
+    })?;
+    Ok((found, on))
+}
+
+fn cpu_help() -> String {
+    let models = MODELS.iter();
+    let models: String = models
+        .map(|m| format!("  {:<16}{}\n", m.name, m.help))
+        .collect();
+    let mut text = format!("CPU models:\n{models}\nCPU features (+NAME, -NAME):\n");
+    let mut column = 0;
+    for f in FEATURES {
+        if column + f.name.len() > 76 {
+            text.push('\n');
+            column = 0;
+        }
+        text.push_str(if column == 0 { "  " } else { " " });
+        text.push_str(f.name);
+        column += f.name.len() + 1;
+    }
+    text
+}
+
 pub(super) fn smp(options: &mut Options, value: &str) -> Applied {
-    let mut cpus = None;
-    let mut sockets = None;
+    let mut smp = Smp::default();
     for (position, (key, value)) in pairs(value).enumerate() {
         let (key, text) = match (key, value) {
             (count, None) if position == 0 => ("cpus", count),
@@ -113,21 +154,20 @@ pub(super) fn smp(options: &mut Options, value: &str) -> Applied {
         let number = text.parse::<u32>().ok().filter(|&n| n > 0);
         let number = number.ok_or_else(|| format!("'{text}' is not a number of {key}"))?;
         match key {
-            "cpus" => cpus = Some(number),
-            "sockets" => sockets = Some(number),
-            "maxcpus" | "cores" | "threads" | "dies" | "clusters" if number == 1 => {}
-            "maxcpus" if cpus == Some(number) => {}
+            "cpus" => smp.cpus = Some(number),
+            "sockets" => smp.sockets = Some(number),
+            "cores" => smp.cores = Some(number),
+            "threads" => smp.threads = Some(number),
+            "maxcpus" => smp.maxcpus = Some(number),
+            "drawers" | "books" | "dies" | "clusters" | "modules" if number == 1 => {}
             key => {
-                let why = "every vCPU is a socket and there is no hot-plug: cpus and sockets";
-                return Err(no_such("property", key, why));
+                let list = "cpus, sockets, cores, threads and maxcpus";
+                return Err(no_such("property", key, list));
             }
         }
     }
-    options.config.vcpus = cpus.or(sockets).unwrap_or(1);
-    match sockets.is_some_and(|s| s != options.config.vcpus) {
-        true => Err("the number of sockets must be the number of cpus".into()),
-        false => Ok(()),
-    }
+    options.config.topology = smp.topology()?;
+    Ok(())
 }
 
 pub(super) fn memory(options: &mut Options, value: &str) -> Applied {
