@@ -208,8 +208,11 @@ impl World<'_> {
         b[0..4].copy_from_slice(&2u32.to_le_bytes());
         b[4..8].copy_from_slice(&(boot.as_secs() as u32).to_le_bytes());
         b[8..12].copy_from_slice(&boot.subsec_nanos().to_le_bytes());
-        if self.map.write(gpa, &b) {
-            self.code_written(gpa, b.len() as u64);
+        if !self.map.write(gpa, &b) {
+            return;
+        }
+        for (at, len) in softmmu::pages_of(gpa, b.len() as u64) {
+            self.code_written(at, len);
         }
     }
 }

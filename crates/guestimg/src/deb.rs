@@ -25,7 +25,7 @@ pub(crate) fn extract(
             program: "dpkg-deb",
             source,
         })?;
-    let found = child.stdout.take().map(|tar| find(tar, wanted));
+    let found = child.stdout.take().map(|tar| find_in_tar(tar, wanted));
     // dpkg-deb is cut off in mid-stream on purpose, so its status says nothing.
     let _ = child.kill();
     let _ = child.wait();
@@ -39,8 +39,15 @@ pub(crate) fn extract(
     }
 }
 
-/// Walks a ustar stream (POSIX.1-2017, pax, "ustar Interchange Format").
-fn find(mut tar: impl Read, wanted: impl Fn(&str) -> bool) -> std::io::Result<Option<Vec<u8>>> {
+/// The first regular file in a ustar stream (POSIX.1-2017, pax, "ustar
+/// Interchange Format") whose path satisfies `wanted`.
+///
+/// # Errors
+/// The stream's, or it ends inside that file or says impossible sizes.
+pub fn find_in_tar(
+    mut tar: impl Read,
+    wanted: impl Fn(&str) -> bool,
+) -> std::io::Result<Option<Vec<u8>>> {
     let mut header = [0u8; BLOCK];
     loop {
         if let Err(e) = tar.read_exact(&mut header) {
@@ -98,21 +105,21 @@ mod tests {
         let mut tar = member("./boot/", b'5', b"");
         tar.extend(member("./boot/config", b'0', &[7; 700]));
         tar.extend(member("./boot/vmlinuz-1", b'0', b"kernel"));
-        let found = find(&tar[..], |p| p.starts_with("./boot/vmlinuz")).unwrap();
+        let found = find_in_tar(&tar[..], |p| p.starts_with("./boot/vmlinuz")).unwrap();
         assert_eq!(found.as_deref(), Some(&b"kernel"[..]));
-        assert_eq!(find(&tar[..], |p| p == "./none").unwrap(), None);
+        assert_eq!(find_in_tar(&tar[..], |p| p == "./none").unwrap(), None);
     }
 
     #[test]
     fn a_truncated_file_is_an_error() {
         let tar = member("./boot/vmlinuz-1", b'0', &[1; 600]);
-        assert!(find(&tar[..BLOCK + 100], |_| true).is_err());
+        assert!(find_in_tar(&tar[..BLOCK + 100], |_| true).is_err());
     }
 
     #[test]
     fn a_damaged_size_is_an_error() {
         let mut tar = member("./x", b'0', b"");
         tar[124..136].copy_from_slice(b"77777777777\0");
-        assert!(find(&tar[..], |_| false).is_err());
+        assert!(find_in_tar(&tar[..], |_| false).is_err());
     }
 }

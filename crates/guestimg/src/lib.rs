@@ -18,6 +18,7 @@ mod progress;
 
 pub use cache::{Image, cache_dir, fetch};
 pub use cpio::Archive;
+pub use deb::find_in_tar;
 pub use initramfs::{Mode, command_line, initramfs};
 pub use modules::modules;
 pub use progress::Progress;

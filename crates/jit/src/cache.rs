@@ -383,7 +383,7 @@ impl CodeCache {
 /// next page's start.
 fn granules(start: u64, end: u64) -> u64 {
     let first = (start & 0xfff) / 64;
-    let last = ((end - 1).max(start) & 0xfff) / 64;
+    let last = (end.wrapping_sub(1).max(start) & 0xfff) / 64;
     let upto = if last == 63 {
         !0
     } else {

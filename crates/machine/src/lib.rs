@@ -9,17 +9,17 @@
 
 mod acpi;
 mod board;
-mod boot;
+pub mod boot;
 mod config;
 mod console;
 mod control;
 pub mod cpu;
 mod image;
-mod layout;
+pub mod layout;
 mod machine;
 mod memory_serial;
 mod outcome;
-mod ram;
+pub mod ram;
 mod routing;
 mod signals;
 mod stop_pipe;

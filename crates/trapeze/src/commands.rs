@@ -53,7 +53,7 @@ const QEMU_NAMES: [(&str, &[&str]); 3] = [
 ];
 
 /// Runs what the program's name and its arguments ask for; the exit code.
-pub(crate) fn dispatch(program: &str, arguments: &[String]) -> u8 {
+pub fn dispatch(program: &str, arguments: &[String]) -> u8 {
     let name = program.rsplit('/').next().unwrap_or_default();
     if let Some((name, accelerators)) = QEMU_NAMES.iter().find(|(n, _)| *n == name) {
         return system::main(Personality::Qemu { name, accelerators }, arguments);

@@ -1,14 +1,4 @@
-//! Trapeze: KVM-class virtual machines with or without hardware
-//! virtualization.
-//!
-//! Without arguments it boots Linux ([`linux`]); `trapeze system` takes QEMU's
-//! options ([`system`]), and so does the binary under one of QEMU's names.
-
-mod commands;
-mod embedded;
-mod linux;
-mod near;
-mod system;
+//! The program; see the library.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -17,7 +7,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args_os().map(into_text);
     let program = words.next().unwrap_or_default();
     let arguments: Vec<String> = words.collect();
-    ExitCode::from(commands::dispatch(&program, &arguments))
+    ExitCode::from(trapeze::dispatch(&program, &arguments))
 }
 
 /// Arguments that are not UTF-8 are shown with replacement characters in the

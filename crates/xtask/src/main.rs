@@ -4,6 +4,7 @@ mod bench;
 mod boots;
 mod clock;
 mod expect;
+mod fuzz;
 mod hosts;
 mod nested;
 mod paths;
@@ -25,7 +26,7 @@ struct Command {
     run: fn(&[String]) -> Result<bool>,
 }
 
-const COMMANDS: [Command; 9] = [
+const COMMANDS: [Command; 10] = [
     Command {
         name: "test",
         arguments: "[STEP...]",
@@ -61,6 +62,12 @@ const COMMANDS: [Command; 9] = [
         arguments: "[FILTER]",
         help: "the conformance suite on real KVM nested in QEMU's TCG",
         run: nested::run,
+    },
+    Command {
+        name: "fuzz",
+        arguments: "[--seconds N] [--keep] [TARGET...] | TARGET FILE",
+        help: "fuzz the targets (60 s each), or run one on a file; --keep adds to the corpus",
+        run: fuzz::run,
     },
     Command {
         name: "sandbox",

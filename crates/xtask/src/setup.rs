@@ -5,8 +5,9 @@ use anyhow::{Context, Result, bail};
 use std::process::Command;
 
 /// (program whose presence shows that it is there, package, what it is for)
-const PACKAGES: [(&str, &str, &str); 6] = [
+const PACKAGES: [(&str, &str, &str); 7] = [
     ("cc", "gcc", "linking"),
+    ("c++", "g++", "building the fuzzer"),
     ("dpkg-deb", "dpkg", "unpacking guest packages"),
     ("cpio", "cpio", "judging our archives"),
     (

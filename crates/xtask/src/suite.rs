@@ -2,7 +2,7 @@
 
 use crate::paths::{self, cargo, installed};
 use crate::process::{Counts, tested};
-use crate::{boots, hosts, nested, programs, sandbox, setup, tidy};
+use crate::{boots, fuzz, hosts, nested, programs, sandbox, setup, tidy};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::Instant;
@@ -12,7 +12,7 @@ struct Step {
     run: fn() -> Result<Counts>,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step {
         name: "setup",
         run: || setup::run().map(Counts::one),
@@ -44,6 +44,10 @@ const STEPS: [Step; 11] = [
     Step {
         name: "differential",
         run: differential,
+    },
+    Step {
+        name: "fuzz",
+        run: fuzz::all,
     },
     Step {
         name: "boot",

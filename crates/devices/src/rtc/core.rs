@@ -187,27 +187,32 @@ impl RtcCore {
         periodic.into_iter().chain(second).min()
     }
 
-    /// Whether the alarm matches a second in `(from, to]`.
+    /// Whether the alarm matches a second in `(from, to]`. After a long time
+    /// that is a whole day, so hours and minutes that cannot match are skipped.
     fn alarm_in(&self, from: u64, to: u64) -> bool {
         let gap = to.saturating_sub(from).clamp(1, DAY_S);
-        let first = to.saturating_sub(gap - 1);
-        (first..=to).any(|second| self.alarm_matches(second))
+        let mut second = to.saturating_sub(gap - 1);
+        let minute_has_one = (0..60).any(|s| self.alarm_field(reg::SECONDS_ALARM, self.encode(s)));
+        while minute_has_one && second <= to {
+            let (hour, minute) = (second % DAY_S / 3600, second % 3600 / 60);
+            second = if !self.alarm_field(reg::HOURS_ALARM, self.encode_hour(hour as u8)) {
+                (second / 3600 + 1) * 3600
+            } else if !self.alarm_field(reg::MINUTES_ALARM, self.encode(minute as u8)) {
+                (second / 60 + 1) * 60
+            } else if !self.alarm_field(reg::SECONDS_ALARM, self.encode((second % 60) as u8)) {
+                second + 1
+            } else {
+                return true;
+            };
+        }
+        false
     }
 
-    fn alarm_matches(&self, second: u64) -> bool {
-        let at = DateTime::from_epoch(second % DAY_S);
-        // Two leading ones mean "every" (data sheet, "Alarm").
-        let same = |alarm: u8, value: u8| alarm & 0xc0 == 0xc0 || alarm == value;
-        same(
-            self.ram[usize::from(reg::SECONDS_ALARM)],
-            self.encode(at.second),
-        ) && same(
-            self.ram[usize::from(reg::MINUTES_ALARM)],
-            self.encode(at.minute),
-        ) && same(
-            self.ram[usize::from(reg::HOURS_ALARM)],
-            self.encode_hour(at.hour),
-        )
+    /// Does an alarm register match? Two leading ones mean "every" (data sheet,
+    /// "Alarm").
+    fn alarm_field(&self, register: u8, value: u8) -> bool {
+        let alarm = self.ram[usize::from(register)];
+        alarm & 0xc0 == 0xc0 || alarm == value
     }
 
     fn encode(&self, value: u8) -> u8 {
@@ -388,6 +393,41 @@ mod tests {
         assert_eq!(rtc.period_ns(), Some(7_812_500));
         rtc.write(0x0a, 0x20, T + wait);
         assert_eq!(rtc.run_due(T + wait), None);
+    }
+
+    #[test]
+    fn an_alarm_is_found_in_any_span_of_time() {
+        let mut rtc = chip();
+        rtc.write(0x0b, 0x06, T); // binary, 24 hours
+        for alarm in [
+            [0, 0, 0],
+            [59, 59, 23],
+            [30, 0xff, 7],
+            [0xff, 0xff, 0xff],
+            [99, 1, 2],
+        ] {
+            for (register, value) in [0x01, 0x03, 0x05].into_iter().zip(alarm) {
+                rtc.write(register, value, T);
+            }
+            let is = |field: u8, value: u64| field >= 0xc0 || u64::from(field) == value;
+            let rings = |s: &u64| {
+                is(alarm[0], s % 60) && is(alarm[1], s / 60 % 60) && is(alarm[2], s / 3600 % 24)
+            };
+            for (from, gap) in [
+                (0, 1),
+                (5, 25 * 60),
+                (86_390, 86_400),
+                (25_199, 32),
+                (100, 4000),
+            ] {
+                let want = (from + 1..=from + gap).any(|s| rings(&s));
+                assert_eq!(
+                    rtc.alarm_in(from, from + gap),
+                    want,
+                    "{alarm:?} {from} {gap}"
+                );
+            }
+        }
     }
 
     #[test]

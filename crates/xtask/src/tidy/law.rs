@@ -4,7 +4,7 @@ use super::Source;
 
 /// (crate, what it may depend on). Tests may use more: only `[dependencies]`
 /// and `[build-dependencies]` count.
-const LAW: [(&str, &[&str]); 17] = [
+const LAW: [(&str, &[&str]); 18] = [
     ("x86", &[]),
     ("hv", &["x86"]),
     ("irqchip", &["x86"]),
@@ -26,6 +26,13 @@ const LAW: [(&str, &[&str]); 17] = [
     ),
     ("conformance", &["x86", "hv", "engine", "kvm"]),
     ("difftest", &["x86", "hv", "isa", "jit", "engine"]),
+    (
+        "fuzz",
+        &[
+            "x86", "hv", "irqchip", "isa", "jit", "softmmu", "engine", "devices", "machine",
+            "guestimg", "trapeze",
+        ],
+    ),
     ("xtask", &["guestimg"]),
 ];
 

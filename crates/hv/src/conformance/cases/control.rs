@@ -24,6 +24,7 @@ group! { "control":
     tsc_frequency_is_known "KVM API 4.56",
     tsc_can_be_set "SDM 3 17.17",
     tsc_advances_at_its_frequency "SDM 3 17.17",
+    clock_structure_outside_memory "Linux Documentation/virt/kvm/x86/msr.rst",
     capabilities_are_sane "KVM API 4.4",
     counters_count_exits "Documentation/virt/kvm, kvm_stat",
 }
@@ -290,6 +291,18 @@ fn tsc_advances_at_its_frequency(hv: &dyn Hypervisor) -> Result<(), Failure> {
     // around it (the guest's first reading was a little before).
     ensure("too slow", ticks >= khz * 5)?;
     ensure("too fast", ticks <= khz * (at_least / 100 + 100))
+}
+
+fn clock_structure_outside_memory(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    // Where the structure cannot be written it is not; the guest goes on.
+    let mut g = Guest::new(hv, Mode::Long)?;
+    for gpa in [u64::MAX - 2, 0xf_ffff_ffff_fffc, MMIO] {
+        g.cpu.set_msr(x86::msr::KVM_SYSTEM_TIME_NEW, gpa | 1)?;
+        g.asm(|a| a.hlt())?;
+        g.enter_kernel()?;
+        g.run_to_end()?;
+    }
+    Ok(())
 }
 
 fn capabilities_are_sane(hv: &dyn Hypervisor) -> Result<(), Failure> {
