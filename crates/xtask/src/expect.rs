@@ -83,6 +83,11 @@ impl Session {
         }
     }
 
+    /// The program's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Types `text`.
     pub(crate) fn send(&mut self, text: &str) -> Result<()> {
         self.terminal.write_all(text.as_bytes()).context("typing")

@@ -2,7 +2,6 @@
 
 mod bench;
 mod boots;
-mod clock;
 mod expect;
 mod fuzz;
 mod hosts;
@@ -15,6 +14,7 @@ mod setup;
 mod soak;
 mod suite;
 mod tidy;
+mod vitals;
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ struct Command {
     run: fn(&[String]) -> Result<bool>,
 }
 
-const COMMANDS: [Command; 10] = [
+const COMMANDS: &[Command] = &[
     Command {
         name: "test",
         arguments: "[STEP...]",
@@ -50,6 +50,12 @@ const COMMANDS: [Command; 10] = [
         arguments: "[--accel NAME] [CASE...]",
         help: "the boot tests, or only the named ones",
         run: boots::run,
+    },
+    Command {
+        name: "vitals",
+        arguments: "[CHECK...]",
+        help: "warnings of the kernel compared with QEMU TCG, memory, the guest's clock",
+        run: vitals::run,
     },
     Command {
         name: "hosts",

@@ -2,7 +2,7 @@
 
 use crate::paths::{self, cargo, installed};
 use crate::process::{Counts, tested};
-use crate::{boots, fuzz, hosts, nested, programs, sandbox, setup, tidy};
+use crate::{boots, fuzz, hosts, nested, programs, sandbox, setup, tidy, vitals};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::Instant;
@@ -12,7 +12,7 @@ struct Step {
     run: fn() -> Result<Counts>,
 }
 
-const STEPS: [Step; 12] = [
+const STEPS: &[Step] = &[
     Step {
         name: "setup",
         run: || setup::run().map(Counts::one),
@@ -52,6 +52,10 @@ const STEPS: [Step; 12] = [
     Step {
         name: "boot",
         run: || boots::all("soft"),
+    },
+    Step {
+        name: "vitals",
+        run: vitals::all,
     },
     Step {
         name: "sandbox",

@@ -2,12 +2,9 @@
 
 use super::record;
 use crate::bench::guest_versions;
-use crate::clock::{Sample, drift};
+use crate::vitals::clock::{LIMIT_US, Sample, drift};
 use anyhow::Result;
 use std::time::Duration;
-
-/// Allowed drift in 10 minutes.
-const LIMIT_US: f64 = 1000.0;
 
 /// Compares the clocks each minute, or more often in a short run.
 pub(super) fn run(minutes: usize) -> Result<bool> {

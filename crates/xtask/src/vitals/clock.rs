@@ -2,22 +2,22 @@
 //! byte on the serial port with its time; the shortest of many round trips
 //! bounds the offset, as in NTP (RFC 5905, section 8).
 
+use super::{Machine, PATIENCE, PROMPT, guest, kernel_log, power_off};
 use crate::expect::Session;
-use crate::{paths, programs};
 use anyhow::{Context, Result, bail};
-use guestimg::{Flavour, Mode, Progress};
-use serde::{Deserialize, Serialize};
-use std::process::Command;
+use guestimg::Flavour;
 use std::time::{Duration, Instant};
 
-const PROMPT: &str = ":~# ";
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Round trips per comparison: at least so many,
 const TRIPS: usize = 60;
 /// and at most so many while the best is longer than [`GOOD_NS`] there and
 /// back, as on a busy host.
 const MOST_TRIPS: usize = 600;
 const GOOD_NS: f64 = 800_000.0;
+/// Allowed drift in 10 minutes.
+pub(crate) const LIMIT_US: f64 = 1000.0;
+/// Length of the test that is not a soak test.
+const SHORT: Duration = Duration::from_secs(30);
 /// Busy guest: pure computing, and processes, pipes and memory.
 const LOAD: &str = "while :; do :; done & \
     while :; do dd if=/dev/zero bs=64k count=64 2>/dev/null | md5sum; done >/dev/null &\r";
@@ -31,7 +31,7 @@ const COMPLAINTS: [&str; 5] = [
 ];
 
 /// One comparison.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// Since the first one.
     pub(crate) seconds: f64,
@@ -41,16 +41,45 @@ pub(crate) struct Sample {
     pub(crate) error_us: f64,
 }
 
-/// Boots, loads the guest, compares every `pause` for `length`, and shuts
-/// down. An error if the guest's kernel complains about its clocks.
+/// A boot whose clock is compared every `pause` for `length`.
 pub(crate) fn drift(
     accel: &str,
     length: Duration,
     pause: Duration,
+    each: impl FnMut(&Sample),
+) -> Result<Vec<Sample>> {
+    let mut session = Session::start(&mut guest(Machine::Trapeze(accel), Flavour::Cloud)?)?;
+    session.expect(PROMPT, PATIENCE)?;
+    let samples = under_load(&mut session, length, pause, each)?;
+    power_off(&mut session)?;
+    Ok(samples)
+}
+
+/// Half a minute, in which the drift must be below what adds up to the
+/// allowed one, as far as can be told.
+pub(super) fn short(session: &mut Session) -> Result<String> {
+    let samples = under_load(session, SHORT, SHORT / 3, |_| {})?;
+    let worst = samples.iter().map(|s| s.drift_us.abs() - s.error_us);
+    let worst = worst.fold(0.0, f64::max);
+    let last = samples.last().context("no comparison")?;
+    let text = format!(
+        "clock {:.0} us off after {:.0} s, known to {:.0} us",
+        last.drift_us, last.seconds, last.error_us
+    );
+    match worst < LIMIT_US * last.seconds / 600.0 {
+        true => Ok(text),
+        false => bail!("{text}: more than {LIMIT_US} us in 10 minutes"),
+    }
+}
+
+/// Loads the guest, compares the clocks, ends the load; from prompt to prompt.
+/// An error if the guest's kernel complains about its clocks.
+fn under_load(
+    session: &mut Session,
+    length: Duration,
+    pause: Duration,
     mut each: impl FnMut(&Sample),
 ) -> Result<Vec<Sample>> {
-    let mut session = Session::start(&mut command(accel)?)?;
-    session.expect(PROMPT, PATIENCE)?;
     session.send("cat /sys/devices/system/clocksource/clocksource0/current_clocksource\r")?;
     session.expect("\nkvm-clock", PATIENCE)?;
     session.expect(PROMPT, PATIENCE)?;
@@ -59,38 +88,18 @@ pub(crate) fn drift(
     session.send("stty raw -echo; clock; stty sane; echo clock ended $?\r")?;
     session.expect("CLOCK-READY", PATIENCE)?;
     session.expect("\n", PATIENCE)?;
-    let samples = compare(&mut session, length, pause, &mut each)?;
+    let samples = compare(session, length, pause, &mut each)?;
     session.send("q")?;
     session.expect("clock ended 0", PATIENCE)?;
     session.expect(PROMPT, PATIENCE)?;
-    session.send("kill %1 %2; dmesg; echo dmesg ended $?\r")?;
-    let log = session.expect("dmesg ended 0", PATIENCE)?;
-    if let Some(line) = log
-        .lines()
-        .find(|l| COMPLAINTS.iter().any(|c| l.contains(c)))
-    {
-        bail!("the guest's kernel complains: {}", line.trim_end());
-    }
+    session.send("kill %1 %2\r")?;
     session.expect(PROMPT, PATIENCE)?;
-    session.send("poweroff\r")?;
-    match session.finish(PATIENCE)? {
-        Some(0) => Ok(samples),
-        code => bail!("exit code {code:?} instead of 0"),
+    let log = kernel_log(session)?;
+    let complains = |l: &&str| COMPLAINTS.iter().any(|c| l.contains(c));
+    match log.lines().find(complains) {
+        Some(line) => bail!("the guest's kernel complains: {}", line.trim_end()),
+        None => Ok(samples),
     }
-}
-
-fn command(accel: &str) -> Result<Command> {
-    let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
-    let mut command = Command::new(paths::trapeze()?);
-    command
-        .args(["system", "-accel", accel, "-m", "512", "-nographic"])
-        .args(["-no-reboot", "-kernel"])
-        .arg(&image.kernel)
-        .arg("-initrd")
-        .arg(programs::initramfs(&image, &["clock"])?)
-        .arg("-append")
-        .arg(guestimg::command_line(Mode::Shell, Some("vt100"), None));
-    Ok(command)
 }
 
 fn compare(
