@@ -27,7 +27,7 @@ pub struct Ctx {
 /// Offsets of [`Ctx`] for the translator.
 pub const LAYOUT: Layout = {
     let cpu = offset_of!(Ctx, cpu);
-    let bank = offset_of!(Ctx, tlb) + offset_of!(Tlb, banks);
+    let kernel = offset_of!(Ctx, tlb) + offset_of!(Tlb, kernel);
     let size = size_of::<softmmu::tlb::Array>();
     Layout {
         jit: offset_of!(Ctx, jit) as u32,
@@ -39,7 +39,8 @@ pub const LAYOUT: Layout = {
         selectors: (cpu + offset_of!(CpuState, seg) + offset_of!(Segment, selector)) as u32,
         seg_stride: size_of::<Segment>() as u32,
         xsave: (cpu + offset_of!(CpuState, xsave)) as u32,
-        tlb: [bank as u32, (bank + size) as u32, (bank + 2 * size) as u32],
+        user_tlb: (offset_of!(Ctx, tlb) + offset_of!(Tlb, user)) as u32,
+        kernel_tlb: [kernel as u32, (kernel + size) as u32],
         entry: [
             offset_of!(Entry, read) as u32,
             offset_of!(Entry, write) as u32,

@@ -93,9 +93,11 @@ impl Jumps {
     pub fn remove(&mut self, rip: u64) {
         self.caches.iter_mut().for_each(|c| c.cache.remove(rip));
     }
-    /// Forgets the addresses of one page.
-    pub fn remove_page(&mut self, la: u64) {
-        self.caches.iter_mut().for_each(|c| c.cache.remove_page(la));
+    /// Forgets the addresses of one page, in one space and of kernel code.
+    pub fn remove_page(&mut self, space: u32, la: u64) {
+        let caches = self.caches.iter_mut();
+        let concerned = caches.filter(|c| c.space == space || c.space == 0);
+        concerned.for_each(|c| c.cache.remove_page(la));
     }
     /// Forgets the addresses of kernel code.
     pub fn clear_kernel(&mut self) {

@@ -593,7 +593,7 @@ impl Env for World<'_> {
 impl World<'_> {
     fn invlpg(&mut self, la: u64) {
         self.tlb.invlpg(la);
-        self.local.jumps.remove_page(la);
+        self.local.jumps.remove_page(self.tlb.space(), la);
         self.vm.code.lock().unlink_page(la);
     }
 

@@ -18,11 +18,16 @@ use x86::{CpuState, Exception, cr0, cr4, flags};
 /// Entries per first-level array.
 pub const L1_ENTRIES: usize = 1024;
 const L2_ENTRIES: usize = 8192;
-/// Number of first-level arrays.
-pub const BANKS: usize = 3;
+/// First-level arrays of kernel accesses.
+const KERNEL_BANKS: usize = 2;
+/// Address spaces whose user entries are kept in the first level. Linux gives
+/// each processor six PCIDs.
+const USER_SPACES: usize = 8;
 
 /// Which first-level array an access uses. The three differ in what they may
-/// reach, so a privilege change or STAC/CLAC selects instead of flushing.
+/// reach, so a privilege change or STAC/CLAC selects instead of flushing. User
+/// accesses have an array for each of the last few address spaces, so that a
+/// process switch selects, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Bank {
@@ -63,6 +68,19 @@ pub struct Entry {
 
 const GLOBAL: u64 = 1;
 
+impl Entry {
+    /// Matches nothing.
+    const fn empty(index: usize) -> Self {
+        let tag = empty_tag(index);
+        Self {
+            read: tag,
+            write: tag,
+            host: 0,
+            gpa: !0,
+        }
+    }
+}
+
 /// The tag that entry `index` can never match.
 const fn empty_tag(index: usize) -> u64 {
     ((index ^ 1) as u64) << 12
@@ -79,21 +97,40 @@ impl Array {
     fn index(la: u64) -> usize {
         (la >> 12) as usize % L1_ENTRIES
     }
-    fn clear(&mut self, index: usize) {
-        let tag = empty_tag(index);
-        self.entries[index] = Entry {
-            read: tag,
-            write: tag,
-            host: 0,
-            gpa: !0,
-        };
+}
+
+impl Default for Array {
+    fn default() -> Self {
+        Self {
+            entries: std::array::from_fn(Entry::empty),
+        }
     }
 }
 
 /// Indices of the non-empty entries of an [`Array`], so that a flush costs
 /// what was filled.
-struct Touched {
-    list: Vec<u16>,
+type Touched = Vec<u16>;
+
+/// The first level of user accesses in one address space.
+struct UserLevel {
+    array: Box<Array>,
+    touched: Touched,
+    /// The space, 0 for none.
+    space: u32,
+    /// When it was selected last.
+    used: u64,
+}
+
+/// Removes entries; those of global mappings only if `globals`.
+fn drop_entries(array: &mut Array, touched: &mut Touched, globals: bool) {
+    touched.retain(|&i| {
+        let i = usize::from(i);
+        let keep = !globals && array.entries[i].gpa & GLOBAL != 0;
+        if !keep {
+            array.entries[i] = Entry::empty(i);
+        }
+        keep
+    });
 }
 
 /// A second-level entry.
@@ -132,9 +169,15 @@ pub struct TlbStats {
 /// The TLBs of one vCPU.
 #[repr(C)]
 pub struct Tlb {
-    /// The first level.
-    pub banks: [Array; BANKS],
-    touched: [Touched; BANKS],
+    /// The first level of [`Bank::Kernel`] and [`Bank::KernelAc`].
+    pub kernel: [Array; KERNEL_BANKS],
+    /// Address of the first level of [`Bank::User`] in force; translated code
+    /// reads it.
+    pub user: u64,
+    kernel_touched: [Touched; KERNEL_BANKS],
+    users: Vec<UserLevel>,
+    user_now: usize,
+    clock: u64,
     l2: Box<[L2Entry]>,
     pcid_space: Box<[u32]>,
     global_space: u32,
@@ -151,17 +194,12 @@ impl Tlb {
     /// Empty TLBs for `phys_bits` of guest-physical address.
     pub fn new(phys_bits: u32) -> Self {
         let mut tlb = Self {
-            banks: std::array::from_fn(|_| Array {
-                entries: std::array::from_fn(|i| Entry {
-                    read: empty_tag(i),
-                    write: empty_tag(i),
-                    host: 0,
-                    gpa: !0,
-                }),
-            }),
-            touched: std::array::from_fn(|_| Touched {
-                list: Vec::with_capacity(L1_ENTRIES),
-            }),
+            kernel: Default::default(),
+            user: 0,
+            kernel_touched: Default::default(),
+            users: Vec::new(),
+            user_now: 0,
+            clock: 0,
             l2: vec![L2Entry::default(); L2_ENTRIES].into(),
             pcid_space: vec![0; 4096].into(),
             global_space: 1,
@@ -211,6 +249,7 @@ impl Tlb {
         if self.next_space == u32::MAX {
             self.l2.fill(L2Entry::default());
             self.pcid_space.fill(0);
+            self.users.iter_mut().for_each(|u| u.space = 0);
             self.next_space = 3;
         }
         self.next_space += 1;
@@ -250,7 +289,8 @@ impl Tlb {
 
     /// A linear address that the first level maps to host address `host`.
     pub fn linear_of(&self, host: u64) -> Option<u64> {
-        let entries = self.banks.iter().flat_map(|b| &b.entries);
+        let users = self.users.iter().map(|u| &*u.array);
+        let entries = self.kernel.iter().chain(users).flat_map(|a| &a.entries);
         let page = host & !PAGE_MASK;
         entries
             .filter(|e| e.gpa != !0)
@@ -313,10 +353,10 @@ impl Tlb {
         let wp = cpu.cr0 & cr0::WP != 0;
         let may_write = m.writable || (bank != Bank::User && !wp);
         let index = Array::index(la);
-        let array = &mut self.banks[bank as usize];
+        let (array, touched) = self.level(bank);
         let e = &mut array.entries[index];
         if e.gpa == !0 {
-            self.touched[bank as usize].list.push(index as u16);
+            touched.push(index as u16);
         }
         let tag = la & !PAGE_MASK;
         *e = Entry {
@@ -332,6 +372,58 @@ impl Tlb {
         self.stats.fills += 1;
     }
 
+    /// The array an access of `bank` uses now, and its filled entries.
+    fn level(&mut self, bank: Bank) -> (&mut Array, &mut Touched) {
+        match bank {
+            Bank::User => {
+                let user = &mut self.users[self.user_now];
+                (&mut user.array, &mut user.touched)
+            }
+            kernel => {
+                let i = kernel as usize - 1;
+                (&mut self.kernel[i], &mut self.kernel_touched[i])
+            }
+        }
+    }
+
+    /// Every array, and its filled entries.
+    fn levels(&mut self) -> impl Iterator<Item = (&mut Array, &mut Touched)> {
+        let kernel = self.kernel.iter_mut().zip(&mut self.kernel_touched);
+        let users = self.users.iter_mut();
+        kernel.chain(users.map(|u| (&mut *u.array, &mut u.touched)))
+    }
+
+    /// Brings the user entries of the current space into force.
+    fn select_user(&mut self) {
+        self.clock += 1;
+        let known = self.users.iter().position(|u| u.space == self.current);
+        let i = known.unwrap_or_else(|| self.replace_user());
+        self.user_now = i;
+        let user = &mut self.users[i];
+        user.used = self.clock;
+        self.user = &raw const *user.array as u64;
+    }
+
+    /// An empty array for the user entries of the current space.
+    fn replace_user(&mut self) -> usize {
+        let space = self.current;
+        if self.users.len() < USER_SPACES {
+            self.users.push(UserLevel {
+                array: Box::default(),
+                touched: Touched::with_capacity(L1_ENTRIES),
+                space,
+                used: 0,
+            });
+            return self.users.len() - 1;
+        }
+        let oldest = self.users.iter().enumerate().min_by_key(|(_, u)| u.used);
+        let i = oldest.map_or(0, |(i, _)| i);
+        let user = &mut self.users[i];
+        drop_entries(&mut user.array, &mut user.touched, true);
+        user.space = space;
+        i
+    }
+
     /// Makes the space of `pcid` current; `keep` false flushes it first.
     pub fn load_space(&mut self, pcid: u16, keep: bool) {
         let slot = usize::from(pcid) % 4096;
@@ -341,7 +433,10 @@ impl Tlb {
         }
         if self.current != self.pcid_space[slot] {
             self.current = self.pcid_space[slot];
-            self.drop_l1(false);
+            for (array, touched) in self.kernel.iter_mut().zip(&mut self.kernel_touched) {
+                drop_entries(array, touched, false);
+            }
+            self.select_user();
         }
     }
 
@@ -352,7 +447,8 @@ impl Tlb {
         self.current = self.new_space();
         self.large.fill(0);
         self.stats.flushes += 1;
-        self.drop_l1(true);
+        self.drop_first_level();
+        self.select_user();
     }
 
     /// Drops the non-global translations of every PCID (INVPCID type 3) and
@@ -383,11 +479,15 @@ impl Tlb {
             e.space = 0;
         }
         let index = Array::index(la);
-        for array in &mut self.banks {
-            if (array.entries[index].read ^ la) < PAGE_SIZE {
-                let tag = empty_tag(index);
-                array.entries[index].read = tag;
-                array.entries[index].write = tag;
+        let current = self.current;
+        let kernel = self.kernel.iter_mut().map(|a| (a, true));
+        let users = self.users.iter_mut();
+        let users = users.map(|u| (&mut *u.array, u.space == current));
+        for (array, mine) in kernel.chain(users) {
+            let e = &mut array.entries[index];
+            if (e.read ^ la) < PAGE_SIZE && (mine || e.gpa & GLOBAL != 0) {
+                e.read = empty_tag(index);
+                e.write = empty_tag(index);
             }
         }
     }
@@ -407,7 +507,7 @@ impl Tlb {
         }
         // First-level entries do not know their page size: drop them all.
         if size != 0 || self.large.iter().any(|w| *w != 0) {
-            self.drop_l1(true);
+            self.drop_first_level();
         }
     }
 
@@ -415,28 +515,17 @@ impl Tlb {
         (((la >> 21) ^ (la >> 33)) % 4096) as usize
     }
 
-    fn drop_l1(&mut self, globals: bool) {
-        for (array, touched) in self.banks.iter_mut().zip(&mut self.touched) {
-            touched.list.retain(|&i| {
-                let i = usize::from(i);
-                let keep = !globals && array.entries[i].gpa & GLOBAL != 0;
-                if !keep {
-                    array.clear(i);
-                }
-                keep
-            });
-        }
-    }
-
     /// Drops every first-level entry (permissions changed).
     pub fn drop_first_level(&mut self) {
-        self.drop_l1(true);
+        for (array, touched) in self.levels() {
+            drop_entries(array, touched, true);
+        }
     }
 
     /// Makes the next write to the guest-physical page take the slow path.
     pub fn write_protect(&mut self, gpa: u64) {
-        for (array, touched) in self.banks.iter_mut().zip(&self.touched) {
-            for &i in &touched.list {
+        for (array, touched) in self.levels() {
+            for &i in touched.iter() {
                 let e = &mut array.entries[usize::from(i)];
                 if e.gpa & !PAGE_MASK == gpa & !PAGE_MASK {
                     e.write = empty_tag(usize::from(i));
@@ -447,7 +536,11 @@ impl Tlb {
 
     /// Host address for an aligned-in-page access that hits the first level.
     pub fn hit(&self, bank: Bank, la: u64, len: u32, write: bool) -> Option<u64> {
-        let e = &self.banks[bank as usize].entries[Array::index(la)];
+        let array = match bank {
+            Bank::User => &self.users[self.user_now].array,
+            kernel => &self.kernel[kernel as usize - 1],
+        };
+        let e = &array.entries[Array::index(la)];
         let offset = (if write { e.write } else { e.read }) ^ la;
         (offset <= PAGE_SIZE - u64::from(len)).then(|| e.host + offset)
     }

@@ -15,8 +15,17 @@ pub struct JumpEntry {
 pub struct JumpCache {
     /// Indexed by the low 16 bits of the linear address.
     entries: Box<[JumpEntry]>,
-    touched: Vec<u16>,
+    /// Indices that were used, by their page number's low bits.
+    touched: [Vec<u16>; PAGES],
     miss: u64,
+}
+
+/// Pages of addresses that the entries hold side by side.
+const PAGES: usize = 16;
+
+/// Where a page's used indices are noted.
+fn bucket(index: u16) -> usize {
+    usize::from(index >> 12)
 }
 
 /// A negation that no address of entry `index` has.
@@ -33,7 +42,7 @@ impl JumpCache {
         };
         Self {
             entries: (0..=u16::MAX).map(empty).collect(),
-            touched: Vec::new(),
+            touched: Default::default(),
             miss,
         }
     }
@@ -51,7 +60,7 @@ impl JumpCache {
         let index = rip as u16;
         let e = &mut self.entries[usize::from(index)];
         if e.code == self.miss {
-            self.touched.push(index);
+            self.touched[bucket(index)].push(index);
         }
         *e = JumpEntry {
             negated: rip.wrapping_neg(),
@@ -69,7 +78,7 @@ impl JumpCache {
     /// Forgets the addresses of one page.
     pub fn remove_page(&mut self, la: u64) {
         let page = la & !0xfff;
-        for i in &self.touched {
+        for i in &self.touched[bucket(la as u16)] {
             let e = &mut self.entries[usize::from(*i)];
             if e.negated.wrapping_neg() & !0xfff == page {
                 e.negated = nothing(*i);
@@ -78,7 +87,7 @@ impl JumpCache {
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
-        for i in self.touched.drain(..) {
+        for i in self.touched.iter_mut().flat_map(|t| t.drain(..)) {
             self.entries[usize::from(i)] = JumpEntry {
                 negated: nothing(i),
                 code: self.miss,

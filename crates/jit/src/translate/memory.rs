@@ -1,7 +1,8 @@
 //! Effective addresses and the inline TLB check.
 
 use super::{Emitter, Site};
-use crate::asm::{cc, op};
+use crate::asm::{Asm, cc, op};
+use crate::layout::Layout;
 use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Instruction, Mnemonic, Register};
 
@@ -16,6 +17,32 @@ pub mod info {
     pub const LOCKED: u32 = 1 << 11;
     /// The access's size in bytes.
     pub const SIZE: u32 = 0xff;
+}
+
+/// The bank of user accesses: its array's address is in the vCPU's memory.
+const USER: usize = 0;
+
+/// Fields of a TLB entry as [`crate::Layout::entry`] orders them.
+#[derive(Clone, Copy)]
+pub(super) enum TlbField {
+    ReadTag,
+    WriteTag,
+    Host,
+}
+
+impl TlbField {
+    pub fn tag(write: bool) -> Self {
+        if write { Self::WriteTag } else { Self::ReadTag }
+    }
+}
+
+/// `op reg, field` of the TLB entry that T1 names.
+fn tlb_field(a: &mut Asm, l: &Layout, bank: usize, (op, reg): (u8, u8), field: TlbField) {
+    let at = l.entry[field as usize];
+    match bank {
+        USER => a.mem(true, op, reg, T1, None, at.cast_signed()),
+        kernel => a.gs_index(true, op, reg, T1, l.kernel_tlb[kernel - 1] + at),
+    }
 }
 
 /// A checked memory operand.
@@ -111,12 +138,10 @@ impl Emitter<'_> {
             locked,
         } = operand;
         self.save_flags(live);
-        let l = self.l;
-        let bank = l.tlb[self.to.bank];
-        let tag = bank + l.entry[usize::from(write)];
+        let field = TlbField::tag(write);
         let retry = self.hot.len();
-        self.tlb_index(T1, T0);
-        self.hot.gs_index(true, op::XOR, T0, T1, tag);
+        self.tlb_entry(T1, T0);
+        self.tlb_field(op::XOR, T0, field);
         if locked && size > 1 {
             self.hot.test_imm8(T0, size as u8 - 1);
             let unaligned = self.hot.jcc(cc::NE);
@@ -125,29 +150,39 @@ impl Emitter<'_> {
         self.hot.cmp_imm(T0, 4096 - size);
         let miss = self.hot.jcc(cc::A);
         self.hot_to_cold(miss);
-        self.hot.gs_index(true, op::MOV, T1, T1, bank + l.entry[2]);
+        self.tlb_field(op::MOV, T1, TlbField::Host);
         let write_bit = if write { info::WRITE } else { 0 };
         let lock_bit = if locked { info::LOCKED } else { 0 };
         let arg = size | write_bit | lock_bit | (self.to.bank as u32) << info::BANK_SHIFT;
-        self.slow_path(rip, tag, arg, retry);
+        self.slow_path(rip, field, arg, retry);
     }
 
-    /// `index` = offset of the TLB entry for the linear address in `la`.
-    pub(super) fn tlb_index(&mut self, index: u8, la: u8) {
+    /// `entry` = where the TLB entry for the linear address in `la` is, for
+    /// [`Self::tlb_field`].
+    pub(super) fn tlb_entry(&mut self, entry: u8, la: u8) {
         let l = self.l;
         let shift = 12 - l.entry_shift;
         if self.to.bmi2 {
-            self.hot.rorx(index, la, shift);
+            self.hot.rorx(entry, la, shift);
         } else {
-            self.hot.rr(true, op::MOV, index, la);
-            self.hot.shr_imm(index, shift);
+            self.hot.rr(true, op::MOV, entry, la);
+            self.hot.shr_imm(entry, shift);
         }
-        self.hot.and_imm(index, (l.entries - 1) << l.entry_shift);
+        self.hot.and_imm(entry, (l.entries - 1) << l.entry_shift);
+        if self.to.bank == USER {
+            self.hot.gs(true, op::ADD, entry, l.user_tlb);
+        }
+    }
+
+    /// `op reg, field` of the TLB entry that T1 names.
+    pub(super) fn tlb_field(&mut self, op: u8, reg: u8, field: TlbField) {
+        tlb_field(&mut self.hot, self.l, self.to.bank, (op, reg), field);
     }
 
     /// The cold half of a check.
-    fn slow_path(&mut self, rip: u64, tag: u32, arg: u32, retry: usize) {
-        self.cold.gs_index(true, op::XOR, T0, T1, tag); // T0 = address again
+    fn slow_path(&mut self, rip: u64, tag: TlbField, arg: u32, retry: usize) {
+        // T0 = address again
+        tlb_field(&mut self.cold, self.l, self.to.bank, (op::XOR, T0), tag);
         self.cold.mov_imm(T2, u64::from(arg));
         let call = self.cold.call();
         self.cold_to_stub(call, self.stubs.slow);

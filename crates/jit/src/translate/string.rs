@@ -4,6 +4,7 @@
 //! code reaches with nothing changed.
 
 use super::Emitter;
+use super::memory::TlbField;
 use crate::asm::{cc, op};
 use crate::block::Step;
 use crate::regs::{T0, T1, T2};
@@ -56,12 +57,9 @@ impl Emitter<'_> {
     /// T0 = host address of the elements that `pointer` and RCX name, if they
     /// lie in one page that the first-level TLB has. Clobbers T1 and T2.
     fn host_range(&mut self, pointer: u8, scale: u8, write: bool, misses: &mut Misses) {
-        let l = self.l;
-        let bank = l.tlb[self.to.bank];
         self.hot.rr(true, op::MOV, T0, pointer);
-        self.tlb_index(T1, T0);
-        let tag = bank + l.entry[usize::from(write)];
-        self.hot.gs_index(true, op::XOR, T0, T1, tag);
+        self.tlb_entry(T1, T0);
+        self.tlb_field(op::XOR, T0, TlbField::tag(write));
         self.hot.cmp_imm(T0, PAGE - 1);
         misses.push(self.hot.jcc(cc::A));
         self.hot.mem(true, op::LEA, T2, T0, Some((RCX, scale)), 0);
@@ -69,7 +67,7 @@ impl Emitter<'_> {
         let end = if self.to.wide { PAGE } else { PAGE - 1 };
         self.hot.cmp_imm(T2, end);
         misses.push(self.hot.jcc(cc::A));
-        self.hot.gs_index(true, op::ADD, T0, T1, bank + l.entry[2]);
+        self.tlb_field(op::ADD, T0, TlbField::Host);
     }
 }
 
