@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(piece(2), [1, 2]);
         assert_eq!(piece(2), [3, 4]);
         assert_eq!(piece(9), [5]);
-        assert_eq!(piece(1), []);
+        assert_eq!(piece(1), [0u8; 0]);
     }
 
     #[test]

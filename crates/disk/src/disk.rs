@@ -2,12 +2,10 @@
 
 use crate::buffer::{Dest, Source};
 use crate::device::{BlockDevice, BlockSizes, Preallocation, Status};
-use crate::errno::{Errno, Error, IoResult, Result};
-use crate::format::{Format, PROBE_LEN, Probed, probe};
-use crate::host_file::{Access, HostFile, HostFileOptions};
-use crate::raw::Raw;
-use crate::storage::StorageExt;
-use std::path::Path;
+use crate::errno::{IoResult, Result};
+use crate::format::Format;
+use crate::host_file::Access;
+use crate::image::{Image, ImageOptions};
 use std::sync::Arc;
 
 /// What the host's caches may do, by QEMU's names.
@@ -82,19 +80,19 @@ pub struct DiskOptions {
 
 /// An open disk.
 pub struct Disk {
+    image: Image,
     device: Arc<dyn BlockDevice>,
-    format: Format,
     write_through: bool,
     discard: bool,
-    warning: Option<String>,
 }
 
 impl Disk {
-    /// Opens the image at `path`.
+    /// Opens the image of this name, which may be a path or a `json:`
+    /// description.
     ///
     /// # Errors
     /// In QEMU's words where it has some.
-    pub fn open(path: &Path, options: &DiskOptions) -> Result<Self> {
+    pub fn open(name: &str, options: &DiskOptions) -> Result<Self> {
         let access = match options {
             DiskOptions { unlocked: true, .. } => Access::Unlocked,
             DiskOptions {
@@ -105,50 +103,34 @@ impl Disk {
             } => Access::ShareWrite,
             _ => Access::Write,
         };
-        let file = HostFile::open(
-            path,
-            &HostFileOptions {
+        let image = Image::open(
+            name,
+            &ImageOptions {
+                format: options.format,
                 writable: !options.read_only,
                 direct: options.cache.direct(),
                 ignore_flush: options.cache == CacheMode::Unsafe,
                 access,
-                create: false,
+                ..ImageOptions::read()
             },
         )?;
-        let name = path.display().to_string();
-        let format = match options.format {
-            Some(format) => format,
-            None => guess(&file, &name)?,
-        };
-        let guarded = options.format.is_none() && format == Format::Raw && !options.read_only;
-        let device: Arc<dyn BlockDevice> = match format {
-            Format::Raw => Arc::new(
-                Raw::open(Arc::new(file), options.read_only, guarded)
-                    .map_err(|e| Error::io(format!("Could not open '{name}'"), e))?,
-            ),
-            Format::Qcow2 => {
-                return Err(Error::unsupported(format!(
-                    "'{name}': format 'qcow2' is not supported yet"
-                )));
-            }
-        };
         Ok(Self {
-            device,
-            format,
+            device: image.device(),
             write_through: options.cache.write_through(),
             discard: options.discard,
-            warning: guarded.then(|| guard_warning(&name)),
+            image,
         })
     }
 
     /// What the user must know, if anything: that the format was guessed.
-    pub fn warning(&self) -> Option<&str> {
-        self.warning.as_deref()
+    pub fn warning(&self) -> Option<String> {
+        let written = !self.device.read_only();
+        self.image.guard_warning().filter(|_| written)
     }
 
-    /// The image's format.
-    pub fn format(&self) -> Format {
-        self.format
+    /// The image.
+    pub fn image(&self) -> &Image {
+        &self.image
     }
 
     /// Writes that are durable when they complete.
@@ -159,29 +141,6 @@ impl Disk {
             false => Ok(()),
         }
     }
-}
-
-fn guess(file: &HostFile, name: &str) -> Result<Format> {
-    let mut head = [0; PROBE_LEN];
-    file.read_at(&mut head, 0)
-        .map_err(|e| Error::io(format!("Could not read '{name}'"), e))?;
-    match probe(&head) {
-        Probed::Known(format) => Ok(format),
-        Probed::Foreign(format) => Err(Error::new(
-            Errno::ENOTSUP,
-            format!("'{name}': format '{format}' is not supported; there are raw and qcow2"),
-        )),
-    }
-}
-
-/// W-16's text.
-fn guard_warning(name: &str) -> String {
-    format!(
-        "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n\
-         \x20        Automatically detecting the format is dangerous for raw images, write \
-         operations on block 0 will be restricted.\n\
-         \x20        Specify the 'raw' format explicitly to remove the restrictions."
-    )
 }
 
 impl BlockDevice for Disk {

@@ -100,12 +100,10 @@ impl HostFile {
         };
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            let what = if kind.is_dir() {
-                "is a directory"
-            } else {
-                "is neither a regular file nor a block device"
-            };
-            return Err(Error::invalid(format!("'{}' {what}", path.display())));
+            return Err(Error::invalid(format!(
+                "'file' driver requires '{}' to be a regular file",
+                path.display()
+            )));
         }
         Ok((file, kind.is_block_device()))
     }

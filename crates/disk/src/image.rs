@@ -1,0 +1,274 @@
+//! Opening images with their backing chains.
+
+use crate::device::BlockDevice;
+use crate::errno::{Error, Result};
+use crate::filename::ImageName;
+use crate::format::{Format, PROBE_LEN, Probed, probe};
+use crate::host_file::{Access, HostFile, HostFileOptions};
+use crate::qcow2::{self, BackingName, Qcow2, Qcow2Options};
+use crate::raw::Raw;
+use crate::storage::StorageExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Longest backing chain.
+pub const MAX_CHAIN: usize = 200;
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageOptions {
+    /// The format; guessed if `None`.
+    pub format: Option<Format>,
+    /// For writing. Backing files are never opened for writing.
+    pub writable: bool,
+    /// Around the host's page cache.
+    pub direct: bool,
+    /// Flushes do nothing.
+    pub ignore_flush: bool,
+    /// What others may do meanwhile.
+    pub access: Access,
+    /// Open the backing files too.
+    pub backing: bool,
+    /// To be checked or repaired, see [`Qcow2Options::checking`].
+    pub checking: bool,
+}
+
+impl ImageOptions {
+    /// To be read, with its backing files.
+    pub fn read() -> Self {
+        Self {
+            format: None,
+            writable: false,
+            direct: false,
+            ignore_flush: false,
+            access: Access::Read,
+            backing: true,
+            checking: false,
+        }
+    }
+
+    /// To be read and written, with its backing files.
+    pub fn write() -> Self {
+        Self {
+            writable: true,
+            access: Access::Write,
+            ..Self::read()
+        }
+    }
+
+    fn for_backing(&self) -> Self {
+        Self {
+            format: None,
+            writable: false,
+            access: match self.access {
+                Access::Unlocked => Access::Unlocked,
+                Access::Inspect => Access::Inspect,
+                _ => Access::Read,
+            },
+            ..*self
+        }
+    }
+}
+
+/// An open image.
+pub struct Image {
+    path: PathBuf,
+    format: Format,
+    /// The format was guessed.
+    probed: bool,
+    file: Arc<HostFile>,
+    device: Arc<dyn BlockDevice>,
+    qcow2: Option<Arc<Qcow2>>,
+    backing: Option<Arc<Image>>,
+    backing_name: Option<BackingName>,
+}
+
+impl Image {
+    /// Opens the image of this name.
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn open(name: &str, options: &ImageOptions) -> Result<Self> {
+        let name = ImageName::parse(name)?;
+        Self::open_above(&name, options, &mut Vec::new())
+    }
+
+    /// Opens an image, and what is below it unless it is already in `above`.
+    fn open_above(
+        name: &ImageName,
+        options: &ImageOptions,
+        above: &mut Vec<(u64, u64)>,
+    ) -> Result<Self> {
+        let file = HostFile::open(
+            &name.path,
+            &HostFileOptions {
+                writable: options.writable,
+                direct: options.direct,
+                ignore_flush: options.ignore_flush,
+                access: options.access,
+                create: false,
+            },
+        )?;
+        let shown = name.path.display();
+        let identity = file
+            .identity()
+            .map_err(|e| Error::io(format!("Could not open '{shown}'"), e))?;
+        if above.contains(&identity) {
+            return Err(Error::invalid(format!(
+                "Backing file '{shown}' creates an infinite loop."
+            )));
+        }
+        if above.len() >= MAX_CHAIN {
+            return Err(Error::invalid(format!(
+                "The backing chain has more than {MAX_CHAIN} files"
+            )));
+        }
+        above.push(identity);
+        let asked = options.format.or(name.format);
+        let format = match asked {
+            Some(format) => format,
+            None => guess(&file, &name.path)?,
+        };
+        let file = Arc::new(file);
+        match format {
+            Format::Raw => Self::open_raw(name, file, asked.is_none(), options),
+            Format::Qcow2 => Self::open_qcow2(name, file, asked.is_none(), options, above),
+        }
+    }
+
+    fn open_raw(
+        name: &ImageName,
+        file: Arc<HostFile>,
+        probed: bool,
+        options: &ImageOptions,
+    ) -> Result<Self> {
+        let raw = Raw::open(file.clone(), !options.writable, probed && options.writable)
+            .map_err(|e| Error::io(format!("Could not open '{}'", name.path.display()), e))?;
+        Ok(Self {
+            path: name.path.clone(),
+            format: Format::Raw,
+            probed,
+            file,
+            device: Arc::new(raw),
+            qcow2: None,
+            backing: None,
+            backing_name: None,
+        })
+    }
+
+    fn open_qcow2(
+        name: &ImageName,
+        file: Arc<HostFile>,
+        probed: bool,
+        options: &ImageOptions,
+        above: &mut Vec<(u64, u64)>,
+    ) -> Result<Self> {
+        let backing_name = qcow2::backing_name(&*file)?;
+        let backing = match &backing_name {
+            Some(backing) if options.backing => {
+                let opened = open_backing(backing, &name.path, options, above);
+                Some(Arc::new(opened?))
+            }
+            _ => None,
+        };
+        let qcow2 = Qcow2::open(
+            file.clone(),
+            Qcow2Options {
+                read_only: !options.writable,
+                backing: backing.as_ref().map(|b| b.device()),
+                checking: options.checking,
+            },
+        )?;
+        let qcow2 = Arc::new(qcow2);
+        Ok(Self {
+            path: name.path.clone(),
+            format: Format::Qcow2,
+            probed,
+            file,
+            device: qcow2.clone(),
+            qcow2: Some(qcow2),
+            backing,
+            backing_name,
+        })
+    }
+
+    /// The disk.
+    pub fn device(&self) -> Arc<dyn BlockDevice> {
+        self.device.clone()
+    }
+
+    /// The image as qcow2, if it is.
+    pub fn qcow2(&self) -> Option<&Arc<Qcow2>> {
+        self.qcow2.as_ref()
+    }
+
+    /// Its file.
+    pub fn file(&self) -> &Arc<HostFile> {
+        &self.file
+    }
+
+    /// Path of its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The image below it, if that was opened.
+    pub fn backing(&self) -> Option<&Arc<Image>> {
+        self.backing.as_ref()
+    }
+
+    /// The backing file as the image names it.
+    pub fn backing_name(&self) -> Option<&BackingName> {
+        self.backing_name.as_ref()
+    }
+
+    /// What the user must know if the image is written to, if anything: that
+    /// nobody said it is raw.
+    pub fn guard_warning(&self) -> Option<String> {
+        (self.probed && self.format == Format::Raw).then(|| {
+            format!(
+                "WARNING: Image format was not specified for '{}' and probing guessed raw.\n\
+                 \x20        Automatically detecting the format is dangerous for raw images, \
+                 write operations on block 0 will be restricted.\n\
+                 \x20        Specify the 'raw' format explicitly to remove the restrictions.",
+                self.path.display()
+            )
+        })
+    }
+}
+
+fn open_backing(
+    backing: &BackingName,
+    overlay: &Path,
+    options: &ImageOptions,
+    above: &mut Vec<(u64, u64)>,
+) -> Result<Image> {
+    let could_not = |e: Error| e.within("Could not open backing file");
+    let name = ImageName::parse_backing(&backing.name, overlay).map_err(could_not)?;
+    let mut options = options.for_backing();
+    options.format =
+        match &backing.format {
+            None => None,
+            Some(format) => Some(Format::by_name(format).ok_or_else(|| {
+                could_not(Error::unsupported(format!("Unknown driver '{format}'")))
+            })?),
+        };
+    Image::open_above(&name, &options, above).map_err(could_not)
+}
+
+fn guess(file: &HostFile, path: &Path) -> Result<Format> {
+    let mut head = [0; PROBE_LEN];
+    file.read_at(&mut head, 0)
+        .map_err(|e| Error::io(format!("Could not read '{}'", path.display()), e))?;
+    match probe(&head) {
+        Probed::Known(format) => Ok(format),
+        Probed::Foreign(format) => Err(Error::unsupported(format!(
+            "format '{format}' is not supported; there are raw and qcow2"
+        ))),
+    }
+}

@@ -1,0 +1,115 @@
+//! Reading the disk.
+
+use super::geometry::Entry;
+use super::mapping::Run;
+use super::{Qcow2, compressed};
+use crate::buffer::{Cursor, Dest, scatter, total_len};
+use crate::device::Status;
+use crate::errno::IoResult;
+use crate::storage::StorageExt;
+
+impl Qcow2 {
+    pub(super) fn read_guest(&self, buffers: &[Dest], offset: u64) -> IoResult<()> {
+        let _request = self.grace.enter();
+        let end = offset + total_len(buffers) as u64;
+        let mut cursor = Cursor::new(buffers);
+        let mut at = offset;
+        while at < end {
+            let run = self.map(at, end - at)?;
+            let parts = cursor.take(run.len as usize);
+            self.read_run(&run, &parts, at)?;
+            at += run.len;
+        }
+        Ok(())
+    }
+
+    fn read_run(&self, run: &Run, parts: &[Dest], guest: u64) -> IoResult<()> {
+        match run.entry {
+            Entry::Data { offset, .. } => self.file.read_vectored_at(parts, offset + run.skip),
+            Entry::Zero | Entry::ZeroAllocated { .. } => {
+                parts.iter().for_each(|p| p.zero());
+                Ok(())
+            }
+            Entry::Unallocated => self.read_backing(parts, guest),
+            Entry::Compressed { offset, len } => {
+                let cluster = self.decompress(offset, len)?;
+                scatter(&cluster[run.skip as usize..], parts);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the image does not have itself.
+    fn read_backing(&self, parts: &[Dest], guest: u64) -> IoResult<()> {
+        let covered = self.backing_covers(guest).min(total_len(parts) as u64);
+        let mut cursor = Cursor::new(parts);
+        let first = cursor.take(covered as usize);
+        if let (Some(backing), true) = (&self.backing, covered > 0) {
+            backing.read_vectored_at(&first, guest)?;
+        }
+        let rest = cursor.take(usize::MAX);
+        rest.iter().for_each(|p| p.zero());
+        Ok(())
+    }
+
+    /// Bytes from `guest` on that the backing file has.
+    pub(super) fn backing_covers(&self, guest: u64) -> u64 {
+        let len = self.backing.as_ref().map_or(0, |b| b.len());
+        len.saturating_sub(guest)
+    }
+
+    pub(super) fn decompress(&self, offset: u64, len: u64) -> IoResult<Vec<u8>> {
+        // At most two clusters and a sector, by the descriptor's width.
+        let mut packed = vec![0; len as usize];
+        self.file.read_at(&mut packed, offset)?;
+        compressed::unpack(&packed, self.geometry.cluster_size() as usize)
+    }
+
+    /// What was at the bytes `guest` before a write to their cluster; `rel` is
+    /// their offset from the start of the run's first cluster. False, and
+    /// nothing read, if they were zeros.
+    pub(super) fn read_old(
+        &self,
+        run: &Run,
+        rel: u64,
+        guest: u64,
+        out: &mut [u8],
+    ) -> IoResult<bool> {
+        match run.entry {
+            Entry::Data { offset, .. } => self.file.read_at(out, offset + rel)?,
+            Entry::Zero | Entry::ZeroAllocated { .. } => return Ok(false),
+            Entry::Unallocated if self.backing_covers(guest) == 0 => return Ok(false),
+            Entry::Unallocated => self.read_backing(&[Dest::from(out)], guest)?,
+            Entry::Compressed { offset, len } => {
+                let cluster = self.decompress(offset, len)?;
+                let rel = rel as usize;
+                out.copy_from_slice(&cluster[rel..rel + out.len()]);
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn describe(&self, run: &Run, guest: u64) -> Status {
+        let unallocated = run.entry == Entry::Unallocated;
+        let covered = self.backing_covers(guest);
+        // Where the backing file ends, the answer changes.
+        let len = match unallocated && covered > 0 {
+            true => run.len.min(covered),
+            false => run.len,
+        };
+        let compressed = matches!(run.entry, Entry::Compressed { .. });
+        Status {
+            len,
+            data: compressed || run.host().is_some(),
+            zero: run.reads_zero() || unallocated && covered == 0,
+            allocated: !unallocated,
+            compressed,
+            host_offset: match run.entry {
+                Entry::Data { offset, .. } | Entry::ZeroAllocated { offset, .. } => {
+                    Some(offset + run.skip)
+                }
+                _ => None,
+            },
+        }
+    }
+}
