@@ -171,11 +171,12 @@ const X: u64 = DATA;
 const Y: u64 = DATA + 0x80;
 const SEEN: u64 = DATA + 0x100;
 
-/// Both processors store to their own variable and load the other's, with
-/// `between` in the middle; both reading 0 is forbidden.
-fn store_buffering(
+/// In each round both processors execute `body(own variable, the other's)`,
+/// which leaves what it read in RAX; both reading `forbidden` is forbidden.
+fn two_variables(
     hv: &dyn Hypervisor,
-    between: fn(&mut CodeAssembler) -> Result<(), IcedError>,
+    forbidden: i32,
+    body: impl Fn(&mut CodeAssembler, u64, u64) -> Result<(), IcedError>,
 ) -> Result<(), Failure> {
     let n = met_rounds(hv);
     let mut smp = Smp::new(hv, 2, |a, cpu| {
@@ -183,20 +184,30 @@ fn store_buffering(
         rounds(a, n, |a| {
             a.mov(qword_ptr(mine), 0)?;
             barrier(a, 2)?;
-            a.mov(qword_ptr(mine), 1)?;
-            between(a)?;
-            a.mov(rax, qword_ptr(other))?;
+            body(a, mine, other)?;
             a.mov(qword_ptr(SEEN + 8 * cpu as u64), rax)?;
             barrier(a, 2)?;
             if cpu == 0 {
                 a.mov(rbx, qword_ptr(SEEN))?;
                 a.mov(rcx, qword_ptr(SEEN + 8))?;
-                forbid(a, (rbx, 0), (rcx, 0))?;
+                forbid(a, (rbx, forbidden), (rcx, forbidden))?;
             }
             Ok(())
         })
     })?;
     smp.run_clean()
+}
+
+/// Store to the own variable, then load the other.
+fn store_buffering(
+    hv: &dyn Hypervisor,
+    between: fn(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<(), Failure> {
+    two_variables(hv, 0, |a, mine, other| {
+        a.mov(qword_ptr(mine), 1)?;
+        between(a)?;
+        a.mov(rax, qword_ptr(other))
+    })
 }
 
 fn store_buffering_with_fence(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -205,6 +216,13 @@ fn store_buffering_with_fence(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn store_buffering_with_lock(hv: &dyn Hypervisor) -> Result<(), Failure> {
     store_buffering(hv, |a| a.lock().add(dword_ptr(rsp - 64), 0))
+}
+
+fn load_buffering(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    two_variables(hv, 1, |a, mine, other| {
+        a.mov(rax, qword_ptr(other))?;
+        a.mov(qword_ptr(mine), 1)
+    })
 }
 
 fn message_passing(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -226,28 +244,6 @@ fn message_passing(hv: &dyn Hypervisor) -> Result<(), Failure> {
                 a.set_label(&mut fine)?;
                 a.nop()
             }
-        })
-    })?;
-    smp.run_clean()
-}
-
-fn load_buffering(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    let n = met_rounds(hv);
-    let mut smp = Smp::new(hv, 2, |a, cpu| {
-        let (mine, other) = if cpu == 0 { (X, Y) } else { (Y, X) };
-        rounds(a, n, |a| {
-            a.mov(qword_ptr(mine), 0)?;
-            barrier(a, 2)?;
-            a.mov(rax, qword_ptr(other))?;
-            a.mov(qword_ptr(mine), 1)?;
-            a.mov(qword_ptr(SEEN + 8 * cpu as u64), rax)?;
-            barrier(a, 2)?;
-            if cpu == 0 {
-                a.mov(rbx, qword_ptr(SEEN))?;
-                a.mov(rcx, qword_ptr(SEEN + 8))?;
-                forbid(a, (rbx, 1), (rcx, 1))?;
-            }
-            Ok(())
         })
     })?;
     smp.run_clean()
