@@ -1,7 +1,7 @@
 //! `apt-get` with everything it writes in a private folder.
 
+use crate::follow::run;
 use crate::{Error, Progress, Result};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -56,8 +56,8 @@ Acquire::AllowWeakRepositories "false";
 Acquire::AllowDowngradeToInsecureRepositories "false";
 Acquire::Languages "none";
 Acquire::Retries "1";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
+Acquire::http::Timeout "10";
+Acquire::https::Timeout "10";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled "false";
 Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled "false";
@@ -93,9 +93,7 @@ Dir::Log "{root}/log";
         progress.step(format!("package lists ({})", self.architecture));
         let mut command = self.command("apt-get");
         command.args(["-q", "-o", "APT::Status-Fd=1", "update"]);
-        self.complaint = match run(command, "apt-get", progress)? {
-            (true, errors) | (false, errors) => errors,
-        };
+        self.complaint = run(command, "apt-get", progress)?.complaint;
         Ok(())
     }
 
@@ -122,14 +120,15 @@ Dir::Log "{root}/log";
         command
             .args(["-q", "-o", "APT::Status-Fd=1", "download", name])
             .current_dir(&folder);
-        let (good, why) = run(command, "apt-get", progress)?;
-        if !good && (why.is_empty() || why.contains("Unable to locate")) {
+        let end = run(command, "apt-get", progress)?;
+        let unknown = end.complaint.is_empty() || end.complaint.contains("Unable to locate");
+        if !end.good && unknown {
             return Err(self.no_package(name));
         }
-        if !good {
+        if !end.good {
             return Err(Error::Tool {
                 what: format!("apt-get download {name}"),
-                why,
+                why: end.complaint,
             });
         }
         let file = packages(&folder, name)?.pop();
@@ -144,52 +143,13 @@ Dir::Log "{root}/log";
     fn no_package(&self, name: &str) -> Error {
         let why = match self.complaint.as_str() {
             "" => String::new(),
-            complaint => format!(" ({complaint})"),
+            complaint => format!(": {complaint}"),
         };
         Error::NoPackage {
             package: name.to_string(),
             why,
         }
     }
-}
-
-/// Runs a tool, following its progress (`APT::Status-Fd` lines,
-/// `dlstatus:item:percent:text`); returns success and its last complaint.
-fn run(
-    mut command: Command,
-    program: &'static str,
-    progress: &mut Progress,
-) -> Result<(bool, String)> {
-    let no_program = |source| Error::NoProgram { program, source };
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(no_program)?;
-    let stderr = child.stderr.take();
-    let complaints = std::thread::spawn(move || {
-        let lines = stderr.into_iter().flat_map(|e| BufReader::new(e).lines());
-        lines
-            .map_while(|l| l.ok())
-            .filter(|l| l.starts_with("E: ") || l.starts_with("W: "))
-            .last()
-    });
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).lines().map_while(|l| l.ok()) {
-            if let Some(percent) = percent_of(&line) {
-                progress.percent(percent);
-            }
-        }
-    }
-    let good = child.wait().map_err(no_program)?.success();
-    let complaint = complaints.join().ok().flatten().unwrap_or_default();
-    Ok((good, complaint[complaint.len().min(3)..].to_string()))
-}
-
-fn percent_of(line: &str) -> Option<u32> {
-    let mut fields = line.strip_prefix("dlstatus:")?.split(':');
-    let percent: f32 = fields.nth(1)?.parse().ok()?;
-    Some(percent as u32)
 }
 
 /// The kernel image among the lines of `apt-cache depends`.
@@ -241,16 +201,6 @@ mod tests {
             Some("linux-image-6.1.0-9-cloud-amd64")
         );
         assert_eq!(kernel_of("N: Unable to locate package\n"), None);
-    }
-
-    #[test]
-    fn status_lines_are_understood() {
-        assert_eq!(
-            percent_of("dlstatus:1:42.9:Retrieving file 1 of 1"),
-            Some(42)
-        );
-        assert_eq!(percent_of("Get:1 foo"), None);
-        assert_eq!(percent_of("dlstatus:1"), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod apt;
 mod cache;
 mod cpio;
 mod deb;
+mod follow;
 mod initramfs;
 mod modules;
 mod progress;
@@ -59,7 +60,7 @@ pub enum Error {
         why: String,
     },
     /// The package sources do not have the package.
-    #[error("the configured package sources have no {package}{why}")]
+    #[error("the configured package sources do not give {package}{why}")]
     NoPackage {
         /// Package name.
         package: String,

@@ -12,11 +12,7 @@ pub(crate) fn run(arguments: &[String]) -> u8 {
     match prepare() {
         Ok(options) => start(options, arguments),
         Err(why) => {
-            eprintln!("trapeze: no Linux guest: {why}");
-            eprintln!(
-                "trapeze: starting the embedded guest; for Linux run this once on a Debian \
-                 machine with network access, or 'trapeze system -kernel FILE -initrd FILE'"
-            );
+            eprintln!("trapeze: no Linux guest: {why}; starting the embedded guest");
             embedded::run(arguments)
         }
     }

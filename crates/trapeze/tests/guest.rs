@@ -31,7 +31,9 @@ fn without_package_tools_the_embedded_guest_takes_over() {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("apt-get cannot be run"), "{errors}");
-    assert!(errors.contains("for Linux run this"), "{errors}");
+    assert!(errors.contains("starting the embedded guest"), "{errors}");
+    // One line beside that of the progress.
+    assert_eq!(errors.lines().count(), 2, "{errors}");
     assert!(text.contains("GUEST-OK"), "{text}\n{errors}");
     assert_eq!(output.status.code(), Some(0));
 }
