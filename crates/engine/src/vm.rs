@@ -16,7 +16,7 @@ use jit::cache::CodeCache;
 use parking_lot::{Mutex, RwLock};
 use softmmu::{GuestMemory, SlotError, SlotMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// A VM of the software backend. Lock order: `chipset`, then a vCPU's sleep
 /// lock; `code` is taken alone or first; `kvmclock` is taken alone.
@@ -212,9 +212,14 @@ impl hv::Vm for SoftVm {
     fn memory_written(&self, gpa: u64, len: u64) {
         let map = self.memory.map();
         map.mark_dirty(gpa, len);
+        // Translators mark a page before they read its bytes, so either we
+        // see the mark or they see what was written.
+        fence(Ordering::SeqCst);
         let mut dropped = Vec::new();
         for (at, len) in softmmu::pages_of(gpa, len) {
-            dropped.extend(self.code.lock().invalidate(at, len));
+            if map.page(at).is_some_and(|page| page.has_code()) {
+                dropped.extend(self.code.lock().invalidate(at, len));
+            }
         }
         if !dropped.is_empty() {
             self.ask_others(usize::MAX, |f| f.code(&dropped));

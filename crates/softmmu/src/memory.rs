@@ -96,13 +96,13 @@ impl HostPage<'_> {
         self.slot.code[self.index / 64].load(Ordering::Acquire) & (1 << (self.index % 64)) != 0
     }
     /// Marks or unmarks the page as source of translations; returns the
-    /// previous mark.
+    /// previous mark. A full barrier: bytes read after the mark are no older.
     pub fn set_code(&self, on: bool) -> bool {
         let (word, bit) = (&self.slot.code[self.index / 64], 1 << (self.index % 64));
         let old = if on {
-            word.fetch_or(bit, Ordering::AcqRel)
+            word.fetch_or(bit, Ordering::SeqCst)
         } else {
-            word.fetch_and(!bit, Ordering::AcqRel)
+            word.fetch_and(!bit, Ordering::SeqCst)
         };
         old & bit != 0
     }
