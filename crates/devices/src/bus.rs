@@ -26,6 +26,28 @@ pub trait MmioDevice: Send + Sync {
     fn write(&self, offset: u64, size: u8, value: u64) -> Option<Effect>;
 }
 
+/// Ranges that move while the machine runs. A bus asks for what no fixed
+/// range claims; an access is offered whole first, then byte by byte.
+pub trait Decoder: Send + Sync {
+    /// Reads ports, if they are decoded.
+    fn port_read(&self, port: u16, size: u8) -> Option<u32>;
+    /// Writes ports, if they are decoded.
+    fn port_write(&self, port: u16, size: u8, value: u32) -> Claim;
+    /// Reads memory, if it is decoded.
+    fn memory_read(&self, gpa: u64, size: u8) -> Option<u64>;
+    /// Writes memory, if it is decoded.
+    fn memory_write(&self, gpa: u64, size: u8, value: u64) -> Claim;
+}
+
+/// Whether a [`Decoder`] took a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It did.
+    Done(Option<Effect>),
+    /// The address is nobody's.
+    NotMine,
+}
+
 /// A range that cannot be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusError {
@@ -82,11 +104,17 @@ impl<D: ?Sized> Map<D> {
 }
 
 /// The 64 Ki I/O ports.
-pub struct PortBus(Map<dyn PortDevice>);
+pub struct PortBus {
+    fixed: Map<dyn PortDevice>,
+    moving: Option<Arc<dyn Decoder>>,
+}
 
 impl Default for PortBus {
     fn default() -> Self {
-        Self(Map(Vec::new()))
+        Self {
+            fixed: Map(Vec::new()),
+            moving: None,
+        }
     }
 }
 
@@ -96,6 +124,11 @@ impl PortBus {
         Self::default()
     }
 
+    /// Who is asked for ports that no device was given.
+    pub fn set_decoder(&mut self, decoder: Arc<dyn Decoder>) {
+        self.moving = Some(decoder);
+    }
+
     /// Gives `len` ports from `first` to a device.
     pub fn register(
         &mut self,
@@ -103,41 +136,54 @@ impl PortBus {
         len: u16,
         device: Arc<dyn PortDevice>,
     ) -> Result<(), BusError> {
-        self.0.insert(first.into(), len.into(), 0xffff, device)
+        self.fixed.insert(first.into(), len.into(), 0xffff, device)
     }
 
     /// An IN of `size` (1, 2, 4) bytes.
     pub fn read(&self, port: u16, size: u8) -> u32 {
-        if let Some((device, offset)) = self.whole(port, size) {
-            return device.read(offset, size) & all_ones(size) as u32;
+        if let Some(value) = self.read_whole(port, size) {
+            return value & all_ones(size) as u32;
         }
         (0..size).fold(0, |value, i| {
-            let byte = match self.whole(port.wrapping_add(i.into()), 1) {
-                Some((device, offset)) => device.read(offset, 1) & 0xff,
-                None => 0xff,
-            };
-            value | byte << (8 * i)
+            let byte = self.read_whole(port.wrapping_add(i.into()), 1);
+            value | (byte.unwrap_or(0xff) & 0xff) << (8 * i)
         })
     }
 
     /// An OUT of `size` (1, 2, 4) bytes; the first effect of its bytes wins.
     pub fn write(&self, port: u16, size: u8, value: u32) -> Option<Effect> {
-        if let Some((device, offset)) = self.whole(port, size) {
-            return device.write(offset, size, value & all_ones(size) as u32);
+        let value = value & all_ones(size) as u32;
+        if let Claim::Done(effect) = self.write_whole(port, size, value) {
+            return effect;
         }
         let mut effect = None;
         for i in 0..size {
-            if let Some((device, offset)) = self.whole(port.wrapping_add(i.into()), 1) {
-                let done = device.write(offset, 1, value >> (8 * i) & 0xff);
+            let byte = value >> (8 * i) & 0xff;
+            if let Claim::Done(done) = self.write_whole(port.wrapping_add(i.into()), 1, byte) {
                 effect = effect.or(done);
             }
         }
         effect
     }
 
+    fn read_whole(&self, port: u16, size: u8) -> Option<u32> {
+        match self.whole(port, size) {
+            Some((device, offset)) => Some(device.read(offset, size)),
+            None => self.moving.as_ref()?.port_read(port, size),
+        }
+    }
+
+    fn write_whole(&self, port: u16, size: u8, value: u32) -> Claim {
+        match (self.whole(port, size), &self.moving) {
+            (Some((device, offset)), _) => Claim::Done(device.write(offset, size, value)),
+            (None, Some(moving)) => moving.port_write(port, size, value),
+            (None, None) => Claim::NotMine,
+        }
+    }
+
     /// The device that takes this access in one piece.
     fn whole(&self, port: u16, size: u8) -> Option<(&dyn PortDevice, u16)> {
-        let range = self.0.find(port.into())?;
+        let range = self.fixed.find(port.into())?;
         let inside = u64::from(port) + u64::from(size) - 1 <= range.last;
         let takes = size == 1 || (inside && size <= range.device.max_width());
         takes.then(|| (&*range.device, port - range.first as u16))
@@ -145,11 +191,17 @@ impl PortBus {
 }
 
 /// Guest-physical addresses without memory.
-pub struct MmioBus(Map<dyn MmioDevice>);
+pub struct MmioBus {
+    fixed: Map<dyn MmioDevice>,
+    moving: Option<Arc<dyn Decoder>>,
+}
 
 impl Default for MmioBus {
     fn default() -> Self {
-        Self(Map(Vec::new()))
+        Self {
+            fixed: Map(Vec::new()),
+            moving: None,
+        }
     }
 }
 
@@ -159,6 +211,11 @@ impl MmioBus {
         Self::default()
     }
 
+    /// Who is asked for addresses that no device was given.
+    pub fn set_decoder(&mut self, decoder: Arc<dyn Decoder>) {
+        self.moving = Some(decoder);
+    }
+
     /// Gives `len` bytes from `first` to a device.
     pub fn register(
         &mut self,
@@ -166,25 +223,35 @@ impl MmioBus {
         len: u64,
         device: Arc<dyn MmioDevice>,
     ) -> Result<(), BusError> {
-        self.0.insert(first, len, u64::MAX, device)
+        self.fixed.insert(first, len, u64::MAX, device)
     }
 
     /// A read of `size` (1..=8) bytes; one that leaves its range floats high.
     pub fn read(&self, gpa: u64, size: u8) -> u64 {
-        match self.whole(gpa, size) {
-            Some((device, offset)) => device.read(offset, size) & all_ones(size),
-            None => all_ones(size),
-        }
+        let value = match (self.whole(gpa, size), &self.moving) {
+            (Some((device, offset)), _) => Some(device.read(offset, size)),
+            (None, Some(moving)) => moving.memory_read(gpa, size),
+            (None, None) => None,
+        };
+        value.unwrap_or(u64::MAX) & all_ones(size)
     }
 
     /// A write of `size` (1..=8) bytes.
     pub fn write(&self, gpa: u64, size: u8, value: u64) -> Option<Effect> {
-        let (device, offset) = self.whole(gpa, size)?;
-        device.write(offset, size, value & all_ones(size))
+        let value = value & all_ones(size);
+        let claim = match (self.whole(gpa, size), &self.moving) {
+            (Some((device, offset)), _) => Claim::Done(device.write(offset, size, value)),
+            (None, Some(moving)) => moving.memory_write(gpa, size, value),
+            (None, None) => Claim::NotMine,
+        };
+        match claim {
+            Claim::Done(effect) => effect,
+            Claim::NotMine => None,
+        }
     }
 
     fn whole(&self, gpa: u64, size: u8) -> Option<(&dyn MmioDevice, u64)> {
-        let range = self.0.find(gpa)?;
+        let range = self.fixed.find(gpa)?;
         let last = gpa.checked_add(u64::from(size).checked_sub(1)?)?;
         (last <= range.last).then(|| (&*range.device, gpa - range.first))
     }

@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An interrupt line as a device sees it: a level, nothing more.
 pub trait IrqLine: Send + Sync {
@@ -20,9 +21,9 @@ impl IrqLine for NoIrq {
 
 /// Several devices on one line: high while any of them drives it high.
 pub struct OrGate {
-    /// One bit per input. Held while the output is driven, so that it ends at
-    /// the level of the last change.
-    inputs: Mutex<u32>,
+    /// How many inputs are high. Held while the output is driven, so that it
+    /// ends at the level of the last change.
+    high: Mutex<usize>,
     output: Arc<dyn IrqLine>,
 }
 
@@ -30,35 +31,45 @@ impl OrGate {
     /// A gate in front of `output`.
     pub fn new(output: Arc<dyn IrqLine>) -> Arc<Self> {
         Arc::new(Self {
-            inputs: Mutex::new(0),
+            high: Mutex::new(0),
             output,
         })
     }
 
-    /// Input number `n`, below 32.
-    pub fn input(self: &Arc<Self>, n: u32) -> Arc<dyn IrqLine> {
+    /// A new input, low.
+    pub fn input(self: &Arc<Self>) -> Arc<dyn IrqLine> {
         Arc::new(OrInput {
             gate: self.clone(),
-            bit: 1 << (n % 32),
+            level: AtomicBool::new(false),
         })
     }
 }
 
 struct OrInput {
     gate: Arc<OrGate>,
-    bit: u32,
+    /// Changed under the gate's lock only.
+    level: AtomicBool,
 }
 
 impl IrqLine for OrInput {
-    fn set_level(&self, high: bool) {
-        let mut inputs = self.gate.inputs.lock();
-        let before = *inputs != 0;
-        *inputs = *inputs & !self.bit | if high { self.bit } else { 0 };
-        let now = *inputs != 0;
-        if now != before {
-            self.gate.output.set_level(now);
+    fn set_level(&self, level: bool) {
+        let mut high = self.gate.high.lock();
+        if self.level.swap(level, Ordering::Relaxed) == level {
+            return;
+        }
+        let before = *high != 0;
+        *high = if level { *high + 1 } else { *high - 1 };
+        let after = *high != 0;
+        if before != after {
+            self.gate.output.set_level(after);
         }
     }
+}
+
+/// Where a device's interrupt messages go.
+pub trait MsiSink: Send + Sync {
+    /// Writes `data` to `address` in the interrupt window.
+    fn send(&self, address: u64, data: u32);
 }
 
 #[cfg(test)]
@@ -77,7 +88,7 @@ mod tests {
     fn the_gate_falls_with_its_last_input() {
         let out = Arc::new(Levels::default());
         let gate = OrGate::new(out.clone());
-        let (a, b) = (gate.input(0), gate.input(1));
+        let (a, b) = (gate.input(), gate.input());
         a.set_level(true);
         b.set_level(true);
         a.set_level(false);

@@ -20,9 +20,9 @@ pub mod sink_port;
 pub mod timed;
 pub mod uart;
 
-pub use bus::{BusError, MmioBus, MmioDevice, PortBus, PortDevice, all_ones};
+pub use bus::{BusError, Claim, Decoder, MmioBus, MmioDevice, PortBus, PortDevice, all_ones};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use irq::{IrqLine, NoIrq, OrGate};
+pub use irq::{IrqLine, MsiSink, NoIrq, OrGate};
 
 /// A machine-level consequence of a register write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

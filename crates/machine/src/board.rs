@@ -3,13 +3,14 @@
 
 use crate::config::MachineConfig;
 use crate::console::Console;
+use crate::drives::Drives;
 use crate::layout::{HIGH_RAM, Layout};
 use crate::outcome::{Error, Result};
 use crate::ram::GuestRam;
-use crate::{acpi, boot, cpu, routing};
+use crate::{acpi, boot, cpu, pci, routing};
 use devices::acpi_pm::{self, AcpiPm, Gpe0};
 use devices::i8042::{self, CommandPort, I8042};
-use devices::pci::{self, PciConfig};
+use devices::pci::{LEN, PORT, PciConfig, PciRoot};
 use devices::pvpanic::{self, PvPanic};
 use devices::reset::{self, FastA20};
 use devices::rtc::{MemorySize, Rtc};
@@ -77,6 +78,7 @@ fn gsi(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn IrqLine> {
 /// Devices on their buses.
 struct Devices {
     ports: PortBus,
+    mmio: MmioBus,
     timed: Vec<Arc<dyn Timed>>,
     waker: Waker,
     clock: Arc<SystemClock>,
@@ -90,6 +92,7 @@ impl Board {
         config: &MachineConfig,
         layout: &Layout,
         consoles: &[Console],
+        drives: &Drives,
     ) -> Result<Self> {
         let ram = GuestRam::new(layout)?;
         let serial = &SERIAL_PORTS[..consoles.len()];
@@ -120,12 +123,19 @@ impl Board {
         vm.create_irqchip()?;
         vm.set_gsi_routing(&routing::pc())?;
         vm.create_pit()?;
-        let devices = build_devices(&vm, layout, consoles)?;
+        let connections = pci::Connections {
+            vm: &vm,
+            memory: ram.for_devices(Arc::downgrade(&vm))?,
+            line: gsi,
+            drives,
+        };
+        let pci = pci::build(config, &connections, layout.low_end)?;
+        let devices = build_devices(&vm, layout, consoles, pci)?;
         let vcpus = create_vcpus(hypervisor, &*vm, config, &start, &ram)?;
         Ok(Self {
             vcpus,
             ports: devices.ports,
-            mmio: MmioBus::new(),
+            mmio: devices.mmio,
             timed: devices.timed,
             waker: devices.waker,
             clock: devices.clock,
@@ -162,7 +172,12 @@ fn create_vcpus(
     Ok(vcpus)
 }
 
-fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Result<Devices> {
+fn build_devices(
+    vm: &Arc<dyn Vm>,
+    layout: &Layout,
+    consoles: &[Console],
+    root: Arc<PciRoot>,
+) -> Result<Devices> {
     let clock = Arc::new(SystemClock::new());
     let time: Arc<dyn Clock> = clock.clone();
     let waker = Waker::default();
@@ -185,7 +200,7 @@ fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Res
         (Rtc::PORT, 2, rtc.clone()),
         (i8042::DATA_PORT, 1, keyboard.clone()),
         (i8042::COMMAND_PORT, 1, Arc::new(CommandPort(keyboard))),
-        (pci::PORT, pci::LEN, Arc::new(PciConfig::default())),
+        (PORT, LEN, Arc::new(PciConfig::new(root.clone()))),
         (reset::FAST_A20_PORT, 1, Arc::new(FastA20::default())),
         (pvpanic::PORT, 1, Arc::new(PvPanic)),
         (POST_PORT, 1, sink.clone()),
@@ -203,8 +218,12 @@ fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Res
             "the board's port table overlaps at {first:#x}"
         );
     }
+    ports.set_decoder(root.clone());
+    let mut mmio = MmioBus::new();
+    mmio.set_decoder(root);
     Ok(Devices {
         ports,
+        mmio,
         timed: vec![pm.clone(), rtc],
         waker,
         clock,
@@ -216,7 +235,7 @@ fn build_devices(vm: &Arc<dyn Vm>, layout: &Layout, consoles: &[Console]) -> Res
 fn build_serial(vm: &Arc<dyn Vm>, consoles: &[Console]) -> Vec<Arc<SerialPort>> {
     let gates = [4, 3].map(|irq| OrGate::new(gsi(vm, irq)));
     let build = |(i, console): (usize, &Console)| {
-        let irq = gates[i % 2].input((i / 2) as u32);
+        let irq = gates[i % 2].input();
         let output = console.output.clone();
         let port = Arc::new(SerialPort::new(irq, output, console.input.clone()));
         console.attach(&port);

@@ -19,6 +19,10 @@ pub struct MachineConfig {
     pub initrd: Option<Image>,
     /// Kernel command line.
     pub cmdline: String,
+    /// Disk images by id; they stay open across resets.
+    pub drives: Vec<DriveConfig>,
+    /// Devices on the PCI bus, beside the board's own.
+    pub devices: Vec<DeviceConfig>,
     /// Serial ports COM1, COM2, ...: at most four.
     pub serial: Vec<SerialConfig>,
     /// A guest reset ends the machine ([`crate::Outcome::Reset`]).
@@ -38,6 +42,8 @@ impl Default for MachineConfig {
             kernel: None,
             initrd: None,
             cmdline: String::new(),
+            drives: Vec::new(),
+            devices: Vec::new(),
             serial: Vec::new(),
             no_reboot: false,
             panic_action: PanicAction::Shutdown,
@@ -58,6 +64,60 @@ pub enum Image {
         /// The contents.
         bytes: Arc<[u8]>,
     },
+}
+
+/// A disk image.
+#[derive(Clone, Debug)]
+pub struct DriveConfig {
+    /// What devices call it.
+    pub id: String,
+    /// The image: a path, as `disk` takes it.
+    pub file: String,
+    /// How it is opened.
+    pub options: disk::DiskOptions,
+}
+
+/// A device on the PCI bus.
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    /// What it is.
+    pub model: DeviceModel,
+    /// The user's name for it.
+    pub id: Option<String>,
+    /// Slot and function; the first free slot if `None`.
+    pub address: Option<(u8, u8)>,
+}
+
+impl DeviceConfig {
+    /// A name for messages.
+    pub(crate) fn name(&self) -> String {
+        let model = match self.model {
+            DeviceModel::VirtioBlk(_) => "virtio-blk-pci",
+            DeviceModel::VirtioRng => "virtio-rng-pci",
+        };
+        match &self.id {
+            Some(id) => format!("{model} '{id}'"),
+            None => model.into(),
+        }
+    }
+}
+
+/// Models of devices.
+#[derive(Clone, Debug)]
+pub enum DeviceModel {
+    /// Virtio block device.
+    VirtioBlk(VirtioBlkConfig),
+    /// Virtio entropy device, fed by the host's random numbers.
+    VirtioRng,
+}
+
+/// A virtio block device.
+#[derive(Clone, Debug)]
+pub struct VirtioBlkConfig {
+    /// Id of its drive.
+    pub drive: String,
+    /// The rest; 0 queues mean one for each vCPU.
+    pub options: virtio::blk::Options,
 }
 
 /// The host end of a serial port.

@@ -14,11 +14,13 @@ mod config;
 mod console;
 mod control;
 pub mod cpu;
+mod drives;
 mod image;
 pub mod layout;
 mod machine;
 mod memory_serial;
 mod outcome;
+mod pci;
 pub mod ram;
 mod routing;
 mod signals;
@@ -26,7 +28,10 @@ mod stop_pipe;
 mod timers;
 mod vcpu_loop;
 
-pub use config::{Image, MachineConfig, PanicAction, SerialConfig};
+pub use config::{
+    DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, PanicAction, SerialConfig,
+    VirtioBlkConfig,
+};
 pub use machine::{Machine, MachineHandle};
 pub use memory_serial::MemorySerial;
 pub use outcome::{Error, Outcome, Result};

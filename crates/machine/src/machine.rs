@@ -4,6 +4,7 @@ use crate::board::{Board, SERIAL_PORTS};
 use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::control::{Control, Ending};
+use crate::drives::Drives;
 use crate::layout::Layout;
 use crate::outcome::{Error, Outcome, Result};
 use crate::signals::SignalGuard;
@@ -23,6 +24,7 @@ pub struct Machine {
     config: MachineConfig,
     layout: Layout,
     consoles: Vec<Console>,
+    drives: Drives,
     handle: MachineHandle,
 }
 
@@ -95,6 +97,7 @@ impl Machine {
                 why: "a PC has at most four serial ports".into(),
             });
         }
+        let drives = Drives::open(&config.drives)?;
         let handle = MachineHandle::default();
         let open = |serial| Console::open(serial, &handle.0.control);
         let consoles: Result<_> = config.serial.iter().map(open).collect();
@@ -102,6 +105,7 @@ impl Machine {
             hypervisor,
             layout,
             consoles: consoles?,
+            drives,
             config,
             handle,
         })
@@ -139,6 +143,7 @@ impl Machine {
             &self.config,
             &self.layout,
             &self.consoles,
+            &self.drives,
         )
     }
 

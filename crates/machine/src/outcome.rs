@@ -49,6 +49,10 @@ pub enum Error {
     Cmdline(String),
     #[error("no kernel given and there is no firmware to start instead; use -kernel FILE")]
     NoKernel,
+    #[error("drive '{id}': {why}")]
+    Drive { id: String, why: String },
+    #[error("device {name}: {why}")]
+    Device { name: String, why: String },
     #[error("serial port {index}: {why}")]
     Serial { index: usize, why: String },
     #[error("serial file '{}': {source}", path.display())]

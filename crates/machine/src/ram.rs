@@ -6,21 +6,31 @@
 
 use crate::layout::{Layout, RamRange};
 use crate::outcome::{Error, Result};
+use hv::Vm;
 use std::ptr::NonNull;
+use std::sync::{Arc, Weak};
+use virtio::{GuestMemory, WriteHook, WriteObserver};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-/// The mapping. Untouched pages cost nothing.
+/// Guest RAM. Untouched pages cost nothing.
 pub struct GuestRam {
+    mapping: Arc<Mapping>,
+    ranges: Vec<RamRange>,
+}
+
+/// The host mapping.
+struct Mapping {
     base: NonNull<u8>,
     len: usize,
-    ranges: Vec<RamRange>,
 }
 
 // SAFETY: the mapping belongs to this value until it is dropped, and all
 // access goes through raw-pointer copies; races with the guest concern bytes
 // only, which have no invalid values.
-unsafe impl Send for GuestRam {}
+unsafe impl Send for Mapping {}
 // SAFETY: as above; no method hands out references into the mapping.
-unsafe impl Sync for GuestRam {}
+unsafe impl Sync for Mapping {}
 
 /// Guest memory that is not RAM was addressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +58,48 @@ impl GuestRam {
         unsafe { libc::madvise(base, len, libc::MADV_DONTDUMP) };
         let base = NonNull::new(base.cast()).ok_or_else(|| refuse("mapped at 0".into()))?;
         Ok(Self {
-            base,
-            len,
+            mapping: Arc::new(Mapping { base, len }),
             ranges: layout.ranges(),
         })
     }
 
+    /// The RAM as devices see it: `vm` hears of what they write.
+    pub fn for_devices(&self, vm: Weak<dyn Vm>) -> Result<GuestMemory> {
+        let observer: Arc<dyn WriteObserver> = Arc::new(DeviceWrites {
+            vm,
+            _mapping: self.mapping.clone(),
+        });
+        let regions: Option<Vec<_>> = self
+            .ranges
+            .iter()
+            .map(|range| self.region(range, observer.clone()))
+            .collect();
+        let memory = regions.and_then(|r| GuestMemoryMmap::from_regions(r).ok());
+        memory.map(Arc::new).ok_or_else(|| Error::Ram {
+            bytes: self.mapping.len as u64,
+            why: "cannot be given to devices".into(),
+        })
+    }
+
+    fn region(
+        &self,
+        range: &RamRange,
+        observer: Arc<dyn WriteObserver>,
+    ) -> Option<GuestRegionMmap<WriteHook>> {
+        let hook = WriteHook::new(range.gpa, observer);
+        let base = self.mapping.base.as_ptr();
+        let builder = MmapRegionBuilder::new_with_bitmap(range.size as usize, hook)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: ranges lie inside the mapping (`Layout::backing_size`). The
+        // region's hook holds a reference to the mapping, so it stays as long
+        // as the region does.
+        let builder = unsafe { builder.with_raw_mmap_pointer(base.add(range.offset as usize)) };
+        GuestRegionMmap::new(builder.build().ok()?, GuestAddress(range.gpa))
+    }
+
     /// The slots: guest-physical range and host address of its first byte.
     pub fn slots(&self) -> impl Iterator<Item = (RamRange, u64)> + '_ {
-        let base = self.base.as_ptr() as u64;
+        let base = self.mapping.base.as_ptr() as u64;
         self.ranges.iter().map(move |r| (*r, base + r.offset))
     }
 
@@ -88,17 +131,32 @@ impl GuestRam {
             .find(|r| gpa >= r.gpa && end <= r.gpa + r.size);
         let range = range.ok_or(NotRam { gpa })?;
         let offset = (range.offset + (gpa - range.gpa)) as usize;
-        debug_assert!(offset + len <= self.len);
+        debug_assert!(offset + len <= self.mapping.len);
         // SAFETY: ranges lie inside the mapping (`Layout::backing_size`), so
         // the offset stays in bounds of one allocation.
-        Ok(unsafe { self.base.as_ptr().add(offset) })
+        Ok(unsafe { self.mapping.base.as_ptr().add(offset) })
     }
 }
 
-impl Drop for GuestRam {
+/// Passes devices' writes on, and keeps the mapping for them.
+struct DeviceWrites {
+    vm: Weak<dyn Vm>,
+    _mapping: Arc<Mapping>,
+}
+
+impl WriteObserver for DeviceWrites {
+    fn written(&self, gpa: u64, len: u64) {
+        if let Some(vm) = self.vm.upgrade() {
+            vm.memory_written(gpa, len);
+        }
+    }
+}
+
+impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `base` and `len` are the mapping made in `new`; the machine
-        // drops vCPUs and VM, which used it, before its RAM.
+        // SAFETY: `base` and `len` are the mapping made in `new`; devices hold
+        // a reference to it, and the machine drops vCPUs and VM, which used
+        // it, before its RAM.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }

@@ -3,7 +3,7 @@
 use crate::input::Input;
 use devices::acpi_pm::{self, AcpiPm, Gpe0};
 use devices::i8042::{self, CommandPort, I8042};
-use devices::pci::{self, PciConfig};
+use devices::pci::{self, Chip, PC_CHIPS, PciConfig, PciRoot};
 use devices::pvpanic::{self, PvPanic};
 use devices::reset::{self, FastA20};
 use devices::rtc::{MemorySize, Rtc};
@@ -199,7 +199,13 @@ pub(super) fn ports(data: &[u8]) {
     add_rtc(&mut board);
     add_i8042(&mut board);
     add_pm(&mut board);
-    board.add(pci::PORT, pci::LEN, Arc::new(PciConfig::default()));
+    let mut root = PciRoot::new();
+    for row in &PC_CHIPS {
+        let plugged = root.plug(row.address(), Arc::new(Chip::new(row)));
+        assert!(plugged.is_ok(), "two chips at {}", row.address());
+    }
+    let mechanism = PciConfig::new(Arc::new(root));
+    board.add(pci::PORT, pci::LEN, Arc::new(mechanism));
     board.add(reset::FAST_A20_PORT, 1, Arc::new(FastA20::default()));
     board.add(pvpanic::PORT, 1, Arc::new(PvPanic));
     let mut known: Vec<u16> = (COM1 - 2..COM1 + 10).chain(pm_ports()).collect();

@@ -1,13 +1,12 @@
 //! Differentiated System Description Table: the devices that cannot be
 //! probed, and the power-off state.
 
-use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci_root};
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
-    ResourceTemplate, Scope,
+    Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::{Aml, sdt::Sdt};
-use devices::{acpi_pm, i8042, pci, pvpanic, rtc::Rtc};
+use devices::{acpi_pm, i8042, pvpanic, rtc::Rtc};
 
 /// Present, enabled, shown in the UI, working (ACPI 6.3.7); the same for a
 /// device that is not shown.
@@ -91,35 +90,10 @@ fn write_device(row: &Row, out: &mut Vec<u8>) {
     Device::new(path(&row.name), children).to_aml_bytes(out);
 }
 
-/// Below the I/O APIC.
-const PCI_MEMORY_LAST: u32 = 0xfebf_ffff;
-
-/// Appends the PCI root: the configuration ports are its own, the ranges
-/// around them, the VGA window and the memory above RAM belong to devices.
-fn write_pci_root(low_end: u64, out: &mut Vec<u8>) {
-    let hid = Name::new(Path::new("_HID"), &EISAName::new("PNP0A03"));
-    let (adr, uid) = (0u8, 0u8);
-    let adr = Name::new(Path::new("_ADR"), &adr);
-    let uid = Name::new(Path::new("_UID"), &uid);
-    let cacheable = AddressSpaceCacheable::NotCacheable;
-    let config_end = pci::PORT + pci::LEN;
-    let buses = AddressSpace::new_bus_number(0u16, 0xff);
-    let config = IO::new(pci::PORT, pci::PORT, 1, pci::LEN as u8);
-    let io_below = AddressSpace::new_io(0u16, pci::PORT - 1, None);
-    let io_above = AddressSpace::new_io(config_end, 0xffff, None);
-    let vga = AddressSpace::new_memory(cacheable, true, 0xa_0000u32, 0xb_ffff, None);
-    // RAM ends at or below 3 GiB.
-    let first = low_end as u32;
-    let memory = AddressSpace::new_memory(cacheable, true, first, PCI_MEMORY_LAST, None);
-    let resources: Vec<&dyn Aml> = vec![&buses, &config, &io_below, &io_above, &vga, &memory];
-    let crs = Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources));
-    Device::new(Path::new("PCI0"), vec![&hid, &adr, &uid, &crs]).to_aml_bytes(out);
-}
-
 /// The table.
 pub fn build(description: &Description) -> Sdt {
     let mut devices = Vec::new();
-    write_pci_root(description.low_end, &mut devices);
+    pci_root::write(description.low_end, &mut devices);
     for row in rows(description) {
         write_device(&row, &mut devices);
     }

@@ -16,7 +16,14 @@ const ALL_PROCESSORS: u8 = 0xff;
 const NMI_LINT: u8 = 1;
 
 /// ISA interrupts whose GSI or trigger mode differs: source, GSI, flags.
-const OVERRIDES: [(u8, u32, u16); 2] = [(0, 2, CONFORMING), (9, 9, LEVEL_HIGH)];
+/// The last three are for PCI's interrupts, as in QEMU's table.
+const OVERRIDES: [(u8, u32, u16); 5] = [
+    (0, 2, CONFORMING),
+    (9, 9, LEVEL_HIGH),
+    (5, 5, LEVEL_HIGH),
+    (10, 10, LEVEL_HIGH),
+    (11, 11, LEVEL_HIGH),
+];
 
 /// A MADT for the processors; a processor's ACPI id is its number.
 pub fn build(topology: &Topology) -> Sdt {

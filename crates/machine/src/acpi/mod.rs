@@ -3,6 +3,7 @@
 mod dsdt;
 mod fadt;
 mod madt;
+mod pci_root;
 
 pub use fadt::SCI;
 

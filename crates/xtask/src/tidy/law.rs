@@ -4,7 +4,7 @@ use super::Source;
 
 /// (crate, what it may depend on). Tests may use more: only `[dependencies]`
 /// and `[build-dependencies]` count.
-const LAW: [(&str, &[&str]); 18] = [
+const LAW: [(&str, &[&str]); 19] = [
     ("x86", &[]),
     ("hv", &["x86"]),
     ("irqchip", &["x86"]),
@@ -15,13 +15,14 @@ const LAW: [(&str, &[&str]); 18] = [
     ("kvm", &["x86", "hv"]),
     ("devices", &["x86"]),
     ("disk", &[]),
-    ("machine", &["x86", "hv", "devices"]),
+    ("virtio", &["devices", "disk"]),
+    ("machine", &["x86", "hv", "devices", "virtio", "disk"]),
     ("guest", &[]),
     ("guestimg", &[]),
     (
         "trapeze",
         &[
-            "hv", "engine", "kvm", "machine", "disk", "guestimg", "guest",
+            "hv", "engine", "kvm", "machine", "virtio", "disk", "guestimg", "guest",
         ],
     ),
     ("conformance", &["x86", "hv", "engine", "kvm"]),

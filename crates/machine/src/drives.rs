@@ -1,0 +1,38 @@
+//! The disks a machine has open, by id. They stay open across resets.
+
+use crate::config::DriveConfig;
+use crate::outcome::{Error, Result};
+use disk::{BlockDevice, Disk};
+use std::sync::Arc;
+
+/// The disks.
+#[derive(Default)]
+pub struct Drives(Vec<(String, Arc<Disk>)>);
+
+impl Drives {
+    /// Opens every drive; warnings of the formats' guesses go to stderr, as
+    /// QEMU's do.
+    pub fn open(configs: &[DriveConfig]) -> Result<Self> {
+        let mut drives = Self::default();
+        for config in configs {
+            let disk = Disk::open(&config.file, &config.options).map_err(|why| Error::Drive {
+                id: config.id.clone(),
+                why: why.to_string(),
+            })?;
+            if let Some(warning) = disk.warning() {
+                eprintln!("{warning}");
+            }
+            drives.0.push((config.id.clone(), Arc::new(disk)));
+        }
+        Ok(drives)
+    }
+
+    /// The disk with this id.
+    pub fn get(&self, id: &str) -> std::result::Result<Arc<dyn BlockDevice>, String> {
+        let found = self.0.iter().find(|(name, _)| name == id);
+        match found {
+            Some((_, disk)) => Ok(disk.clone()),
+            None => Err(format!("there is no drive '{id}'")),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! One request (5.2.6): a header, data, a status byte.
+#![allow(unsafe_code, reason = "hands guest memory to the disk as raw buffers")]
+
+use super::SERIAL_LEN;
+use super::config::{MAX_RANGE_SECTORS, MAX_SEGMENTS, SECTOR};
+use crate::chain::{Chain, Slice};
+use crate::queue::Broken;
+use disk::{BlockDevice, Dest, Errno, IoResult, Source};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vm_memory::bitmap::Bitmap;
+
+/// Request types.
+mod kind {
+    pub const IN: u32 = 0;
+    pub const OUT: u32 = 1;
+    pub const FLUSH: u32 = 4;
+    pub const GET_ID: u32 = 8;
+    pub const DISCARD: u32 = 11;
+    pub const WRITE_ZEROES: u32 = 13;
+}
+
+/// Status bytes.
+const OK: u8 = 0;
+const IO_ERROR: u8 = 1;
+const UNSUPPORTED: u8 = 2;
+
+/// The flag of a segment: the space may be given back.
+const UNMAP: u32 = 1;
+const HEADER: usize = 16;
+const SEGMENT: usize = 16;
+
+/// What an I/O error does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// The guest is told.
+    Report,
+    /// The guest is told that all went well.
+    Ignore,
+}
+
+/// For reads and for writes.
+pub(super) struct Policies {
+    pub(super) read: OnError,
+    pub(super) write: OnError,
+}
+
+/// A disk as requests use it.
+pub(super) struct Disk {
+    pub(super) device: Arc<dyn BlockDevice>,
+    /// The driver sends flushes. If not, each write is made durable.
+    pub(super) flushes: bool,
+    pub(super) write_cache: Arc<AtomicBool>,
+    pub(super) serial: String,
+    pub(super) policies: Policies,
+}
+
+/// Why a request did not succeed.
+enum Failure {
+    Disk(Errno),
+    Unsupported,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Disk(errno)
+    }
+}
+
+impl Disk {
+    /// Serves a request; the number of bytes written to guest memory.
+    pub(super) fn serve(&self, mut chain: Chain<'_>) -> Result<u32, Broken> {
+        let Some(status) = chain.take_last_byte() else {
+            return Err(Broken("a block request has no room for its status"));
+        };
+        let mut header = [0; HEADER];
+        if !chain.take_header(&mut header) {
+            return Err(Broken("a block request has no header"));
+        }
+        let kind = u32_at(&header, 0);
+        let sector = u64_at(&header, 8);
+        let (code, filled) = self.conclude(kind, self.act(kind, sector, &chain));
+        status.copy_from(&[code]);
+        // At most 2^32 - 1 bytes in all (2.7.5.2).
+        Ok(u32::try_from(filled).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// Does it; the number of bytes of data written to guest memory.
+    fn act(&self, kind: u32, sector: u64, chain: &Chain<'_>) -> Result<usize, Failure> {
+        match kind {
+            kind::IN => self.read(sector, &chain.writable),
+            kind::OUT => self.write(sector, &chain.readable).map(|()| 0),
+            kind::FLUSH => Ok(self.device.flush().map(|()| 0)?),
+            kind::GET_ID => {
+                let mut id = [0; SERIAL_LEN];
+                let bytes = self.serial.bytes();
+                id.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+                Ok(chain.fill(&id))
+            }
+            kind::DISCARD | kind::WRITE_ZEROES => self.ranges(kind, chain).map(|()| 0),
+            _ => Err(Failure::Unsupported),
+        }
+    }
+
+    /// The status byte for the guest, by the error policy.
+    fn conclude(&self, kind: u32, result: Result<usize, Failure>) -> (u8, usize) {
+        let policy = match kind {
+            kind::IN => self.policies.read,
+            _ => self.policies.write,
+        };
+        match (result, policy) {
+            (Ok(filled), _) => (OK, filled),
+            (Err(Failure::Unsupported), _) => (UNSUPPORTED, 0),
+            (Err(Failure::Disk(errno)), OnError::Report) => {
+                log::warn!("virtio-blk: request {kind}: {errno}");
+                (IO_ERROR, 0)
+            }
+            (Err(Failure::Disk(errno)), OnError::Ignore) => {
+                log::warn!("virtio-blk: request {kind}: {errno} (ignored)");
+                (OK, 0)
+            }
+        }
+    }
+
+    fn read(&self, sector: u64, slices: &[Slice<'_>]) -> Result<usize, Failure> {
+        let (offset, len) = self.place(sector, slices)?;
+        let buffers: Vec<_> = slices.iter().map(dest).collect();
+        let result = self.device.read_vectored_at(&buffers, offset);
+        // After an error some of the bytes may have come, too.
+        for slice in slices {
+            slice.bitmap().mark_dirty(0, slice.len());
+        }
+        result?;
+        Ok(len)
+    }
+
+    fn write(&self, sector: u64, slices: &[Slice<'_>]) -> Result<(), Failure> {
+        let (offset, _) = self.place(sector, slices)?;
+        let buffers: Vec<_> = slices.iter().map(source).collect();
+        self.device.write_vectored_at(&buffers, offset)?;
+        Ok(self.written()?)
+    }
+
+    /// Makes what was written durable unless the driver flushes itself.
+    fn written(&self) -> IoResult<()> {
+        match self.flushes && self.write_cache.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => self.device.flush(),
+        }
+    }
+
+    /// Offset and length of a transfer, which is whole sectors of the disk.
+    fn place(&self, sector: u64, slices: &[Slice<'_>]) -> Result<(u64, usize), Errno> {
+        let len: usize = slices.iter().map(Slice::len).sum();
+        let offset = sector.checked_mul(SECTOR).ok_or(Errno::EINVAL)?;
+        let end = offset.checked_add(len as u64).ok_or(Errno::EINVAL)?;
+        let whole = (len as u64).is_multiple_of(SECTOR);
+        match whole && end <= self.device.len() {
+            true => Ok((offset, len)),
+            false => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Discards or zeroes the segments that the data lists (5.2.6.2).
+    fn ranges(&self, kind: u32, chain: &Chain<'_>) -> Result<(), Failure> {
+        let len = chain.readable_len();
+        if len == 0 || !len.is_multiple_of(SEGMENT) || len / SEGMENT > MAX_SEGMENTS as usize {
+            return Err(Errno::EINVAL.into());
+        }
+        let mut list = vec![0; len];
+        let mut at = 0;
+        for slice in &chain.readable {
+            at += slice.copy_to(&mut list[at..]);
+        }
+        for segment in list.chunks_exact(SEGMENT) {
+            self.range(kind, segment)?;
+        }
+        Ok(self.written()?)
+    }
+
+    fn range(&self, kind: u32, segment: &[u8]) -> Result<(), Failure> {
+        let (sectors, flags) = (u32_at(segment, 8), u32_at(segment, 12));
+        let offset = u64_at(segment, 0).checked_mul(SECTOR);
+        let offset = offset.ok_or(Errno::EINVAL)?;
+        let len = u64::from(sectors) * SECTOR;
+        let inside = offset
+            .checked_add(len)
+            .is_some_and(|end| end <= self.device.len());
+        if !inside || sectors > MAX_RANGE_SECTORS {
+            return Err(Errno::EINVAL.into());
+        }
+        match (kind, flags) {
+            (kind::DISCARD, 0) => self.device.discard(offset, len)?,
+            (kind::WRITE_ZEROES, 0 | UNMAP) => {
+                self.device.write_zeroes(offset, len, flags == UNMAP)?;
+            }
+            // Unknown flags must not be guessed at (5.2.6.2).
+            _ => return Err(Failure::Unsupported),
+        }
+        Ok(())
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes)
+}
+
+/// Guest memory to read into. The caller marks it dirty afterwards.
+fn dest<'a>(slice: &'a Slice<'_>) -> Dest<'a> {
+    // SAFETY: the slice lies in a region of guest memory, which its queue
+    // keeps mapped, writable, until its worker has ended; the guest's and
+    // other devices' accesses to it are raw or atomic, never references.
+    unsafe { Dest::from_raw(slice.ptr_guard_mut().as_ptr(), slice.len()) }
+}
+
+/// Guest memory to write from.
+fn source<'a>(slice: &'a Slice<'_>) -> Source<'a> {
+    // SAFETY: as in `dest`; a source is only read.
+    unsafe { Source::from_raw(slice.ptr_guard_mut().as_ptr(), slice.len()) }
+}

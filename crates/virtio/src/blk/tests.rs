@@ -1,0 +1,284 @@
+//! Requests through the PCI transport on a disk in memory.
+
+use super::*;
+use crate::testing::*;
+use disk::{BlockSizes, Dest, Errno, IoResult, Preallocation, Source, Status};
+use vm_memory::{Bytes, GuestAddress};
+
+const SECTORS: u64 = 64;
+const HEADER: u64 = BUFFERS;
+const STATUS: u64 = BUFFERS + 0x100;
+const DATA: u64 = BUFFERS + 0x1000;
+const FEATURES: u64 = feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES;
+
+struct RamDisk {
+    bytes: Mutex<Vec<u8>>,
+    log: Mutex<Vec<String>>,
+    fails: AtomicBool,
+}
+
+impl RamDisk {
+    fn new() -> Arc<Self> {
+        let bytes = (0..SECTORS * 512).map(|i| (i / 512) as u8).collect();
+        Arc::new(Self {
+            bytes: Mutex::new(bytes),
+            log: Mutex::default(),
+            fails: AtomicBool::new(false),
+        })
+    }
+    fn note(&self, what: String) -> IoResult<()> {
+        self.log.lock().push(what);
+        match self.fails.load(Ordering::SeqCst) {
+            true => Err(Errno::ENOSPC),
+            false => Ok(()),
+        }
+    }
+    fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock())
+    }
+}
+
+impl BlockDevice for RamDisk {
+    fn len(&self) -> u64 {
+        SECTORS * 512
+    }
+    fn read_vectored_at(&self, buffers: &[Dest], offset: u64) -> IoResult<()> {
+        let bytes = self.bytes.lock();
+        let mut at = offset as usize;
+        for buffer in buffers {
+            buffer.fill(&bytes[at..]);
+            at += disk::total_len(&[*buffer]);
+        }
+        self.note(format!("read {offset}"))
+    }
+    fn write_vectored_at(&self, buffers: &[Source], offset: u64) -> IoResult<()> {
+        let mut bytes = self.bytes.lock();
+        let mut at = offset as usize;
+        for buffer in buffers {
+            buffer.read(&mut bytes[at..]);
+            at += disk::total_len(&[*buffer]);
+        }
+        self.note(format!("write {offset}"))
+    }
+    fn flush(&self) -> IoResult<()> {
+        self.note("flush".into())
+    }
+    fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.note(format!("discard {offset} {len}"))
+    }
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
+        self.note(format!("zeroes {offset} {len} {unmap}"))
+    }
+    fn block_sizes(&self) -> BlockSizes {
+        BlockSizes {
+            logical: 512,
+            physical: 4096,
+            discard: 4096,
+        }
+    }
+    fn read_only(&self) -> bool {
+        false
+    }
+    fn resize(&self, _: u64, _: Preallocation) -> IoResult<()> {
+        Err(Errno::ENOTSUP)
+    }
+    fn status(&self, _: u64, _: u64) -> IoResult<Status> {
+        Err(Errno::ENOTSUP)
+    }
+}
+
+fn rig(options: Options) -> (Rig, Arc<RamDisk>) {
+    let disk = RamDisk::new();
+    let rig = Rig::new(Arc::new(Blk::new(disk.clone(), options)));
+    (rig, disk)
+}
+
+/// Sends a request with one data buffer; its status and the used length.
+fn request(rig: &Rig, kind: u32, sector: u64, data: (u32, u16)) -> (u8, u32) {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&kind.to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    rig.memory
+        .write_slice(&header, GuestAddress(HEADER))
+        .unwrap();
+    rig.memory.write_obj(0xffu8, GuestAddress(STATUS)).unwrap();
+    let all = [(HEADER, 16, 0), (DATA, data.0, data.1), (STATUS, 1, WRITE)];
+    let used = match data.0 {
+        0 => rig.serve(&[all[0], all[2]]),
+        _ => rig.serve(&all),
+    };
+    (rig.memory.read_obj(GuestAddress(STATUS)).unwrap(), used)
+}
+
+fn data(rig: &Rig, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    rig.memory
+        .read_slice(&mut bytes, GuestAddress(DATA))
+        .unwrap();
+    bytes
+}
+
+#[test]
+fn the_configuration_describes_the_disk() {
+    let (rig, _) = rig(Options::default());
+    assert_eq!(rig.read(0x2000, 8), SECTORS);
+    assert_eq!(rig.read(0x200c, 4), 254);
+    assert_eq!(rig.read(0x2014, 4), 512);
+    // 4 KiB pages of 512-byte blocks: exponent 3.
+    assert_eq!(rig.read(0x2018, 1), 3);
+    assert_eq!(rig.read(0x2022, 2), 1);
+    assert_eq!(rig.read(0x2fff, 8), 0);
+}
+
+#[test]
+fn reads_and_writes_reach_their_sectors() {
+    let (rig, disk) = rig(Options::default());
+    rig.start(FEATURES);
+    assert_eq!(request(&rig, 0, 5, (1024, WRITE)), (0, 1025));
+    let expected: Vec<u8> = [[5; 512], [6; 512]].concat();
+    assert_eq!(data(&rig, 1024), expected);
+    rig.memory
+        .write_slice(&[9; 512], GuestAddress(DATA))
+        .unwrap();
+    assert_eq!(request(&rig, 1, 63, (512, 0)), (0, 1));
+    assert_eq!(disk.bytes.lock()[63 * 512..], [9; 512]);
+    assert_eq!(request(&rig, 4, 0, (0, 0)), (0, 1));
+    assert_eq!(disk.take_log(), ["read 2560", "write 32256", "flush"]);
+}
+
+#[test]
+fn a_header_may_be_in_pieces_and_share_a_buffer() {
+    let (rig, disk) = rig(Options::default());
+    rig.start(FEATURES);
+    let mut bytes = vec![0; 16 + 512];
+    bytes[0] = 1;
+    bytes[8] = 2;
+    bytes[16..].fill(7);
+    rig.memory
+        .write_slice(&bytes, GuestAddress(HEADER))
+        .unwrap();
+    let pieces = [(HEADER, 3, 0), (HEADER + 3, 525, 0), (STATUS, 1, WRITE)];
+    assert_eq!(rig.serve(&pieces), 1);
+    assert_eq!(disk.bytes.lock()[1024..1536], [7; 512]);
+    // Data and status in one buffer.
+    rig.memory.write_obj(0u8, GuestAddress(HEADER)).unwrap();
+    let shared = [(HEADER, 16, 0), (DATA, 513, WRITE)];
+    assert_eq!(rig.serve(&shared), 513);
+    assert_eq!(data(&rig, 513), [&[7; 512][..], &[0]].concat());
+}
+
+#[test]
+fn what_lies_outside_is_an_error_of_the_request() {
+    let (rig, disk) = rig(Options::default());
+    rig.start(FEATURES);
+    for (sector, len) in [
+        (64, 512),
+        (63, 1024),
+        (u64::MAX, 512),
+        (1 << 55, 512),
+        (0, 100),
+    ] {
+        assert_eq!(
+            request(&rig, 0, sector, (len, WRITE)).0,
+            1,
+            "{sector} {len}"
+        );
+        assert_eq!(request(&rig, 1, sector, (len, 0)).0, 1, "{sector} {len}");
+    }
+    assert_eq!(disk.take_log(), [""; 0]);
+    assert_eq!(request(&rig, 2, 0, (512, WRITE)).0, 2);
+    assert_eq!(request(&rig, 0xffff_ffff, 0, (0, 0)).0, 2);
+    assert_eq!(rig.status(), 0xf);
+}
+
+#[test]
+fn segments_are_discarded_and_zeroed() {
+    let (rig, disk) = rig(Options::default());
+    rig.start(FEATURES);
+    let segment = |sector: u64, sectors: u32, flags: u32| {
+        let mut bytes = sector.to_le_bytes().to_vec();
+        bytes.extend(sectors.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        rig.memory.write_slice(&bytes, GuestAddress(DATA)).unwrap();
+    };
+    segment(8, 16, 0);
+    assert_eq!(request(&rig, 11, 0, (16, 0)).0, 0);
+    segment(0, 4, 1);
+    assert_eq!(request(&rig, 13, 0, (16, 0)).0, 0);
+    assert_eq!(disk.take_log(), ["discard 4096 8192", "zeroes 0 2048 true"]);
+    for (sector, sectors, flags, len, status) in [
+        (60, 5, 0, 16, 1),
+        (u64::MAX, 1, 0, 16, 1),
+        (0, u32::MAX, 0, 16, 1),
+        (0, 1, 2, 16, 2),
+        (0, 1, 0, 15, 1),
+        (0, 1, 0, 4097 * 16, 1),
+    ] {
+        segment(sector, sectors, flags);
+        assert_eq!(
+            request(&rig, 11, 0, (len, 0)).0,
+            status,
+            "{sector} {sectors}"
+        );
+    }
+    assert_eq!(disk.take_log(), [""; 0]);
+}
+
+#[test]
+fn the_serial_number_is_told() {
+    let serial = "0123456789abcdefghijk".into();
+    let (rig, _) = rig(Options {
+        serial,
+        ..Options::default()
+    });
+    rig.start(FEATURES);
+    assert_eq!(request(&rig, 8, 0, (20, WRITE)), (0, 21));
+    assert_eq!(data(&rig, 20), b"0123456789abcdefghij");
+}
+
+#[test]
+fn without_a_write_cache_every_write_is_flushed() {
+    let (rig, disk) = rig(Options::default());
+    rig.start(FEATURES);
+    rig.write(0x2020, 1, 0);
+    request(&rig, 1, 0, (512, 0));
+    assert_eq!(disk.take_log(), ["write 0", "flush"]);
+    // A driver that cannot flush has no cache either; reset turns it on.
+    rig.set_status(0);
+    assert_eq!(rig.read(0x2020, 1), 1);
+    rig.start(0);
+    request(&rig, 1, 0, (512, 0));
+    assert_eq!(disk.take_log(), ["write 0", "flush"]);
+}
+
+#[test]
+fn errors_are_reported_or_ignored_as_asked() {
+    for (policy, status) in [(OnError::Report, 1), (OnError::Ignore, 0)] {
+        let (rig, disk) = rig(Options {
+            write_error: policy,
+            ..Options::default()
+        });
+        rig.start(FEATURES);
+        disk.fails.store(true, Ordering::SeqCst);
+        assert_eq!(request(&rig, 1, 0, (512, 0)).0, status);
+        assert_eq!(request(&rig, 0, 0, (512, WRITE)).0, 1);
+    }
+}
+
+#[test]
+fn requests_without_header_or_status_break_the_queue() {
+    let chains: [&[(u64, u32, u16)]; 4] = [
+        &[(HEADER, 16, 0)],
+        &[(HEADER, 15, 0), (STATUS, 1, WRITE)],
+        &[(STATUS, 1, WRITE)],
+        &[(HEADER, 16, 0), (STATUS, 0, WRITE)],
+    ];
+    let (rig, _) = rig(Options::default());
+    for chain in chains {
+        rig.start(FEATURES);
+        rig.submit(chain);
+        rig.wait_vector(0);
+        assert_eq!(rig.status(), 0x4f, "{chain:x?}");
+        rig.set_status(0);
+    }
+}

@@ -1,0 +1,13 @@
+//! How drivers reach a device. [`Setup`] is what all transports share: the
+//! negotiation and the set-up of queues (virtio 1.2, 2 and 3).
+
+mod pci;
+mod pci_legacy;
+mod pci_registers;
+#[cfg(test)]
+mod pci_tests;
+mod setup;
+
+pub use pci::{PciWiring, VirtioPci};
+
+use setup::{Setup, Signals};
