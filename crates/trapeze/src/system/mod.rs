@@ -1,7 +1,10 @@
 //! `trapeze system`: a machine from QEMU's options.
 
 mod accel;
+mod device;
+mod drive;
 mod help;
+mod keyval;
 mod log_items;
 mod logger;
 mod parse;

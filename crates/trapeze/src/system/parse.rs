@@ -1,7 +1,7 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, log_items};
+use super::{Personality, accel, device, drive, log_items};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) no_display: bool,
     /// `-nodefaults` was given.
     pub(crate) no_defaults: bool,
+    /// `-drive` in order.
+    pub(crate) drives: Vec<drive::Drive>,
     /// `-D`.
     pub(crate) log_file: Option<PathBuf>,
 }
@@ -53,6 +55,7 @@ impl Options {
             nographic: false,
             no_display: false,
             no_defaults: false,
+            drives: Vec::new(),
             log_file: None,
         }
     }
@@ -74,6 +77,8 @@ impl Options {
                 value => format!("-{} {value}: {why}", row.name),
             })?;
         }
+        drive::resolve(self)?;
+        device::check(self)?;
         self.resolve_serial()
     }
 

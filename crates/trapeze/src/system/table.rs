@@ -2,7 +2,7 @@
 //! from this table.
 
 use super::parse::Options;
-use super::values as v;
+use super::{device, drive, values as v};
 
 /// What follows an option's name.
 pub(crate) enum Shape {
@@ -50,7 +50,7 @@ const fn row(
 pub(crate) const OPTIONS: &[Row] = &[
     row("help", &["h"], Flag, "print this help", v::help),
     row("version", &[], Flag, "print the version", v::version),
-    row("machine", &["M"], Value("NAME[,accel=A:B]"), "the board: 'trapeze', a PC without PCI for direct kernel boot; 'help' lists", v::machine),
+    row("machine", &["M"], Value("NAME[,accel=A:B]"), "the board: 'pc', an i440FX PC for direct kernel boot; 'help' lists", v::machine),
     row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction", v::accel),
     row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
     row("cpu", &[], Value("MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off][,enforce]"), "the CPU the guest sees; 'max' is everything the accelerator offers (the default), but for invtsc: with an invariant TSC guests keep time by it instead of kvmclock; 'help' lists models and features", v::cpu),
@@ -59,6 +59,8 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("kernel", &[], Value("FILE"), "boot this Linux bzImage or PVH ELF file", v::kernel),
     row("initrd", &[], Value("FILE"), "initial RAM disk for -kernel", v::initrd),
     row("append", &[], Value("TEXT"), "command line for -kernel", v::append),
+    row("drive", &[], Value("file=FILE,if=virtio[,PROPERTY=VALUE...]"), "a disk image: if=virtio adds a virtio disk for it, if=none leaves that to -device; id=, format=raw|qcow2 (guessed if not given), cache=writeback|none|writethrough|directsync|unsafe, readonly=on|off, discard=unmap|ignore, rerror=, werror=report|ignore", drive::apply),
+    row("device", &[], Value("MODEL[,PROPERTY=VALUE...]"), "a device on the PCI bus; 'help' lists the models, 'MODEL,help' its properties", device::apply),
     row("nographic", &[], Flag, "COM1 on the terminal; Ctrl-A X quits, Ctrl-A H lists the other keys", v::nographic),
     row("display", &[], Value("none"), "there is no display; COM1 is not shown unless -serial says so", v::display),
     row("serial", &[], Value("DEVICE"), "COM1 (then COM2, ...): stdio, mon:stdio, file:PATH, null (output is dropped) or none (no port)", v::serial),

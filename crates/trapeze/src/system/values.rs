@@ -9,10 +9,12 @@ use std::path::PathBuf;
 
 type Applied = Result<(), String>;
 
-/// The one board of this version.
-const BOARD: &str = "trapeze";
+/// The one board of this version, and the name it had before PCI.
+const BOARD: &str = "pc";
+const BOARD_ALIAS: &str = "trapeze";
 const BOARD_HELP: &str = "Boards:\n\
-    trapeze   PC without PCI: 8259, I/O APIC, 8254, RTC, 16550, ACPI; boots a kernel directly\n";
+    pc        PC (i440FX + PIIX) with PCI, ACPI and serial ports; boots a kernel directly\n\
+    trapeze   alias of pc\n";
 
 /// Comma-separated `key=value` words.
 fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
@@ -51,9 +53,9 @@ pub(super) fn machine(options: &mut Options, value: &str) -> Applied {
                     options.accelerators.push(accel::by_name(name)?);
                 }
             }
-            ("type", Some(BOARD)) => {}
+            ("type", Some(BOARD | BOARD_ALIAS)) => {}
             ("type", Some(name)) => return Err(no_such("board", name, BOARD)),
-            (BOARD, None) if position == 0 => {}
+            (BOARD | BOARD_ALIAS, None) if position == 0 => {}
             (name, None) if position == 0 => return Err(no_such("board", name, BOARD)),
             (key, _) => return Err(no_such("property", key, "accel")),
         }

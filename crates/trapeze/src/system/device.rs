@@ -1,0 +1,274 @@
+//! `-device`: models and their properties, one table for parser and lists.
+
+use super::keyval::{self, on_off};
+use super::parse::Options;
+use crate::near::did_you_mean;
+use machine::{DeviceConfig, DeviceModel, VirtioBlkConfig};
+use virtio::blk;
+
+/// A model.
+struct Model {
+    name: &'static str,
+    aliases: &'static [&'static str],
+    help: &'static str,
+    new: fn() -> DeviceModel,
+    properties: &'static [Property],
+}
+
+/// A property of a model.
+struct Property {
+    name: &'static str,
+    /// As `-device NAME,help` shows it: type and meaning.
+    help: &'static str,
+    apply: fn(&mut DeviceConfig, &str) -> Result<(), String>,
+}
+
+const fn property(
+    name: &'static str,
+    help: &'static str,
+    apply: fn(&mut DeviceConfig, &str) -> Result<(), String>,
+) -> Property {
+    Property { name, help, apply }
+}
+
+/// Every model.
+const MODELS: [Model; 2] = [
+    Model {
+        name: "virtio-blk-pci",
+        aliases: &["virtio-blk", "virtio-blk-pci-transitional"],
+        help: "disk",
+        new: || {
+            DeviceModel::VirtioBlk(VirtioBlkConfig {
+                drive: String::new(),
+                options: blk_defaults(),
+            })
+        },
+        properties: &BLK,
+    },
+    Model {
+        name: "virtio-rng-pci",
+        aliases: &["virtio-rng", "virtio-rng-pci-transitional"],
+        help: "entropy from the host's random numbers",
+        new: || DeviceModel::VirtioRng,
+        properties: &[],
+    },
+];
+
+/// Properties of every PCI device.
+const PCI: [Property; 3] = [
+    property("id", "<str> - name of the device", |d, v| {
+        d.id = Some(v.into());
+        Ok(())
+    }),
+    property("bus", "<str> - pci.0, the only bus", |_, v| match v {
+        "pci.0" | "pci" => Ok(()),
+        _ => Err("there is only the bus pci.0".into()),
+    }),
+    property(
+        "addr",
+        "<int32> - slot and optional function, as 0x6 or 06.0",
+        |d, v| {
+            d.address = Some(address(v)?);
+            Ok(())
+        },
+    ),
+];
+
+const BLK: [Property; 8] = [
+    property("drive", "<str> - id of a -drive", |d, v| {
+        blk(d).drive = v.into();
+        Ok(())
+    }),
+    property("serial", "<str> - serial number, up to 20 bytes", |d, v| {
+        if v.len() > blk::SERIAL_LEN {
+            return Err(format!(
+                "a serial number has at most {} bytes",
+                blk::SERIAL_LEN
+            ));
+        }
+        blk(d).options.serial = v.into();
+        Ok(())
+    }),
+    property(
+        "num-queues",
+        "<uint16> - queues (default: one for each vCPU)",
+        |d, v| {
+            let queues = v.parse().ok().filter(|n| (1..=127).contains(n));
+            blk(d).options.queues = queues.ok_or("takes 1 to 127")?;
+            Ok(())
+        },
+    ),
+    property(
+        "queue-size",
+        "<uint16> - size of each queue (default: 256)",
+        |d, v| {
+            let sizes = 4..=blk::MAX_QUEUE_SIZE;
+            let size = v.parse::<u16>().ok();
+            let size = size.filter(|n| sizes.contains(n) && n.is_power_of_two());
+            blk(d).options.queue_size = size.ok_or("takes a power of two from 4 to 1024")?;
+            Ok(())
+        },
+    ),
+    property(
+        "write-cache",
+        "<bool> - the guest must flush (default: by cache=)",
+        |d, v| {
+            blk(d).options.write_cache = on_off(v)?;
+            Ok(())
+        },
+    ),
+    property(
+        "discard",
+        "<bool> - the guest can discard (default: on)",
+        |d, v| {
+            blk(d).options.discard = on_off(v)?;
+            Ok(())
+        },
+    ),
+    property(
+        "scsi",
+        "<bool> - off: SCSI requests are no longer part of virtio",
+        |_, v| match on_off(v)? {
+            false => Ok(()),
+            true => Err("SCSI requests are not supported".into()),
+        },
+    ),
+    // The kernel is loaded directly, with or without it.
+    property(
+        "bootindex",
+        "<int32> - no effect: -kernel is what boots",
+        |_, v| {
+            v.parse::<i32>()
+                .map(drop)
+                .map_err(|_| "not a number".into())
+        },
+    ),
+];
+
+/// A disk as `-drive if=virtio` makes it: queues by the number of vCPUs.
+pub(super) fn blk_defaults() -> blk::Options {
+    blk::Options {
+        queues: 0,
+        ..blk::Options::default()
+    }
+}
+
+/// The block device that a row of [`BLK`] is about.
+fn blk(device: &mut DeviceConfig) -> &mut VirtioBlkConfig {
+    match &mut device.model {
+        DeviceModel::VirtioBlk(blk) => blk,
+        model => unreachable!("a property of disks for {model:?}"),
+    }
+}
+
+/// `slot` or `slot.function`, both hexadecimal.
+fn address(text: &str) -> Result<(u8, u8), String> {
+    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
+    let number = |t: &str| u8::from_str_radix(t.strip_prefix("0x").unwrap_or(t), 16).ok();
+    match (number(slot), number(function)) {
+        (Some(slot @ 0..=31), Some(function @ 0..=7)) => Ok((slot, function)),
+        _ => Err("takes a slot from 0 to 0x1f and a function from 0 to 7, as 06.0".into()),
+    }
+}
+
+impl Model {
+    fn properties(&self) -> impl Iterator<Item = &Property> + Clone {
+        PCI.iter().chain(self.properties)
+    }
+
+    fn help(&self) -> String {
+        let rows = self
+            .properties()
+            .map(|p| format!("  {}={}\n", p.name, p.help));
+        format!("{} options:\n{}", self.name, rows.collect::<String>())
+    }
+}
+
+fn list() -> String {
+    let rows = MODELS.iter().map(|m| {
+        let aliases = m.aliases.iter().map(|a| format!(", alias \"{a}\""));
+        let aliases: String = aliases.collect();
+        format!(
+            "name \"{}\", bus PCI{aliases}, desc \"{}\"\n",
+            m.name, m.help
+        )
+    });
+    rows.collect()
+}
+
+fn find(name: &str) -> Result<&'static Model, String> {
+    let matches = |m: &&Model| m.name == name || m.aliases.contains(&name);
+    MODELS.iter().find(matches).ok_or_else(|| {
+        let names = MODELS
+            .iter()
+            .flat_map(|m| std::iter::once(m.name).chain(m.aliases.iter().copied()));
+        let near = did_you_mean(name, names);
+        format!("'{name}' is not a valid device model name{near}; -device help lists them")
+    })
+}
+
+/// `-device`.
+pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
+    let mut words = keyval::parse(value).into_iter();
+    let name = match words.next() {
+        Some((name, None)) => name,
+        Some((key, Some(name))) if key == "driver" => name,
+        _ => return Err("the model is missing; -device help lists them".into()),
+    };
+    if matches!(&*name, "help" | "?") {
+        options.print.get_or_insert(list());
+        return Ok(());
+    }
+    let model = find(&name)?;
+    let mut device = DeviceConfig {
+        model: (model.new)(),
+        id: None,
+        address: None,
+    };
+    for (key, value) in words {
+        if matches!(&*key, "help" | "?") {
+            options.print.get_or_insert(model.help());
+            return Ok(());
+        }
+        let row = model.properties().find(|p| p.name == key).ok_or_else(|| {
+            let near = did_you_mean(&key, model.properties().map(|p| p.name));
+            let model = model.name;
+            format!("property '{model}.{key}' not found{near}; -device {model},help lists them")
+        })?;
+        let value = value.ok_or_else(|| format!("{key}= needs a value"))?;
+        (row.apply)(&mut device, &value).map_err(|why| format!("{key}={value}: {why}"))?;
+    }
+    options.config.devices.push(device);
+    Ok(())
+}
+
+/// Checks what can be known only at the end: ids, and that every disk has a
+/// drive of its own.
+pub(super) fn check(options: &Options) -> Result<(), String> {
+    let config = &options.config;
+    let mut used: Vec<&str> = Vec::new();
+    for (i, device) in config.devices.iter().enumerate() {
+        let same = |d: &DeviceConfig| d.id.is_some() && d.id == device.id;
+        if let (Some(id), true) = (&device.id, config.devices[..i].iter().any(same)) {
+            return Err(format!("-device: two devices have the id '{id}'"));
+        }
+        let DeviceModel::VirtioBlk(blk) = &device.model else {
+            continue;
+        };
+        let drive = &*blk.drive;
+        if drive.is_empty() {
+            return Err("-device virtio-blk-pci: drive= is missing".into());
+        }
+        if !config.drives.iter().any(|d| d.id == drive) {
+            let near = did_you_mean(drive, config.drives.iter().map(|d| &*d.id));
+            return Err(format!(
+                "-device virtio-blk-pci: there is no drive '{drive}'{near}"
+            ));
+        }
+        if used.contains(&drive) {
+            return Err(format!("-device virtio-blk-pci: drive '{drive}' is in use"));
+        }
+        used.push(drive);
+    }
+    Ok(())
+}

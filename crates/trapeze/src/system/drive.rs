@@ -1,0 +1,200 @@
+//! `-drive`: images, and the devices that `if=virtio` adds for them.
+
+use super::keyval::{self, on_off};
+use super::parse::Options;
+use crate::near::did_you_mean;
+use disk::{CacheMode, DiskOptions, Format};
+use machine::{DeviceConfig, DeviceModel, DriveConfig, VirtioBlkConfig};
+use virtio::blk::OnError;
+
+/// How a drive reaches the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Interface {
+    /// By its own device.
+    Virtio,
+    /// By a `-device` that names it.
+    #[default]
+    None,
+}
+
+/// A drive as the command line describes it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Drive {
+    interface: Interface,
+    id: Option<String>,
+    file: Option<String>,
+    pub(super) options: DiskOptions,
+    pub(super) read_error: Option<OnError>,
+    pub(super) write_error: Option<OnError>,
+}
+
+/// One property.
+struct Property {
+    name: &'static str,
+    values: &'static str,
+    apply: fn(&mut Drive, &str) -> Result<(), String>,
+}
+
+const fn property(
+    name: &'static str,
+    values: &'static str,
+    apply: fn(&mut Drive, &str) -> Result<(), String>,
+) -> Property {
+    Property {
+        name,
+        values,
+        apply,
+    }
+}
+
+const PROPERTIES: [Property; 10] = [
+    property("file", "the image", |d, v| {
+        d.file = Some(v.into());
+        Ok(())
+    }),
+    property(
+        "if",
+        "virtio or none; ide, scsi and others are not there yet",
+        interface,
+    ),
+    property("id", "a name for -device", |d, v| {
+        d.id = Some(v.into());
+        Ok(())
+    }),
+    property("format", "raw or qcow2", |d, v| {
+        d.options.format = Some(Format::by_name(v).ok_or(NO_SUCH)?);
+        Ok(())
+    }),
+    property(
+        "cache",
+        "writeback, none, writethrough, directsync or unsafe",
+        |d, v| {
+            d.options.cache = CacheMode::by_name(v).ok_or(NO_SUCH)?;
+            Ok(())
+        },
+    ),
+    property("readonly", "on or off", |d, v| {
+        d.options.read_only = on_off(v)?;
+        Ok(())
+    }),
+    property("media", "disk", |_, v| match v {
+        "disk" => Ok(()),
+        _ => Err(NO_SUCH.into()),
+    }),
+    property("discard", "unmap (on) or ignore (off)", |d, v| {
+        d.options.discard = match v {
+            "unmap" | "on" => true,
+            "ignore" | "off" => false,
+            _ => return Err(NO_SUCH.into()),
+        };
+        Ok(())
+    }),
+    property("rerror", "report or ignore", |d, v| {
+        d.read_error = Some(on_error(v)?);
+        Ok(())
+    }),
+    property("werror", "report or ignore", |d, v| {
+        d.write_error = Some(on_error(v)?);
+        Ok(())
+    }),
+];
+
+const NO_SUCH: &str = "no such value";
+
+fn interface(drive: &mut Drive, value: &str) -> Result<(), String> {
+    drive.interface = match value {
+        "virtio" => Interface::Virtio,
+        "none" => Interface::None,
+        _ => return Err(NO_SUCH.into()),
+    };
+    Ok(())
+}
+
+pub(super) fn on_error(value: &str) -> Result<OnError, String> {
+    match value {
+        "report" => Ok(OnError::Report),
+        "ignore" => Ok(OnError::Ignore),
+        _ => Err(NO_SUCH.into()),
+    }
+}
+
+/// `-drive`.
+pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
+    let mut drive = Drive::default();
+    let mut interface_given = false;
+    for (key, value) in keyval::parse(value) {
+        let row = PROPERTIES.iter().find(|p| p.name == key).ok_or_else(|| {
+            let names = PROPERTIES.iter().map(|p| p.name);
+            let all: Vec<_> = names.clone().collect();
+            let near = did_you_mean(&key, names);
+            format!(
+                "property '{key}' is not supported{near}; there are {}",
+                all.join(", ")
+            )
+        })?;
+        let value = value.ok_or_else(|| format!("{key}= needs a value: {}", row.values))?;
+        (row.apply)(&mut drive, &value)
+            .map_err(|why| format!("{key}={value}: {why}; {key}= takes {}", row.values))?;
+        interface_given |= key == "if";
+    }
+    if !interface_given {
+        return Err(
+            "if= is missing: the default would be IDE, which is not there yet; \
+                    write if=virtio, or if=none for a -device"
+                .into(),
+        );
+    }
+    if drive.file.is_none() {
+        return Err("file= is missing; drives without a medium are not supported".into());
+    }
+    options.drives.push(drive);
+    Ok(())
+}
+
+/// Gives every drive its id, adds the devices of `if=virtio` and hands what
+/// is left to the machine. QEMU numbers drives by interface.
+pub(super) fn resolve(options: &mut Options) -> Result<(), String> {
+    let mut counts = [0; 2];
+    for drive in std::mem::take(&mut options.drives) {
+        let (word, count) = match drive.interface {
+            Interface::Virtio => ("virtio", &mut counts[0]),
+            Interface::None => ("none", &mut counts[1]),
+        };
+        let id = drive.id.clone().unwrap_or_else(|| format!("{word}{count}"));
+        *count += 1;
+        if options.config.drives.iter().any(|d| d.id == id) {
+            return Err(format!("-drive: two drives have the id '{id}'"));
+        }
+        if drive.interface == Interface::Virtio {
+            options.config.devices.push(DeviceConfig {
+                model: DeviceModel::VirtioBlk(VirtioBlkConfig {
+                    drive: id.clone(),
+                    options: super::device::blk_defaults(),
+                }),
+                id: None,
+                address: None,
+            });
+        }
+        finish_devices(options, &drive, &id);
+        options.config.drives.push(DriveConfig {
+            id,
+            file: drive.file.unwrap_or_default(),
+            options: drive.options,
+        });
+    }
+    Ok(())
+}
+
+/// What a drive says about the devices in front of it.
+fn finish_devices(options: &mut Options, drive: &Drive, id: &str) {
+    for device in &mut options.config.devices {
+        let DeviceModel::VirtioBlk(blk) = &mut device.model else {
+            continue;
+        };
+        if blk.drive == id {
+            blk.options.write_cache &= !drive.options.cache.write_through();
+            blk.options.read_error = drive.read_error.unwrap_or(OnError::Report);
+            blk.options.write_error = drive.write_error.unwrap_or(OnError::Report);
+        }
+    }
+}
