@@ -1,10 +1,13 @@
 //! The boot tests: real guests, driven over a pseudo-terminal.
 
+mod disks;
+
+use self::disks::Scratch;
 use crate::expect::Session;
 use crate::paths;
 use crate::process::Counts;
 use anyhow::{Context, Result, bail};
-use guestimg::{Flavour, Mode, Progress};
+use guestimg::{Flavour, Image, Mode, Progress};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,6 +20,8 @@ enum Guest {
     Plain,
     /// A Debian kernel.
     Debian(Flavour),
+    /// Debian's cloud kernel with its virtio modules in `/modules`.
+    Virtio,
 }
 
 struct Case {
@@ -42,7 +47,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -98,6 +103,13 @@ const CASES: [Case; 6] = [
         options: &["-action", "panic=exit-failure"],
         steps: &[(PROMPT, "echo c > /proc/sysrq-trigger\r"), ("panicked", "")],
         exit: 1,
+    },
+    Case {
+        name: "virtio",
+        guest: Guest::Virtio,
+        options: disks::OPTIONS,
+        steps: disks::STEPS,
+        exit: 0,
     },
     Case {
         name: "i686",
@@ -165,10 +177,11 @@ fn some(accel: &str, wanted: impl Fn(&Case) -> bool) -> Result<Counts> {
 }
 
 fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
-    let mut command = command(trapeze, &case.guest)?;
+    let folder = Scratch::new(case.name)?;
+    let mut command = command(trapeze, &case.guest, &folder)?;
     command
         .args(["-accel", accel])
-        .args(case.options)
+        .args(case.options.iter().map(|o| folder.fill_in(o)))
         .env("TERM", "vt100");
     let mut session = Session::start(&mut command)?;
     for (needle, typed) in case.steps {
@@ -182,29 +195,46 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
         bail!("exit code {code:?} instead of {}", case.exit);
     }
     let output = session.output();
-    match ALARMS.iter().find(|a| output.contains(**a)) {
-        Some(alarm) => bail!("the kernel said '{alarm}'"),
-        None => Ok(()),
+    if let Some(alarm) = ALARMS.iter().find(|a| output.contains(**a)) {
+        bail!("the kernel said '{alarm}'");
+    }
+    match case.guest {
+        Guest::Virtio => disks::check(&folder),
+        _ => Ok(()),
     }
 }
 
-fn command(trapeze: &Path, guest: &Guest) -> Result<Command> {
+fn command(trapeze: &Path, guest: &Guest, folder: &Scratch) -> Result<Command> {
     let mut command = Command::new(trapeze);
     match guest {
         Guest::Embedded => command.arg("guest"),
         Guest::Plain => command.arg("linux"),
         Guest::Debian(flavour) => {
-            let image = guestimg::fetch(*flavour, false, &mut Progress::stderr())
-                .with_context(|| format!("kernel {}", flavour.name()))?;
+            let image = fetch(*flavour)?;
             let initramfs = guestimg::initramfs(&image)?;
-            let line = guestimg::command_line(Mode::Shell, Some("vt100"), Some((24, 80)));
-            command.args(["system", "-m", "1G", "-nographic", "-no-reboot", "-kernel"]);
-            command
-                .arg(&image.kernel)
-                .arg("-initrd")
-                .arg(initramfs)
-                .args(["-append", &line])
+            system(&mut command, &image, &initramfs)
+        }
+        Guest::Virtio => {
+            let image = fetch(Flavour::Cloud)?;
+            let initramfs = disks::prepare(&image, folder)?;
+            system(&mut command, &image, &initramfs)
         }
     };
     Ok(command)
+}
+
+fn fetch(flavour: Flavour) -> Result<Image> {
+    guestimg::fetch(flavour, false, &mut Progress::stderr())
+        .with_context(|| format!("kernel {}", flavour.name()))
+}
+
+/// `trapeze system` with a Debian kernel and a shell.
+fn system<'a>(command: &'a mut Command, image: &Image, initramfs: &Path) -> &'a mut Command {
+    let line = guestimg::command_line(Mode::Shell, Some("vt100"), Some((24, 80)));
+    command.args(["system", "-m", "1G", "-nographic", "-no-reboot", "-kernel"]);
+    command
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", &line])
 }
