@@ -8,7 +8,7 @@ use hv::abi::*;
 use hv::{DebugExit, VcpuExit};
 use isa::{Event, Flow, Stop};
 use std::sync::atomic::Ordering;
-use x86::{MpState, Pending, Seg, Shadow, flags};
+use x86::{Events, MpState, Pending, Seg, Shadow, flags};
 
 /// What the loop does after a piece of work.
 pub enum Next {
@@ -257,8 +257,8 @@ impl SoftVcpu {
                 }
             }
         }
-        let pending = self.cpu().events.pending?;
-        if matches!(pending, Pending::Interrupt(_)) {
+        let due = self.cpu().events.due()?;
+        if matches!(due, Pending::Interrupt(_)) {
             bump(&self.vm.counters.irq_injections);
         }
         Some(self.interpret_one())
@@ -408,7 +408,7 @@ impl SoftVcpu {
             cpu.dr = saved;
             cpu.dr[6] = seen;
         }
-        let hit = debug_hit(&result, &mut cpu.events.pending, hardware);
+        let hit = debug_hit(&result, &mut cpu.events, hardware);
         let pc = cpu.linear_rip();
         match (hit, result) {
             (Some(dr6), _) => {
@@ -420,7 +420,9 @@ impl SoftVcpu {
                 Next::Exit(self.debug_exit(x86::vector::DB, pc, x86::dr::DR6_BS))
             }
             (None, Err(Stop::Fault(e))) => {
-                self.cpu_mut().events.pending = Some(Pending::Exception(e));
+                let events = &mut self.cpu_mut().events;
+                events.pending = Some(Pending::Exception(e));
+                events.shadow = Shadow::None;
                 self.replay.commit();
                 Next::Again
             }
@@ -439,21 +441,17 @@ impl SoftVcpu {
     }
 }
 
-/// DR6 bits of a host breakpoint that was hit; takes the trap from `pending`.
-fn debug_hit(
-    result: &Result<Flow, Stop>,
-    pending: &mut Option<Pending>,
-    hardware: bool,
-) -> Option<u64> {
+/// DR6 bits of a host breakpoint that was hit; takes the trap from `events`.
+fn debug_hit(result: &Result<Flow, Stop>, events: &mut Events, hardware: bool) -> Option<u64> {
     if !hardware {
         return None;
     }
     if let Err(Stop::Fault(e)) = result {
         return (e.vector == x86::vector::DB).then_some(e.payload);
     }
-    match *pending {
+    match events.due() {
         Some(Pending::Exception(e)) if e.vector == x86::vector::DB => {
-            *pending = None;
+            events.pending = None;
             Some(e.payload)
         }
         _ => None,

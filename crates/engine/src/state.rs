@@ -312,7 +312,12 @@ pub fn events(cpu: &CpuState) -> kvm_vcpu_events {
     let mut v = kvm_vcpu_events::default();
     match e.pending {
         Some(Pending::Exception(x)) => {
-            v.exception.injected = 1;
+            // A #DB that has not changed DR6 yet is pending with a payload.
+            let payload = x.vector == x86::vector::DB && x.payload != 0;
+            v.exception.injected = u8::from(!payload);
+            v.exception.pending = u8::from(payload);
+            v.exception_has_payload = u8::from(payload);
+            v.exception_payload = if payload { x.payload } else { 0 };
             v.exception.nr = x.vector;
             v.exception.has_error_code = u8::from(x.error.is_some());
             v.exception.error_code = x.error.unwrap_or(0);
@@ -331,27 +336,29 @@ pub fn events(cpu: &CpuState) -> kvm_vcpu_events {
     };
     v.nmi.pending = e.nmi_pending;
     v.nmi.masked = u8::from(e.nmi_blocked);
-    v.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+    v.flags =
+        KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD;
     v
 }
 
 /// Sets pending events.
 pub fn set_events(cpu: &mut CpuState, v: &kvm_vcpu_events) -> Result<()> {
-    if v.exception.injected != 0 && (v.exception.nr > 31 || v.exception.nr == 2) {
+    let exception = v.exception.injected != 0 || v.exception.pending != 0;
+    if exception && (v.exception.nr > 31 || v.exception.nr == 2) {
         return Err(Error::InvalidState {
             group: "events",
             why: "not an exception vector",
         });
     }
     let e = &mut cpu.events;
-    e.pending = if v.exception.injected != 0 {
+    e.pending = if exception {
         Some(Pending::Exception(Exception {
             vector: v.exception.nr,
             error: (v.exception.has_error_code != 0).then_some(v.exception.error_code),
-            payload: if v.exception.nr == x86::vector::PF {
-                cpu.cr2
-            } else {
-                0
+            payload: match v.exception_has_payload != 0 {
+                true => v.exception_payload,
+                false if v.exception.nr == x86::vector::PF => cpu.cr2,
+                false => 0,
             },
         }))
     } else if v.interrupt.injected != 0 {

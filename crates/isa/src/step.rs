@@ -20,8 +20,8 @@ pub enum Flow {
     Halt,
 }
 
-/// Delivers [`x86::Events::pending`] if there is any, else executes the
-/// instruction at CS:RIP, delivering what it raises.
+/// Delivers what is due ([`x86::Events::due`]), else executes the instruction
+/// at CS:RIP, delivering what it raises.
 ///
 /// # Errors
 /// [`Stop::Suspend`]: call it again once the environment can answer.
@@ -100,7 +100,11 @@ pub fn execute_only<E: Env>(
 ) -> Result<Flow, Stop> {
     let tf = cpu.rflags & flags::TF;
     let rf = cpu.rflags & flags::RF;
-    let shadow = cpu.events.shadow;
+    let before = cpu.events;
+    let held = before.held();
+    if held.is_some() {
+        cpu.events.pending = None;
+    }
     env.executing(cpu, insn);
     // An instruction runs with RF clear, so that what it saves and what IRET
     // and task switches load need no exception (SDM vol 3, 17.3.1.1).
@@ -117,16 +121,18 @@ pub fn execute_only<E: Env>(
         Ok(Handled::Next) => cpu.rip = next,
         Ok(Handled::Jump) => {}
         Ok(Handled::Again) => cpu.rflags |= rf,
-        Ok(Handled::No) => return Err(Exception::UD.into()),
-        Err(stop) => {
+        stopped => {
             cpu.rflags |= rf;
-            if stop == Stop::Suspend {
-                cpu.events.shadow = shadow;
-            }
-            return Err(stop);
+            // The delivery of a fault ends the shadow.
+            (cpu.events.shadow, cpu.events.pending) = (before.shadow, before.pending);
+            return Err(stopped.err().unwrap_or(Exception::UD.into()));
         }
     }
-    finish(cpu, env, insn.mnemonic(), tf, hits);
+    if before.shadow == Shadow::MovSs && cpu.events.shadow == Shadow::MovSs {
+        // Of consecutive loads of SS only the first one inhibits.
+        cpu.events.shadow = Shadow::None;
+    }
+    finish(cpu, env, insn.mnemonic(), tf, hits | held.unwrap_or(0));
     Ok(match cpu.mp_state {
         MpState::Halted => Flow::Halt,
         _ => Flow::Next,
@@ -134,7 +140,8 @@ pub fn execute_only<E: Env>(
 }
 
 /// Raises the traps of a completed instruction (SDM vol 3, 17.3.1.2 and
-/// 17.3.1.4). MOV SS and POP SS hold them off.
+/// 17.3.1.4). MOV SS and POP SS suppress the single step and hold data
+/// breakpoints back ([`x86::Events::held`]).
 fn finish<E: Env>(cpu: &mut CpuState, env: &mut E, m: Mnemonic, tf: u64, hits: u64) {
     let stepping = match m {
         // SYSCALL and SYSRET obey the TF they load, INT n cleared it.
@@ -144,8 +151,10 @@ fn finish<E: Env>(cpu: &mut CpuState, env: &mut E, m: Mnemonic, tf: u64, hits: u
         }
         _ => tf != 0,
     };
-    let payload = hits | if stepping { dr::DR6_BS } else { 0 };
-    if payload == 0 || cpu.events.shadow == Shadow::MovSs {
+    let inhibited = cpu.events.shadow == Shadow::MovSs;
+    let step = stepping && !inhibited;
+    let payload = hits | if step { dr::DR6_BS } else { 0 };
+    if payload == 0 {
         return;
     }
     cpu.mp_state = MpState::Runnable;
@@ -153,10 +162,10 @@ fn finish<E: Env>(cpu: &mut CpuState, env: &mut E, m: Mnemonic, tf: u64, hits: u
     env.commit(cpu);
 }
 
-/// Delivers the pending event, if any; it stays pending if the environment
+/// Delivers the pending event, if one is due; it stays pending if the environment
 /// suspends.
 fn deliver_pending<E: Env>(cpu: &mut CpuState, env: &mut E) -> Result<bool, Stop> {
-    let Some(pending) = cpu.events.pending else {
+    let Some(pending) = cpu.events.due() else {
         return Ok(false);
     };
     let event = match pending {

@@ -5,7 +5,7 @@
 //! restored and compared; caches (TLBs, translations) live elsewhere.
 
 use crate::bits::{cr0, dr, efer, flags};
-use crate::exception::Exception;
+use crate::exception::{Exception, vector};
 use crate::msr;
 use crate::segment::{DescTable, Seg, Segment, attr};
 
@@ -116,6 +116,27 @@ pub struct Events {
     pub nmi_blocked: bool,
     /// One-instruction blocking.
     pub shadow: Shadow,
+}
+
+impl Events {
+    /// What is to be delivered before the next instruction. Traps of MOV SS
+    /// and POP SS are pending but wait for that instruction (SDM vol 3,
+    /// 6.8.3).
+    pub fn due(&self) -> Option<Pending> {
+        self.pending.filter(|_| self.held().is_none())
+    }
+
+    /// DR6 bits of a #DB that waits for the instruction after MOV SS.
+    pub fn held(&self) -> Option<u64> {
+        match self.pending {
+            Some(Pending::Exception(e))
+                if e.vector == vector::DB && self.shadow == Shadow::MovSs =>
+            {
+                Some(e.payload)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// All architectural state of one vCPU.

@@ -18,6 +18,9 @@ group! { "debug":
     trap_flag_steps_rep_iterations "SDM 3 17.3.1.4",
     popf_sets_trap_flag_late "SDM 3 17.3.1.4",
     interrupt_clears_trap_flag "SDM 3 17.3.1.4, 6.12.1.3",
+    mov_ss_holds_data_breakpoints_back "SDM 3 6.8.3",
+    pop_ss_holds_data_breakpoints_back "SDM 3 6.8.3",
+    a_held_breakpoint_follows_a_software_interrupt "SDM 3 6.8.3",
     mov_ss_delays_single_step "SDM 3 6.8.3",
     code_breakpoint_is_a_fault "SDM 3 17.3.1.1",
     resume_flag_passes_code_breakpoint "SDM 3 17.3.1.1",
@@ -262,6 +265,76 @@ fn read_write_breakpoint(hv: &dyn Hypervisor) -> Result<(), Failure> {
         breakpoint(g, 3, DATA, 3, 4)?;
         g.run_to_exception()?.expect(1, None, CODE + 2)?;
         expect("DR6", events6(g)?, 8)
+    })
+}
+
+/// Runs a load of SS from [`DATA`], where a read breakpoint is, and a counter
+/// behind it: #DB comes behind the counter.
+fn held_back(
+    g: &mut Guest,
+    load: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+) -> Result<(), Failure> {
+    g.write_u64(DATA, sel::DATA.into());
+    let len = g.asm(|a| {
+        load(a)?;
+        a.add(ebx, 1)
+    })?;
+    g.code_at(CODE + len, CODE + len, g.mode.bits(), |a| {
+        a.add(ebx, 1)?;
+        a.hlt()
+    })?;
+    breakpoint(g, 2, DATA, 3, 2)?;
+    g.set(|r| {
+        r.rbx = 0;
+        r.rsi = DATA;
+        r.rsp = STACK_TOP;
+    })?;
+    g.run_to_exception()?.expect(1, None, CODE + len)?;
+    expect("EBX, DR6", (g.regs()?.rbx, events6(g)?), (1, 4))
+}
+
+fn mov_ss_holds_data_breakpoints_back(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &[Mode::Prot32, Mode::Pae, Mode::Long], |g| {
+        held_back(g, |a| {
+            let at = esi_of(a.bitness());
+            a.mov(ss, at)
+        })
+    })
+}
+
+fn pop_ss_holds_data_breakpoints_back(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &[Mode::Prot32, Mode::Pae], |g| {
+        g.write_u64(STACK_TOP - 4, sel::DATA.into());
+        breakpoint(g, 1, STACK_TOP - 4, 3, 2)?;
+        g.asm(|a| {
+            a.pop(ss)?;
+            a.add(ebx, 1)?;
+            a.hlt()
+        })?;
+        g.set(|r| r.rsp = STACK_TOP - 4)?;
+        g.run_to_exception()?.expect(1, None, CODE + 4)?;
+        expect("EBX, DR6", (g.regs()?.rbx, events6(g)?), (1, 2))
+    })
+}
+
+fn a_held_breakpoint_follows_a_software_interrupt(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    // The #DB arrives in the handler, before its first instruction.
+    in_modes(hv, &[Mode::Prot32, Mode::Long], |g| {
+        g.set_gate(0x30, SPARE);
+        g.code_at(SPARE, SPARE, g.mode.bits(), |a| {
+            a.add(ebx, 1)?;
+            a.hlt()
+        })?;
+        g.write_u64(DATA, sel::DATA.into());
+        g.asm(|a| {
+            let at = esi_of(a.bitness());
+            a.mov(ss, at)?;
+            a.int(0x30)
+        })?;
+        breakpoint(g, 0, DATA, 3, 2)?;
+        g.set(|r| r.rsi = DATA)?;
+        g.run_to_exception()?.expect(1, None, SPARE)?;
+        expect("EBX, DR6", (g.regs()?.rbx, events6(g)?), (0, 1))
     })
 }
 
