@@ -516,6 +516,8 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
         Ok(false) => ExitKind::Access,
         // A vector operand that must be aligned raises #GP first.
         Err(_) if size >= 16 && !la.is_multiple_of(u64::from(size)) => ExitKind::Access,
+        // So does an x87 error of an earlier instruction with #MF.
+        Err(_) if ctx.cpu.xsave.x87_error_pending() => ExitKind::Access,
         Err(e) => {
             ctx.slow.fault = Some(e);
             ExitKind::Fault

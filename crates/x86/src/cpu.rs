@@ -30,6 +30,16 @@ impl Default for XsaveArea {
     }
 }
 
+impl XsaveArea {
+    /// An unmasked x87 exception waits for the next waiting instruction
+    /// (SDM vol 1, 8.1.3.3).
+    pub fn x87_error_pending(&self) -> bool {
+        const X87: u8 = 1; // in XSTATE_BV
+        const ES: u8 = 0x80; // in the status word
+        self.0[512] & X87 != 0 && self.0[2] & ES != 0
+    }
+}
+
 impl std::fmt::Debug for XsaveArea {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("XsaveArea")

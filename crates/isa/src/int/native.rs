@@ -37,6 +37,22 @@ fn check_unit<E: Env>(ctx: &Ctx<E>, unit: Unit) -> Result<(), Stop> {
     }
 }
 
+/// #MF for an error of an earlier x87 instruction, before anything that this
+/// one's operand may raise. Control instructions do not wait for it (SDM vol 1,
+/// 8.3.12; vol 3, table 6-2).
+fn check_pending_error<E: Env>(ctx: &Ctx<E>, unit: Unit) -> Result<(), Stop> {
+    use M::{Fnclex, Fndisi, Fneni, Fninit, Fnsetpm, Fnstcw, Fnstsw};
+    let waits = matches!(unit, Unit::X87 | Unit::Mmx)
+        && !matches!(
+            ctx.insn.mnemonic(),
+            Fnclex | Fndisi | Fneni | Fninit | Fnsetpm | Fnstcw | Fnstsw
+        );
+    if waits && ctx.cpu.xsave.x87_error_pending() {
+        return Err(Exception::MF.into());
+    }
+    Ok(())
+}
+
 /// Does a misaligned memory operand of `len` bytes fault? Legacy SSE: all
 /// 16-byte operands but a few; VEX and EVEX: only the explicitly aligned moves
 /// (SDM vol 1, 14.9; vol 2, 2.4).
@@ -456,6 +472,7 @@ fn withheld(before: &XsaveArea, after: &XsaveArea) -> bool {
 /// Executes a vector, MMX or x87 instruction.
 pub(super) fn run<E: Env>(ctx: &mut Ctx<E>, unit: Unit) -> Result<Handled, Stop> {
     check_unit(ctx, unit)?;
+    check_pending_error(ctx, unit)?;
     if gather::is_sparse(ctx.insn) {
         return gather::run(ctx);
     }

@@ -17,6 +17,7 @@ group! { "fpstate":
     flush_to_zero_across_a_tlb_miss "SDM 1 10.2.3.3",
     flush_to_zero_across_an_interrupt "SDM 1 10.2.3.3",
     rounding_control_across_exits "SDM 1 8.1.5.3, 10.2.3.1",
+    pending_x87_error_before_a_page_fault "SDM 3 table 6-2, SDM 1 8.3.12",
     pending_x87_error_across_a_tlb_miss "SDM 1 8.7",
     unmasked_simd_error_after_a_tlb_miss "SDM 1 11.5",
     alignment_flag_across_a_tlb_miss "SDM 3 6.15 #AC",
@@ -233,6 +234,36 @@ fn pending_x87_error_across_a_tlb_miss(hv: &dyn Hypervisor) -> Result<(), Failur
         g.code_at(CODE + len, CODE + len, bits, |a| a.wait())?;
         g.run_to_exception()?.expect(16, None, CODE + len)?;
         expect("FSW: ES, ZE", g.regs()?.rax & 0x84, 0x84)
+    })
+}
+
+fn pending_x87_error_before_a_page_fault(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    type Store = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+    const MISSING: u32 = USER_DATA as u32 + 0x4000;
+    let cases: [(Store, u8, &str); 5] = [
+        (|a| a.fstp(dword_ptr(MISSING)), 16, "FSTP"),
+        (|a| a.fld(qword_ptr(MISSING)), 16, "FLD"),
+        (|a| a.movq(qword_ptr(MISSING), mm1), 16, "MOVQ"),
+        (|a| a.fnstsw(word_ptr(MISSING)), 14, "FNSTSW"),
+        (|a| a.movaps(xmm1, xmmword_ptr(MISSING)), 14, "MOVAPS"),
+    ];
+    in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
+        g.map(MISSING.into(), 0, 0);
+        g.write_uint(DATA, 2, 0x037b); // zero divide unmasked
+        for (store, vector, what) in cases {
+            let len = g.asm(|a| {
+                a.fninit()?;
+                a.fldcw(word_ptr(DATA as u32))?;
+                a.fldz()?;
+                a.fld1()?;
+                a.fdiv_2(st0, st1)
+            })?;
+            g.code_at(CODE + len, CODE + len, g.mode.bits(), store)?;
+            g.enter_kernel()?;
+            let frame = g.run_to_exception()?;
+            expect(what, (frame.vector, frame.ip), (vector, CODE + len))?;
+        }
+        Ok(())
     })
 }
 
