@@ -8,23 +8,35 @@ use hv::Hypervisor;
 use hv::conformance::{Case, cases};
 
 const USAGE: &str = "\
-usage: conformance [--backend NAME] [--filter TEXT] [--list]
+usage: conformance [--backend NAME] [--filter TEXT] [--except NAMES] [--list]
 
   --backend NAME  which backend runs the cases (kvm, soft or interpreter; default soft)
   --filter TEXT   only cases whose group::name contains TEXT
+  --except NAMES  without these cases, group::name separated by commas
   --list          print the cases and their sources, run nothing";
 
 /// The parsed command line.
 struct Options {
     backend: String,
     filter: String,
+    except: String,
     list: bool,
+}
+
+impl Options {
+    fn selected(&self) -> impl Iterator<Item = &'static Case> {
+        cases().filter(|case| {
+            let name = format!("{}::{}", case.group, case.name);
+            name.contains(&self.filter) && self.except.split(',').all(|e| e != name)
+        })
+    }
 }
 
 fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
     let mut options = Options {
         backend: "soft".to_owned(),
         filter: String::new(),
+        except: String::new(),
         list: false,
     };
     let mut args = args.into_iter();
@@ -33,6 +45,7 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
         match arg.as_str() {
             "--backend" => options.backend = value()?,
             "--filter" => options.filter = value()?,
+            "--except" => options.except = value()?,
             "--list" => options.list = true,
             _ => bail!("unknown argument '{arg}'\n{USAGE}"),
         }
@@ -66,21 +79,17 @@ fn backend(name: &str) -> Result<Box<dyn Hypervisor>> {
     open().with_context(|| format!("backend '{name}'"))
 }
 
-fn selected(filter: &str) -> impl Iterator<Item = &'static Case> {
-    cases().filter(move |case| format!("{}::{}", case.group, case.name).contains(filter))
-}
-
 fn main() -> Result<std::process::ExitCode> {
     let options = parse(std::env::args().skip(1))?;
     if options.list {
-        for case in selected(&options.filter) {
+        for case in options.selected() {
             println!("{}::{}  [{}]", case.group, case.name, case.manual);
         }
         return Ok(std::process::ExitCode::SUCCESS);
     }
     let hv = backend(&options.backend)?;
     let mut report = Report::default();
-    for case in selected(&options.filter) {
+    for case in options.selected() {
         report.add(case, (case.run)(hv.as_ref()));
     }
     Ok(report.finish())

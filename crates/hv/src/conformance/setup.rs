@@ -4,6 +4,7 @@ use super::Failure;
 use super::guest::{Guest, Mode};
 use super::layout::*;
 use crate::abi::{kvm_regs, kvm_segment, kvm_sregs};
+use iced_x86::code_asm::dword_ptr;
 use x86::paging::pte;
 use x86::segment::attr;
 use x86::{cr0, cr4, efer, flags};
@@ -133,6 +134,21 @@ impl Guest {
             r.rsp = STACK_TOP;
             r.rflags = flags::FIXED1;
         })
+    }
+
+    /// Has the guest touch a word of each page (below 2 GiB), as code at
+    /// [`CODE`], before the case proper. KVM then has mapped them: on AMD's
+    /// processors an event whose delivery met a nested page fault is injected
+    /// again, which is not quite the same (APM vol 2, 15.20).
+    pub fn touch(&mut self, pages: &[u64]) -> Result<(), Failure> {
+        self.asm(|a| {
+            for page in pages {
+                a.or(dword_ptr(*page as u32 + 0xff0), 0)?;
+            }
+            a.hlt()
+        })?;
+        self.run_to_end()?;
+        self.enter_kernel()
     }
 
     /// Changes segment and control registers.

@@ -237,6 +237,7 @@ fn wbinvd_in_user_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
 fn gate_privilege(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &FLAT_MODES, |g| {
         // DPL 0: INT n from user mode is #GP with the vector's IDT code.
+        g.touch(&[GDT, IDT, TSS, RING0_TOP - 0x1000])?;
         g.set_gate_raw(0x15, sel::CODE, STUBS + 0x150, 0x8e00);
         g.user_asm(|a| a.int(0x15))?;
         g.enter_user()?;
@@ -247,6 +248,7 @@ fn gate_privilege(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn missing_gate_error_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &FLAT_MODES, |g| {
+        g.touch(&[GDT, IDT, STACK_TOP - 0x1000])?;
         g.asm(|a| a.int(0x40))?;
         g.set_gate_raw(0x40, sel::CODE, STUBS, 0x6e00);
         g.run_to_exception()?.expect(11, Some(0x40 * 8 + 2), CODE)?;
@@ -459,6 +461,7 @@ fn real_mode_interrupt_and_iret(hv: &dyn Hypervisor) -> Result<(), Failure> {
 fn page_fault_in_gate_lookup_is_double_fault(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Paging32, Mode::Pae, Mode::Long], |g| {
         // #PF whose own gate is not present: #PF, then #NP.
+        g.touch(&[GDT, IDT, STACK_TOP - 0x1000])?;
         g.set_gate_raw(14, sel::CODE, STUBS + 0xe0, 0x0e00);
         g.map(USER_DATA, USER_DATA, 0);
         g.asm(|a| a.mov(eax, dword_ptr(USER_DATA as u32)))?;

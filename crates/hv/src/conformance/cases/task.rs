@@ -147,7 +147,7 @@ fn make_task(g: &Guest, at: u64, eip: u64) {
         (32, eip),
         (36, 2),           // EFLAGS
         (40, 0xaaaa_0001), // EAX
-        (56, 0x7_f000),    // ESP
+        (56, TASK_STACK),  // ESP
         (72, sel::DATA.into()),
         (76, sel::CODE.into()),
         (80, sel::DATA.into()),
@@ -162,6 +162,8 @@ fn make_task(g: &Guest, at: u64, eip: u64) {
 }
 
 const TASK: u64 = DATA + 0x800;
+/// The new task's stack pointer.
+const TASK_STACK: u64 = 0x7_f000;
 
 fn jump_to_task(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Prot32, Mode::Pae], |g| {
@@ -220,6 +222,8 @@ fn call_task_and_iret(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn task_gate_in_the_idt(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Prot32, Mode::Pae], |g| {
+        let stack = TASK_STACK - 0x1000;
+        g.touch(&[GDT, IDT, TSS, TASK & !0xfff, stack])?;
         make_task(g, TASK, SPARE);
         g.set_gate_raw(11, sel::SPARE, 0, 0x8500);
         g.set_descriptor(sel::SPARE2, 0x00cf_1300_0000_ffff); // not present
