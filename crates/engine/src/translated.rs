@@ -30,11 +30,11 @@ pub struct Slow {
 }
 
 /// Jump caches of the address spaces used last.
+#[derive(Default)]
 pub struct Jumps {
     caches: Vec<Cached>,
     /// Index of the one used last.
     last: usize,
-    miss: u64,
     clock: u64,
 }
 
@@ -49,15 +49,6 @@ struct Cached {
 const KEPT: usize = 12;
 
 impl Jumps {
-    /// No caches; misses go to code address `miss`.
-    pub fn new(miss: u64) -> Self {
-        Self {
-            caches: Vec::new(),
-            last: 0,
-            miss,
-            clock: 0,
-        }
-    }
     /// The cache of a space (0 for kernel code) and mode.
     fn get(&mut self, space: u32, mode: u32) -> &mut JumpCache {
         let is = |c: &Cached| c.space == space && c.mode == mode;
@@ -73,7 +64,7 @@ impl Jumps {
     }
     fn replace(&mut self, space: u32, mode: u32) -> usize {
         if self.caches.len() < KEPT {
-            let cache = JumpCache::new(self.miss);
+            let cache = JumpCache::new();
             self.caches.push(Cached {
                 space,
                 mode,

@@ -57,7 +57,7 @@ impl SoftVcpu {
                 fault: None,
             },
         });
-        let (enter_address, miss) = (code.enter_address(), code.lookup_address());
+        let enter_address = code.enter_address();
         drop(code);
         let shared = Arc::new(Shared::new(CtxCell::new(ctx)));
         let this = shared.ctx().ptr();
@@ -86,7 +86,7 @@ impl SoftVcpu {
                     tsc_offset: vm.clock.tsc_start().wrapping_neg(),
                     ..ClockMsrs::default()
                 },
-                jumps: Jumps::new(miss),
+                jumps: Jumps::default(),
                 abort: None,
                 kernel_jumps_local: false,
                 alone: Alone::No,

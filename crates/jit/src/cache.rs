@@ -5,7 +5,7 @@ mod faults;
 mod jump;
 
 pub use faults::{FaultTable, unpack_flags};
-pub use jump::{JumpCache, JumpEntry};
+pub use jump::JumpCache;
 
 use crate::arena::Arena;
 use crate::block::{Block, Source};
@@ -164,11 +164,6 @@ impl CodeCache {
     /// Address of `extern "sysv64" fn(_: u64, code: u64)`, see [`Stubs`].
     pub fn enter_address(&self) -> u64 {
         self.arena.rx() as u64 + self.stubs.enter as u64
-    }
-
-    /// Address that stands for "not in the jump cache".
-    pub fn lookup_address(&self) -> u64 {
-        self.arena.rx() as u64 + self.stubs.lookup as u64
     }
 
     /// The table for [`crate::JitCtx::faults`].

@@ -1,23 +1,18 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
-/// One entry; generated code knows the layout.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct JumpEntry {
-    /// Two's complement of the linear address, so that adding the address
-    /// gives 0 on a hit without touching flags.
-    negated: u64,
-    /// Code address.
-    code: u64,
-}
+/// One entry; generated code knows the layout: the two's complement of the
+/// linear address, so that adding the address gives 0 on a hit without
+/// touching flags, and the code address, which only a hit uses and which is 0
+/// in an entry that is not filled.
+type JumpEntry = [u64; 2];
 
 /// A jump cache of one address space and mode.
 pub struct JumpCache {
-    /// Indexed by the low 16 bits of the linear address.
+    /// Indexed by the low 16 bits of the linear address. All zero at first, so
+    /// that it costs only the memory that is used.
     entries: Box<[JumpEntry]>,
     /// Indices that were used, by their page number's low bits.
     touched: [Vec<u16>; PAGES],
-    miss: u64,
 }
 
 /// Pages of addresses that the entries hold side by side.
@@ -33,17 +28,21 @@ fn nothing(index: u16) -> u64 {
     u64::from(index ^ 1).wrapping_neg()
 }
 
+impl Default for JumpCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl JumpCache {
-    /// An empty cache; `miss` is a code address that no translation has.
-    pub fn new(miss: u64) -> Self {
-        let empty = |index| JumpEntry {
-            negated: nothing(index),
-            code: miss,
-        };
+    /// An empty cache.
+    pub fn new() -> Self {
+        let mut entries = vec![[0; 2]; 1 << 16];
+        // Zero is the negation of no address that any other entry may hold.
+        entries[0][0] = nothing(0);
         Self {
-            entries: (0..=u16::MAX).map(empty).collect(),
+            entries: entries.into_boxed_slice(),
             touched: Default::default(),
-            miss,
         }
     }
     /// Address of the first entry.
@@ -52,27 +51,24 @@ impl JumpCache {
     }
     /// The code remembered for an address.
     pub fn find(&self, rip: u64) -> Option<u64> {
-        let e = self.entries[usize::from(rip as u16)];
-        (e.negated == rip.wrapping_neg() && e.code != self.miss).then_some(e.code)
+        let [negated, code] = self.entries[usize::from(rip as u16)];
+        (negated == rip.wrapping_neg()).then_some(code)
     }
     /// Remembers a translation.
     pub fn insert(&mut self, rip: u64, code: u64) {
         let index = rip as u16;
         let e = &mut self.entries[usize::from(index)];
-        if e.code == self.miss {
+        if e[1] == 0 {
             self.touched[bucket(index)].push(index);
         }
-        *e = JumpEntry {
-            negated: rip.wrapping_neg(),
-            code,
-        };
+        *e = [rip.wrapping_neg(), code];
     }
     /// Forgets one address.
     pub fn remove(&mut self, rip: u64) {
         let index = rip as u16;
         let e = &mut self.entries[usize::from(index)];
-        if e.negated == rip.wrapping_neg() {
-            e.negated = nothing(index); // stays in `touched`
+        if e[0] == rip.wrapping_neg() {
+            e[0] = nothing(index); // stays in `touched`
         }
     }
     /// Forgets the addresses of one page.
@@ -80,18 +76,15 @@ impl JumpCache {
         let page = la & !0xfff;
         for i in &self.touched[bucket(la as u16)] {
             let e = &mut self.entries[usize::from(*i)];
-            if e.negated.wrapping_neg() & !0xfff == page {
-                e.negated = nothing(*i);
+            if e[0].wrapping_neg() & !0xfff == page {
+                e[0] = nothing(*i);
             }
         }
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
         for i in self.touched.iter_mut().flat_map(|t| t.drain(..)) {
-            self.entries[usize::from(i)] = JumpEntry {
-                negated: nothing(i),
-                code: self.miss,
-            };
+            self.entries[usize::from(i)] = [nothing(i), 0];
         }
     }
 }
@@ -102,10 +95,10 @@ mod tests {
 
     #[test]
     fn an_entry_matches_its_address_only_while_it_is_there() {
-        let mut cache = JumpCache::new(7);
+        let mut cache = JumpCache::new();
         let matches = |cache: &JumpCache, rip: u64| {
             let e = cache.entries[usize::from(rip as u16)];
-            e.negated.wrapping_add(rip) == 0
+            e[0].wrapping_add(rip) == 0
         };
         for rip in [0, 1, 0x1234, 0xffff_8000_0000_ffff, u64::MAX] {
             assert!(!matches(&cache, rip), "{rip:#x} before");
