@@ -7,6 +7,7 @@ mod options;
 mod tar;
 mod translate;
 mod vcpu;
+mod virtio;
 mod walk;
 
 use crate::Target;
@@ -72,6 +73,12 @@ pub const TARGETS: &[Target] = &[
         what: "guest accesses of any width to all ports of the board",
         max_len: 1024,
         run: devices::ports,
+    },
+    Target {
+        name: "virtio",
+        what: "a driver's registers, rings and descriptors to a virtio disk and an entropy device",
+        max_len: 1024,
+        run: virtio::run,
     },
     Target {
         name: "irqchip",

@@ -30,8 +30,8 @@ const LAW: [(&str, &[&str]); 19] = [
     (
         "fuzz",
         &[
-            "x86", "hv", "irqchip", "isa", "jit", "softmmu", "engine", "devices", "machine",
-            "guestimg", "trapeze",
+            "x86", "hv", "irqchip", "isa", "jit", "softmmu", "engine", "devices", "disk", "virtio",
+            "machine", "guestimg", "trapeze",
         ],
     ),
     ("xtask", &["guestimg"]),
