@@ -62,11 +62,74 @@ fn options_that_are_not_there() {
 }
 
 #[test]
+fn drives_and_devices_that_cannot_be() {
+    let image = file("drives", "a.img", &[0; 4096]);
+    let drive = |more: &str| format!("file={image}{more}");
+    let none = drive(",if=none,id=a,format=raw");
+    check(&["-drive", &drive("")], &["if= is missing", "if=virtio"]);
+    check(&["-drive", "if=virtio"], &["file= is missing"]);
+    check(
+        &["-drive", &drive(",if=ide")],
+        &["if=ide", "virtio or none"],
+    );
+    check(
+        &["-drive", &drive(",fromat=raw")],
+        &["'fromat'", "'format'"],
+    );
+    check(
+        &["-drive", &drive(",if=virtio,cache=fast")],
+        &["cache=fast", "writethrough"],
+    );
+    check(
+        &["-drive", &drive(",if=virtio,werror=stop")],
+        &["werror=stop", "report"],
+    );
+    check(&["-drive", &none, "-drive", &none], &["two drives", "'a'"]);
+    check(
+        &["-device", "virtio-bkl"],
+        &["'virtio-bkl'", "'virtio-blk'"],
+    );
+    check(&["-device", "e1000"], &["'e1000'", "-device help"]);
+    check(&["-device", "virtio-blk-pci"], &["drive= is missing"]);
+    check(
+        &["-device", "virtio-blk-pci,drive=b", "-drive", &none],
+        &["no drive 'b'"],
+    );
+    check(
+        &["-device", "virtio-rng-pci,drive=a"],
+        &["'virtio-rng-pci.drive'"],
+    );
+    check(&["-device", "virtio-rng-pci,addr=20"], &["addr=20", "0x1f"]);
+    check(
+        &["-device", "virtio-rng-pci,bus=pcie.0"],
+        &["bus=pcie.0", "pci.0"],
+    );
+    let twice = "virtio-blk-pci,drive=a";
+    check(
+        &["-drive", &none, "-device", twice, "-device", twice],
+        &["'a' is in use"],
+    );
+    let same = "virtio-rng-pci,id=r";
+    check(&["-device", same, "-device", same], &["two devices", "'r'"]);
+    check(
+        &[
+            "-device",
+            twice,
+            "-drive",
+            &none,
+            "-device",
+            "virtio-blk-pci,drive=a,serial=123456789012345678901",
+        ],
+        &["20 bytes"],
+    );
+}
+
+#[test]
 fn values_that_are_not_there() {
     check(&["-accel", "hvf"], &["-accel hvf", "soft, kvm, tcg"]);
     check(&["-accel", "kmv"], &["'kvm'", "soft, kvm, tcg"]);
     check(&["-accel", "soft,thread=multi"], &["thread=multi"]);
-    check(&["-M", "q35"], &["-machine q35", "'q35'", "trapeze"]);
+    check(&["-M", "q35"], &["-machine q35", "'q35'", "there is pc"]);
     check(&["-machine", "trapeze,usb=on"], &["'usb'"]);
     check(&["-cpu", "Nehalm"], &["'Nehalm'", "'Nehalem'"]);
     check(&["-cpu", "max,-avx3"], &["'avx3'", "'avx'"]);
