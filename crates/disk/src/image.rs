@@ -1,7 +1,7 @@
 //! Opening images with their backing chains.
 
-use crate::device::BlockDevice;
-use crate::errno::{Error, Result};
+use crate::device::{BlockDevice, Preallocation};
+use crate::errno::{Errno, Error, IoResult, Result};
 use crate::filename::ImageName;
 use crate::format::{Format, PROBE_LEN, Probed, probe};
 use crate::host_file::{Access, HostFile, HostFileOptions};
@@ -177,6 +177,7 @@ impl Image {
                 read_only: !options.writable,
                 backing: backing.as_ref().map(|b| b.device()),
                 checking: options.checking,
+                snapshot: None,
             },
         )?;
         let qcow2 = Arc::new(qcow2);
@@ -227,6 +228,88 @@ impl Image {
         self.backing_name.as_ref()
     }
 
+    /// What is known of the bytes from `offset`, at most `len` of them, through
+    /// the whole chain.
+    ///
+    /// # Errors
+    /// As for reads.
+    pub fn status(&self, offset: u64, len: u64) -> IoResult<ChainStatus> {
+        let mut image = self;
+        let mut len = len;
+        let mut depth = 0;
+        loop {
+            let status = image.device.status(offset, len)?;
+            len = status.len;
+            // Behind the end of a backing file, its overlay shows zeros.
+            let below = image.backing.as_ref().filter(|_| !status.allocated);
+            if let Some(below) = below.filter(|b| offset < b.device.len()) {
+                len = len.min(below.device.len() - offset);
+                image = below;
+                depth += 1;
+                continue;
+            }
+            return Ok(ChainStatus {
+                len,
+                depth,
+                data: status.data,
+                zero: status.zero,
+                allocated: status.allocated,
+                compressed: status.compressed,
+                host_offset: status.host_offset.filter(|_| status.allocated),
+                file: image.path.display().to_string(),
+            });
+        }
+    }
+
+    /// Changes the size of the disk.
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn resize(&self, len: u64, preallocation: Preallocation) -> Result<()> {
+        let failed = |e: Errno| match (self.format, preallocation) {
+            (Format::Raw, Preallocation::Metadata) => {
+                Error::new(e, "Unsupported preallocation mode 'metadata'")
+            }
+            (Format::Raw, _) => Error::io("Failed to resize the image", e),
+            (Format::Qcow2, _) if e == Errno(libc::EFBIG) => {
+                Error::io("Failed to grow the L1 table", e)
+            }
+            (Format::Qcow2, _) => Error::io("Failed to resize the image", e),
+        };
+        if let Some(qcow2) = &self.qcow2
+            && len < self.device.len()
+            && !qcow2.snapshots()?.is_empty()
+        {
+            return Err(Error::unsupported(
+                "Can't shrink an image which has snapshots",
+            ));
+        }
+        self.device.resize(len, preallocation).map_err(failed)
+    }
+
+    /// The same image, read-only, with the contents of an internal snapshot.
+    ///
+    /// # Errors
+    /// There is no such snapshot.
+    pub fn at_snapshot(self, id_or_name: &str) -> Result<Self> {
+        let missing = || Error::new(Errno(libc::ENOENT), "Can't find snapshot");
+        if self.qcow2.is_none() {
+            return Err(missing());
+        }
+        let options = Qcow2Options {
+            read_only: true,
+            backing: self.backing.as_ref().map(|b| b.device()),
+            snapshot: Some(id_or_name.to_string()),
+            ..Qcow2Options::default()
+        };
+        let qcow2 = Arc::new(Qcow2::open(self.file.clone(), options)?);
+        Ok(Self {
+            device: qcow2.clone(),
+            qcow2: Some(qcow2),
+            ..self
+        })
+    }
+
     /// What the user must know if the image is written to, if anything: that
     /// nobody said it is raw.
     pub fn guard_warning(&self) -> Option<String> {
@@ -239,6 +322,45 @@ impl Image {
                 self.path.display()
             )
         })
+    }
+}
+
+/// What is known of a run of bytes of a chain of images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainStatus {
+    /// How long the run is.
+    pub len: u64,
+    /// Files below the image that was asked.
+    pub depth: usize,
+    /// See [`crate::Status::data`].
+    pub data: bool,
+    /// See [`crate::Status::zero`].
+    pub zero: bool,
+    /// Some file of the chain determines the bytes.
+    pub allocated: bool,
+    /// See [`crate::Status::compressed`].
+    pub compressed: bool,
+    /// See [`crate::Status::host_offset`].
+    pub host_offset: Option<u64>,
+    /// Path of the file that determines the bytes.
+    pub file: String,
+}
+
+impl ChainStatus {
+    /// `next`, which follows, is more of the same.
+    pub fn continues(&self, next: &Self) -> bool {
+        let place = match (self.host_offset, next.host_offset) {
+            (Some(a), Some(b)) => a + self.len == b,
+            (None, None) => true,
+            _ => false,
+        };
+        place && self.depth == next.depth && self.same_allocation(next)
+    }
+
+    /// Both are allocated in the same way, wherever.
+    pub fn same_allocation(&self, other: &Self) -> bool {
+        let kind = |s: &Self| (s.data, s.zero, s.allocated, s.compressed);
+        kind(self) == kind(other)
     }
 }
 

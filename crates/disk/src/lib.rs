@@ -29,6 +29,7 @@ pub use errno::{Errno, Error, IoResult, Result};
 pub use filename::ImageName;
 pub use format::{Format, PROBE_LEN, Probed, probe};
 pub use host_file::{Access, HostFile, HostFileOptions};
-pub use image::{Image, ImageOptions, MAX_CHAIN};
+pub use image::{ChainStatus, Image, ImageOptions, MAX_CHAIN};
+pub use preallocate::create_raw;
 pub use raw::Raw;
 pub use storage::{Extent, Storage, StorageExt};

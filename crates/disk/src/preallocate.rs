@@ -1,8 +1,21 @@
 //! Files of a size, with or without their space.
 
 use crate::device::Preallocation;
-use crate::errno::{Errno, IoResult};
+use crate::errno::{Errno, Error, IoResult, Result};
 use crate::storage::{Storage, StorageExt};
+
+/// Makes a raw image in an empty file.
+///
+/// # Errors
+/// The host's.
+pub fn create_raw(file: &dyn Storage, len: u64, how: Preallocation) -> Result<()> {
+    let what = match how {
+        Preallocation::Off | Preallocation::Metadata => "Could not resize file",
+        Preallocation::Falloc => "Could not preallocate data for the new file",
+        Preallocation::Full => "Could not write zeros for preallocation",
+    };
+    preallocate(file, len, how).map_err(|e| Error::io(what, e))
+}
 
 /// Makes the file `len` long; what is added gets its space as asked for.
 pub(crate) fn preallocate(file: &dyn Storage, len: u64, how: Preallocation) -> IoResult<()> {

@@ -2,7 +2,7 @@
 
 use crate::near::did_you_mean;
 use crate::system::{self, Personality};
-use crate::{embedded, linux};
+use crate::{embedded, img, linux};
 
 struct Command {
     name: &'static str,
@@ -11,7 +11,7 @@ struct Command {
     run: fn(&[String]) -> u8,
 }
 
-const COMMANDS: [Command; 5] = [
+const COMMANDS: [Command; 6] = [
     Command {
         name: "linux",
         arguments: "[OPTIONS]",
@@ -29,6 +29,12 @@ const COMMANDS: [Command; 5] = [
         arguments: "[OPTIONS]",
         help: "run a machine described by QEMU's options; 'trapeze system -help' lists them",
         run: |arguments| system::main(Personality::Trapeze, arguments),
+    },
+    Command {
+        name: "img",
+        arguments: "COMMAND [OPTIONS]",
+        help: "make, check, convert disk images; 'trapeze img --help' lists the commands",
+        run: |arguments| img::main("trapeze img", arguments),
     },
     Command {
         name: "fetch",
@@ -52,11 +58,17 @@ const QEMU_NAMES: [(&str, &[&str]); 3] = [
     ("kvm", &["kvm", "soft"]),
 ];
 
+/// The name under which it behaves as `trapeze img`.
+const QEMU_IMG: &str = "qemu-img";
+
 /// Runs what the program's name and its arguments ask for; the exit code.
 pub fn dispatch(program: &str, arguments: &[String]) -> u8 {
     let name = program.rsplit('/').next().unwrap_or_default();
     if let Some((name, accelerators)) = QEMU_NAMES.iter().find(|(n, _)| *n == name) {
         return system::main(Personality::Qemu { name, accelerators }, arguments);
+    }
+    if name == QEMU_IMG {
+        return img::main(QEMU_IMG, arguments);
     }
     let Some(first) = arguments.first() else {
         return linux::run(&[]);
@@ -90,6 +102,7 @@ fn help() -> u8 {
     for c in &COMMANDS {
         println!("  {:<8}{}\n          {}", c.name, c.arguments, c.help);
     }
-    println!("\nLinked as qemu-system-x86_64, qemu-kvm or kvm it behaves as 'trapeze system'.");
+    println!("\nLinked as qemu-system-x86_64, qemu-kvm or kvm it behaves as 'trapeze system',");
+    println!("linked as qemu-img as 'trapeze img'.");
     0
 }

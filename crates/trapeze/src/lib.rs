@@ -8,6 +8,7 @@
 
 mod commands;
 mod embedded;
+mod img;
 mod linux;
 mod near;
 mod system;

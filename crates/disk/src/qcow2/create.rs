@@ -44,6 +44,13 @@ impl Default for CreateOptions {
 
 impl CreateOptions {
     /// Judges what is asked for.
+    ///
+    /// # Errors
+    /// It contradicts itself.
+    pub fn judge(&self) -> Result<()> {
+        self.geometry().map(|_| ())
+    }
+
     fn geometry(&self) -> Result<Geometry> {
         let cluster_size = self.cluster_size;
         if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
@@ -68,10 +75,10 @@ impl CreateOptions {
                  above (use version=v3 or greater)",
             ));
         }
-        if self.backing.is_some() && self.preallocation != Preallocation::Off && self.version < 3 {
+        if self.backing.is_some() && self.preallocation != Preallocation::Off {
             return Err(Error::invalid(
-                "Backing file and preallocation can only be used at the same time with \
-                 version=v3 or greater",
+                "Backing file and preallocation can only be used at the same time if \
+                 extended_l2 is on",
             ));
         }
         let geometry = Geometry {
@@ -81,7 +88,8 @@ impl CreateOptions {
         if geometry.l1_entries(self.size) * 8 > MAX_L1_BYTES {
             return Err(Error::new(
                 Errno(libc::EFBIG),
-                "The image size is too large (try using a larger cluster size)",
+                "The image size is too large for file format 'qcow2' (try using a larger \
+                 cluster size)",
             ));
         }
         Ok(geometry)

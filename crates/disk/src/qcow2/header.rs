@@ -225,8 +225,7 @@ impl Header {
         if entries * 8 > MAX_L1_BYTES {
             return too_big("Active L1 table too large");
         }
-        // The size at which the largest L1 table ends.
-        if self.size.div_ceil(g.l1_span()) * 8 > MAX_L1_BYTES || self.size > i64::MAX as u64 {
+        if g.l1_entries(self.size) > i32::MAX as u64 {
             return too_big("Image is too big");
         }
         if entries < g.l1_entries(self.size) {

@@ -30,6 +30,7 @@
 //! * `mapping`: the L1 table and the cached L2 pieces. Look-ups share it.
 //! * `header`.
 
+mod amend;
 mod check;
 mod claims;
 mod close;
@@ -43,11 +44,13 @@ mod read;
 mod refcounts;
 mod resize;
 mod slices;
+mod snapshot;
 mod snapshot_table;
 mod write;
 mod writeback;
 mod zero;
 
+pub use amend::Facts;
 pub use check::{CheckReport, Repair};
 pub use create::{CreateOptions, create};
 pub use snapshot_table::Snapshot;
@@ -63,8 +66,8 @@ use header::{CORRUPT, DIRTY, Header, LAZY_REFCOUNTS};
 use mapping::{Lookup, Mapping, Run};
 use parking_lot::{Condvar, Mutex, RwLock};
 use refcounts::{Home, Refcounts};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use writeback::Writeback;
 
 /// The backing file as an image names it.
@@ -86,6 +89,8 @@ pub struct Qcow2Options {
     /// To be checked: the image is opened however damaged it is, and nothing
     /// is repaired on the way.
     pub checking: bool,
+    /// Show this internal snapshot's contents; read-only.
+    pub snapshot: Option<String>,
 }
 
 /// An open image.
@@ -109,6 +114,8 @@ pub struct Qcow2 {
     l1_change: Mutex<()>,
     refcounts: Mutex<Refcounts>,
     mapping: RwLock<Mapping>,
+    /// The file has fewer data than the tables say, see [`Qcow2::has_holes`].
+    holes: OnceLock<bool>,
     /// Signalled when a piece of an L2 table has been read.
     loaded: (Mutex<()>, Condvar),
     header: Mutex<Header>,
@@ -129,8 +136,11 @@ impl Qcow2 {
     /// It is no image that we can read, or (for writing) one that we must not
     /// write to.
     pub fn open(file: Arc<dyn Storage>, options: Qcow2Options) -> Result<Self> {
-        let header = Header::read(&*file)?;
+        let mut header = Header::read(&*file)?;
         let writable = !options.read_only;
+        if let Some(wanted) = &options.snapshot {
+            header = snapshot::header_of(&*file, header, wanted, writable)?;
+        }
         if writable && header.incompatible & CORRUPT != 0 && !options.checking {
             return Err(Error::new(
                 Errno(libc::EACCES),
@@ -177,6 +187,7 @@ impl Qcow2 {
             l1_change: Mutex::new(()),
             refcounts: Mutex::new(refcounts),
             mapping: RwLock::new(Mapping::new(g, from_bytes(&l1), header.l1_offset)),
+            holes: OnceLock::new(),
             loaded: (Mutex::new(()), Condvar::new()),
             header: Mutex::new(header),
             file,
@@ -296,6 +307,10 @@ impl Home for Qcow2 {
             h.reftable_clusters = clusters;
         })
     }
+
+    fn is_table(&self, cluster: u64) -> bool {
+        self.mapping.read().is_own(cluster)
+    }
 }
 
 impl BlockDevice for Qcow2 {
@@ -362,6 +377,6 @@ impl BlockDevice for Qcow2 {
         let end = within(offset, len, self.len())?;
         let _request = self.grace.enter();
         let run = self.map(offset, end - offset)?;
-        Ok(self.describe(&run, offset))
+        self.describe(&run, offset)
     }
 }

@@ -89,7 +89,7 @@ impl Qcow2 {
         Ok(true)
     }
 
-    pub(super) fn describe(&self, run: &Run, guest: u64) -> Status {
+    pub(super) fn describe(&self, run: &Run, guest: u64) -> IoResult<Status> {
         let unallocated = run.entry == Entry::Unallocated;
         let covered = self.backing_covers(guest);
         // Where the backing file ends, the answer changes.
@@ -98,7 +98,7 @@ impl Qcow2 {
             false => run.len,
         };
         let compressed = matches!(run.entry, Entry::Compressed { .. });
-        Status {
+        let mut status = Status {
             len,
             data: compressed || run.host().is_some(),
             zero: run.reads_zero() || unallocated && covered == 0,
@@ -110,6 +110,25 @@ impl Qcow2 {
                 }
                 _ => None,
             },
+        };
+        if let (Some(host), true) = (run.host(), self.has_holes()) {
+            let extent = self.file.extent(host, status.len)?;
+            status.len = extent.len;
+            status.zero = !extent.data;
         }
+        Ok(status)
+    }
+
+    /// The file takes much less space than its length: many clusters have been
+    /// allocated and not written. Then, as QEMU does, the file is asked which
+    /// ones.
+    fn has_holes(&self) -> bool {
+        let look = || {
+            let g = self.geometry;
+            let used = g.clusters(self.file.space_used().ok()?);
+            let all = g.clusters(self.file.length().ok()?);
+            Some(all > used + (used / 10).max(2))
+        };
+        *self.holes.get_or_init(|| look().unwrap_or(false))
     }
 }

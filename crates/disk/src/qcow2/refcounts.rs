@@ -25,6 +25,9 @@ pub(super) trait Home {
     /// # Errors
     /// The host's.
     fn table_moved(&self, offset: u64, clusters: u32) -> IoResult<()>;
+
+    /// The cluster holds a table, whatever its count says.
+    fn is_table(&self, cluster: u64) -> bool;
 }
 
 /// Free clusters that have been taken.
@@ -261,7 +264,12 @@ impl Refcounts {
             }
             let clusters = first..first + wanted;
             if self.missing_blocks(clusters.clone())?.is_empty() {
-                return self.take(home, first, wanted);
+                let run = self.take(home, first, wanted)?;
+                let mut taken = clusters;
+                return match !run.fresh && taken.any(|c| self.is_used(home, c)) {
+                    true => Err(Errno::EIO),
+                    false => Ok(run),
+                };
             }
             self.extend(home, clusters.end.max(self.fresh), clusters)?;
         }
@@ -338,6 +346,10 @@ impl Refcounts {
             }
             start = self.next_free(home, start + run)?;
         };
+        let mut built = plan.start..plan.start + plan.clusters();
+        if built.any(|c| self.is_used(home, c)) {
+            return Err(Errno::EIO);
+        }
         self.write_blocks(home, &plan)?;
         match plan.table_clusters {
             0 => {
@@ -393,8 +405,10 @@ impl Refcounts {
             for cluster in built.clone().filter(|c| described.contains(c)) {
                 write_count(&mut block, cluster % entries, g.refcount_order, 1);
             }
-            home.file()
-                .write_at(&block, plan.block_offset(n as u64, g))?;
+            let place = plan.block_offset(n as u64, g);
+            // A damaged table may have led here before.
+            self.slices.forget(place, place + g.cluster_size());
+            home.file().write_at(&block, place)?;
         }
         for cluster in built {
             if !plan.blocks.contains(&(cluster / entries)) {
@@ -453,13 +467,16 @@ impl Refcounts {
         result
     }
 
-    /// A cluster that is part of the refcount structure.
-    pub(super) fn is_own(&self, cluster: u64) -> bool {
+    /// The header or a table is in this cluster, whatever its count says:
+    /// using it would destroy the image.
+    pub(super) fn is_used(&self, home: &dyn Home, cluster: u64) -> bool {
         let g = self.geometry;
         let first = self.table_offset >> g.cluster_bits;
         let clusters = g.clusters(self.table.len() as u64 * 8);
-        (first..first + clusters).contains(&cluster)
+        cluster == 0
+            || (first..first + clusters).contains(&cluster)
             || self.table.contains(&(cluster << g.cluster_bits))
+            || home.is_table(cluster)
     }
 
     /// The table, with the offset it is at.

@@ -149,16 +149,12 @@ impl Qcow2 {
         self.mark_dirty()?;
         let mut refcounts = self.refcounts.lock();
         let run = refcounts.allocate(self, wanted)?;
-        if !run.fresh {
-            let mapping = self.mapping.read();
-            let clusters = run.first..run.first + run.count;
-            let used = |c: u64| c == 0 || refcounts.is_own(c) || mapping.is_own(c);
-            if clusters.clone().any(used) {
-                // Tables that are counted as free: writing there would
-                // destroy them.
-                drop((refcounts, mapping));
-                return Err(self.found_corrupt());
-            }
+        let mut clusters = run.first..run.first + run.count;
+        if !run.fresh && clusters.any(|c| refcounts.is_used(self, c)) {
+            // Tables that are counted as free: writing there would destroy
+            // them.
+            drop(refcounts);
+            return Err(self.found_corrupt());
         }
         Ok(run)
     }

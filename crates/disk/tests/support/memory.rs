@@ -109,7 +109,7 @@ impl Storage for MemoryFile {
             buffer.read(&mut bytes[at..at + buffer.len()]);
             at += buffer.len();
         }
-        if offset + bytes.len() as u64 > 1 << 32 {
+        if offset + bytes.len() as u64 > 1 << 26 {
             return Err(Errno(libc::EFBIG));
         }
         if let Some(budget) = &mut self.inner().budget {
@@ -135,7 +135,7 @@ impl Storage for MemoryFile {
     }
 
     fn set_len(&self, len: u64) -> IoResult<()> {
-        if len > 1 << 32 {
+        if len > 1 << 26 {
             return Err(Errno(libc::EFBIG));
         }
         self.happen(Event::Truncate(len));

@@ -15,6 +15,7 @@ mod values;
 
 pub(crate) use parse::Options;
 pub(crate) use run::run;
+pub(crate) use size::parse as parse_size;
 
 /// Under which name the options came.
 #[derive(Clone, Copy)]

@@ -4,6 +4,7 @@ use super::Check;
 use crate::errno::IoResult;
 use crate::qcow2::refcounts::Refcounts;
 use crate::storage::StorageExt;
+use std::collections::BTreeSet;
 
 impl Check<'_> {
     /// Stores a count; false if that failed.
@@ -29,6 +30,19 @@ impl Check<'_> {
         self.image.file.write_at(bytes, table)
     }
 
+    /// Clusters of the refcount structure that is given up.
+    fn old_structure(&self) -> IoResult<BTreeSet<u64>> {
+        let g = self.image.geometry;
+        let end = self.file_clusters()?;
+        let refcounts = self.image.refcounts.lock();
+        let (offset, table) = refcounts.table();
+        let first = offset >> g.cluster_bits;
+        let own = first..first + g.clusters(table.len() as u64 * 8);
+        let blocks = table.iter().filter(|e| **e != 0 && g.in_cluster(**e) == 0);
+        let blocks = blocks.map(|e| e >> g.cluster_bits).filter(|c| *c < end);
+        Ok(own.chain(blocks).collect())
+    }
+
     /// Builds a new refcount structure behind everything that is in use. The
     /// old one's clusters become free.
     pub(super) fn rebuild(&mut self) -> IoResult<()> {
@@ -36,6 +50,7 @@ impl Check<'_> {
         let image = self.image;
         let g = image.geometry;
         let found = std::mem::take(&mut self.report);
+        let old = self.old_structure()?;
         self.counts = super::Counts::default();
         {
             // Nothing of the old structure is to be counted.
@@ -57,6 +72,13 @@ impl Check<'_> {
             .file_clusters()?
             .max(used.last().map_or(0, |u| u.0 + 1));
         let mut refcounts = image.refcounts.lock();
+        for cluster in old {
+            if used.binary_search_by_key(&cluster, |u| u.0).is_err() {
+                (self.say)(&format!(
+                    "Repairing cluster {cluster} refcount=1 reference=0"
+                ));
+            }
+        }
         refcounts.build_from(end);
         for (cluster, count) in used {
             refcounts.store(image, cluster, count)?;
