@@ -217,8 +217,8 @@ fn create() {
             "create -f qcow2 -o backing_file=a.qcow2,backing_fmt=qcow2 e3.qcow2 5M",
             "create -f qcow2 -b a.qcow2 -F raw e4.qcow2 1M",
             "create -f qcow2 -b a.qcow2 -F foo e5.qcow2",
-            "create -u -b nothing -F raw -f qcow2 f.qcow2",
-            "create -u -b nothing -F raw -f qcow2 f.qcow2 1G",
+            "create -u -b nothing -F raw -f qcow2 bad-f.qcow2",
+            "create -u -b nothing -F raw -f qcow2 bad-f.qcow2 1G",
             "create -f qcow2 -b nothing -F raw g.qcow2 1G",
             "create -f raw -b a.qcow2 -F qcow2 n1.raw",
             "create -F qcow2 -f qcow2 n1.qcow2 1M",
@@ -429,6 +429,15 @@ fn check_and_repair() {
             "check bad8.qcow2",
             "check -r all bad8.qcow2",
             "check bad8.qcow2",
+        ],
+    );
+}
+
+#[test]
+fn check_of_other_images() {
+    check_on_base(
+        "check-others",
+        &[
             // Never closed.
             "=cp base.qcow2 bad9.qcow2",
             "=sh -c \"printf '\\001' | dd of=bad9.qcow2 bs=1 seek=79 conv=notrunc\"",
