@@ -177,7 +177,7 @@ impl Image {
                 read_only: !options.writable,
                 backing: backing.as_ref().map(|b| b.device()),
                 checking: options.checking,
-                snapshot: None,
+                ..Qcow2Options::default()
             },
         )?;
         let qcow2 = Arc::new(qcow2);

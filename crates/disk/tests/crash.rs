@@ -41,7 +41,7 @@ fn open(file: Arc<MemoryFile>, backing: &Option<Vec<u8>>, read_only: bool) -> Qc
         read_only,
         backing,
         checking: read_only,
-        snapshot: None,
+        ..Qcow2Options::default()
     };
     Qcow2::open(file, options).unwrap_or_else(|e| panic!("{e}"))
 }

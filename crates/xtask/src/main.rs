@@ -90,7 +90,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "soak",
         arguments: "boots|clock [NUMBER]",
-        help: "boots in a row, or minutes of guest clock; goes into docs/soak.md",
+        help: "boots in a row, minutes of guest clock, killed writers; goes into docs/soak.md",
         run: soak::run,
     },
 ];

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 /// Memory for L2 pieces, in bytes: with clusters of 64 KiB enough for 256 GiB
 /// of disk at once.
-const L2_CACHE: u64 = 32 << 20;
+pub(super) const L2_CACHE: u64 = 32 << 20;
 
 /// L1 entries that are written together: a sector.
 const L1_GROUP: usize = 64;
@@ -93,8 +93,9 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    pub(super) fn new(geometry: Geometry, l1: Vec<u64>, l1_offset: u64) -> Self {
-        let limit = L2_CACHE / geometry.slice_size();
+    /// An active L1 table, with `cache` bytes for pieces of L2 tables.
+    pub(super) fn new(geometry: Geometry, l1: Vec<u64>, l1_offset: u64, cache: u64) -> Self {
+        let limit = cache / geometry.slice_size();
         Self {
             geometry,
             l1,
@@ -253,6 +254,14 @@ impl Mapping {
     pub(super) fn replace_l1(&mut self, l1: Vec<u64>, offset: u64) {
         self.l1 = l1;
         self.l1_offset = offset;
+    }
+
+    /// Uses another L1 table, which is in the file already; the old one, with
+    /// its offset. Nothing may be waiting to be written.
+    pub(super) fn switch_l1(&mut self, l1: Vec<u64>, offset: u64) -> (Vec<u64>, u64) {
+        self.slices.forget(0, u64::MAX);
+        let old = std::mem::replace(&mut self.l1, l1);
+        (old, std::mem::replace(&mut self.l1_offset, offset))
     }
 
     /// Something is to be written.

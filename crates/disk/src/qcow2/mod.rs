@@ -91,6 +91,9 @@ pub struct Qcow2Options {
     pub checking: bool,
     /// Show this internal snapshot's contents; read-only.
     pub snapshot: Option<String>,
+    /// Memory for pieces of L2 tables, in bytes; enough for 256 GiB of disk
+    /// with clusters of 64 KiB if `None`.
+    pub l2_cache: Option<u64>,
 }
 
 /// An open image.
@@ -186,7 +189,12 @@ impl Qcow2 {
             writeback: Mutex::default(),
             l1_change: Mutex::new(()),
             refcounts: Mutex::new(refcounts),
-            mapping: RwLock::new(Mapping::new(g, from_bytes(&l1), header.l1_offset)),
+            mapping: RwLock::new(Mapping::new(
+                g,
+                from_bytes(&l1),
+                header.l1_offset,
+                options.l2_cache.unwrap_or(mapping::L2_CACHE),
+            )),
             holes: OnceLock::new(),
             loaded: (Mutex::new(()), Condvar::new()),
             header: Mutex::new(header),

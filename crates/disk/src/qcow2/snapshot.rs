@@ -10,7 +10,6 @@ use super::geometry::{
     COPIED, Entry, MAX_L1_BYTES, OFFSET_MASK, entry_at, from_bytes, set_entry, to_bytes,
 };
 use super::header::{DIRTY, Header};
-use super::mapping::Mapping;
 use super::snapshot_table::{self, Snapshot};
 use super::{Qcow2, Repair};
 use crate::errno::{Errno, Error, IoResult, Result};
@@ -262,11 +261,11 @@ impl Qcow2 {
             h.size = size;
         })?;
         self.len.store(size, Ordering::Release);
-        let old = std::mem::replace(&mut *self.mapping.write(), Mapping::new(g, l1, offset));
-        self.drop_references(&old.l1)?;
-        if !old.l1.is_empty() {
-            let clusters = g.clusters(old.l1.len() as u64 * 8);
-            self.release(old.l1_offset >> g.cluster_bits, clusters);
+        let (old, old_offset) = self.mapping.write().switch_l1(l1, offset);
+        self.drop_references(&old)?;
+        if !old.is_empty() {
+            let clusters = g.clusters(old.len() as u64 * 8);
+            self.release(old_offset >> g.cluster_bits, clusters);
         }
         Ok(())
     }

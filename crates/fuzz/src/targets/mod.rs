@@ -3,6 +3,7 @@
 mod boot;
 mod chips;
 mod devices;
+mod disk;
 mod options;
 mod tar;
 mod translate;
@@ -85,6 +86,12 @@ pub const TARGETS: &[Target] = &[
         what: "guest accesses, interrupt lines, messages and time to the interrupt controllers",
         max_len: 2048,
         run: chips::run,
+    },
+    Target {
+        name: "disk",
+        what: "a qcow2 file, then a guest's requests to it",
+        max_len: 16384,
+        run: disk::run,
     },
     Target {
         name: "options",

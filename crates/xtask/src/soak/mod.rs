@@ -2,6 +2,7 @@
 
 mod boots;
 mod clock;
+mod disk;
 mod record;
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +15,7 @@ struct Soak {
     run: fn(usize) -> Result<bool>,
 }
 
-const SOAKS: [Soak; 2] = [
+const SOAKS: [Soak; 3] = [
     Soak {
         name: "boots",
         unit: "boots",
@@ -26,6 +27,12 @@ const SOAKS: [Soak; 2] = [
         unit: "minutes",
         default: 10,
         run: clock::run,
+    },
+    Soak {
+        name: "disk",
+        unit: "kills",
+        default: 100,
+        run: disk::run,
     },
 ];
 
