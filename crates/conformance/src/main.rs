@@ -10,7 +10,7 @@ use hv::conformance::{Case, cases};
 const USAGE: &str = "\
 usage: conformance [--backend NAME] [--filter TEXT] [--except NAMES] [--list]
 
-  --backend NAME  which backend runs the cases (kvm, soft or interpreter; default soft)
+  --backend NAME  which backend runs the cases (kvm, soft, interpreter or lockstep; default soft)
   --filter TEXT   only cases whose group::name contains TEXT
   --except NAMES  without these cases, group::name separated by commas
   --list          print the cases and their sources, run nothing";
@@ -61,12 +61,21 @@ const BACKENDS: &[Backend] = &[
     ("kvm", || Ok(Box::new(kvm::Kvm::new()?))),
     ("soft", || Ok(Box::new(engine::Soft::new()))),
     ("interpreter", || Ok(Box::new(interpreter()))),
+    ("lockstep", || Ok(Box::new(lockstep()))),
 ];
 
 /// The software backend without translation.
 fn interpreter() -> engine::Soft {
     engine::Soft::with_options(engine::Options {
         translate: false,
+        ..engine::Options::default()
+    })
+}
+
+/// The software backend that compares each block with the interpreter.
+fn lockstep() -> engine::Soft {
+    engine::Soft::with_options(engine::Options {
+        lockstep: true,
         ..engine::Options::default()
     })
 }

@@ -37,6 +37,10 @@ counters! {
     insn_emulation,
     /// Instructions the interpreter refused with an internal error.
     insn_emulation_fail,
+    /// Blocks compared in lockstep.
+    lockstep_blocks,
+    /// Comparisons that others' writes to guest memory had disturbed.
+    lockstep_races,
     /// INVLPG executed.
     invlpg,
     /// Exits for port I/O to the VMM.

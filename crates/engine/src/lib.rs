@@ -7,6 +7,7 @@
 //!
 //! * `ctx`: the memory of one vCPU that generated code addresses.
 //! * `world`: what an interpreted instruction sees of memory, ports and MSRs.
+//! * `lockstep`: the interpreter as the translator's oracle.
 //! * `run`: the loop that executes, injects events and leaves to the VMM.
 //! * `kvmclock`: the guests' clock page and how it follows the host's clock.
 //! * `vm`: memory, interrupt controllers, code cache and timer of one VM.
@@ -17,6 +18,7 @@ mod cpuid;
 mod ctx;
 mod features;
 mod kvmclock;
+mod lockstep;
 mod msr;
 mod replay;
 mod run;
@@ -53,6 +55,9 @@ pub struct Options {
     pub translate: bool,
     /// Bytes of the code cache.
     pub code_cache: usize,
+    /// Execute every block both translated and interpreted, and stop where they
+    /// differ; for one vCPU.
+    pub lockstep: bool,
 }
 
 impl Default for Options {
@@ -60,6 +65,7 @@ impl Default for Options {
         Self {
             translate: true,
             code_cache: jit::cache::ARENA_SIZE,
+            lockstep: false,
         }
     }
 }

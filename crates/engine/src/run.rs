@@ -281,11 +281,22 @@ impl SoftVcpu {
         if !self.vm.options.translate || !translated::translatable(self.cpu()) {
             return self.interpret_burst();
         }
-        match self.run_translated() {
+        let ended = match self.lockstep.take() {
+            None => self.run_translated(),
+            Some(mut lockstep) => {
+                let ended = self.run_lockstep(&mut lockstep);
+                self.lockstep = Some(lockstep);
+                match ended {
+                    Some(ended) => ended,
+                    None => return Next::Exit(VcpuExit::Unknown(0)),
+                }
+            }
+        };
+        match ended {
             Ended::Continue => Next::Again,
             Ended::InterpretHere => self.interpret_one(),
             Ended::Interpret(insn) => {
-                if self.bulk_string(&insn) {
+                if self.lockstep.is_none() && self.bulk_string(&insn) {
                     return Next::Again;
                 }
                 self.replay.insn = Some(insn);

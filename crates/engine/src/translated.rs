@@ -102,7 +102,7 @@ impl Jumps {
 }
 
 /// Mode bits of a translation's key.
-fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
+pub(crate) fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
     let bank = Bank::of(cpu);
     let allowed = allowed(cpu);
     let bits = u32::from(allowed.x87)
@@ -194,7 +194,7 @@ fn code_space(ctx: &Ctx, bank: Bank) -> u32 {
 }
 
 /// Result of looking for the translation at RIP.
-enum Found {
+pub(crate) enum Found {
     /// Its code address.
     Code(u64),
     /// The vCPU did not run for a while: requests come first.
@@ -204,7 +204,7 @@ enum Found {
 }
 
 /// How translated code was left.
-enum Left {
+pub(crate) enum Left {
     /// For something else.
     Ended(Ended),
     /// RIP goes on in translated code, through this link if it can be made.
@@ -212,7 +212,7 @@ enum Left {
 }
 
 /// A link that does not lead anywhere yet.
-struct OpenLink {
+pub(crate) struct OpenLink {
     id: u32,
     crosses: bool,
     generation: u64,
@@ -241,7 +241,7 @@ impl SoftVcpu {
     }
 
     /// Enters a translation.
-    fn enter(&mut self, code: u64) -> Left {
+    pub(crate) fn enter(&mut self, code: u64) -> Left {
         crate::counters::bump(&self.vm.counters.exits);
         let ctx = self.ctx_mut();
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
@@ -345,7 +345,7 @@ impl SoftVcpu {
 
     /// The translation at RIP, made if there is none, entered into the jump
     /// cache and linked to.
-    fn block_at_rip(&mut self, link: Option<OpenLink>) -> Result<Found, Stop> {
+    pub(crate) fn block_at_rip(&mut self, link: Option<OpenLink>) -> Result<Found, Stop> {
         let ctx = self.ctx_mut();
         let rip = ctx.cpu.rip;
         if !canonical48(rip) {
@@ -413,6 +413,8 @@ impl SoftVcpu {
         let mut bytes = [0; PAGE_SIZE as usize];
         // SAFETY: `host` is a whole mapped page of a slot.
         unsafe { softmmu::host_read(host, &mut bytes) };
+        #[cfg(test)]
+        crate::lockstep::sabotage(&mut bytes);
         code.translate(&Request {
             key,
             source: Source {
@@ -478,10 +480,12 @@ impl SoftVcpu {
 
 /// The instructions that run as copies: unprivileged, offered to the guest,
 /// with known operands.
-pub fn copyable(features: &crate::features::FeatureSet) -> Copyable {
-    use isa::table::{Class, class};
+pub fn copyable(features: &crate::features::FeatureSet, lockstep: bool) -> Copyable {
+    use isa::table::{Class, Int, class};
     Copyable::new(|code| {
         matches!(class(code), Class::Int(_) | Class::Native(_))
+            // What differs from run to run is executed once only.
+            && !(lockstep && class(code) == Class::Int(Int::Random))
             && code.cpuid_features().iter().all(|f| features.has(*f))
     })
 }

@@ -6,6 +6,7 @@
 
 use crate::ctx::{Ctx, CtxCell};
 use crate::features::FeatureSet;
+use crate::lockstep::Lockstep;
 use crate::msr::ClockMsrs;
 use crate::replay::Replay;
 use crate::shared::Shared;
@@ -41,6 +42,8 @@ pub struct SoftVcpu {
     pub(crate) want_window: bool,
     /// Host debugging of the guest.
     pub(crate) debug: kvm_guest_debug,
+    /// Present if every block is compared.
+    pub(crate) lockstep: Option<Box<Lockstep>>,
 }
 
 impl SoftVcpu {
@@ -78,7 +81,7 @@ impl SoftVcpu {
             index,
             replay: Replay::default(),
             native,
-            copyable: Arc::new(translated::copyable(&features)),
+            copyable: Arc::new(translated::copyable(&features, vm.options.lockstep)),
             local: Local {
                 cpuid: Vec::new(),
                 features,
@@ -96,6 +99,7 @@ impl SoftVcpu {
             irq_waiting: false,
             want_window: false,
             debug: kvm_guest_debug::default(),
+            lockstep: vm.options.lockstep.then(Lockstep::new),
             vm,
         };
         vcpu.vm.vcpus.write().push(shared);
@@ -150,7 +154,11 @@ impl SoftVcpu {
 
 impl hv::Vcpu for SoftVcpu {
     fn run(&mut self) -> Result<VcpuExit> {
-        Ok(self.run_until_exit())
+        let exit = self.run_until_exit();
+        match self.lockstep.as_mut().and_then(|l| l.take_difference()) {
+            Some(text) => Err(Error::SelfCheck(text)),
+            None => Ok(exit),
+        }
     }
     fn complete_read(&mut self, value: u64) {
         self.replay.supply(value);
@@ -288,7 +296,8 @@ impl hv::Vcpu for SoftVcpu {
     fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {
         self.local.cpuid = entries.to_vec();
         self.local.features = FeatureSet::new(entries);
-        self.copyable = Arc::new(translated::copyable(&self.local.features));
+        let lockstep = self.vm.options.lockstep;
+        self.copyable = Arc::new(translated::copyable(&self.local.features, lockstep));
         Ok(())
     }
     fn events(&self) -> Result<kvm_vcpu_events> {

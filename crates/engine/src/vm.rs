@@ -300,6 +300,9 @@ impl hv::Vm for SoftVm {
             .upgrade()
             .ok_or(Error::Missing("create_vcpu", "a VM"))?;
         let index = ids.len();
+        if self.options.lockstep && index > 0 {
+            return Err(Error::Unsupported("lockstep with more than one vCPU"));
+        }
         let vcpu = SoftVcpu::create(vm, id, index)?;
         ids.push(id);
         Ok(Box::new(vcpu))

@@ -98,7 +98,8 @@ impl Chunk {
     }
 }
 
-fn need(cpu: &CpuState, how: Access) -> Need {
+/// What an access by an instruction needs of its page.
+pub fn need(cpu: &CpuState, how: Access) -> Need {
     Need {
         write: how.is_write(),
         exec: false,

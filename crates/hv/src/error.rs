@@ -44,6 +44,10 @@ pub enum Error {
     /// This backend cannot do that.
     #[error("{0} is not supported by this backend")]
     Unsupported(&'static str),
+    /// The backend checked itself, as it was asked to, and found a fault: what
+    /// differs.
+    #[error("{0}")]
+    SelfCheck(String),
     /// The call needs something that was not created.
     #[error("{0} needs {1}")]
     Missing(&'static str, &'static str),

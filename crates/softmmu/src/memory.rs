@@ -151,10 +151,11 @@ impl SlotMap {
             })
         }
     }
-    /// Replaces a page-table entry if it still holds `old`; true on success.
+    /// Replaces a page-table entry if it still holds `old`, else false. One
+    /// outside RAM cannot be updated, which is no failure.
     pub fn update_entry(&self, gpa: u64, size: u32, old: u64, new: u64) -> bool {
         let Some(page) = self.page(gpa) else {
-            return false;
+            return true;
         };
         if page.slot.readonly {
             return true; // tables in ROM keep their bits

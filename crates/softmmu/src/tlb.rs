@@ -298,6 +298,19 @@ impl Tlb {
             .map(|e| e.read | host & PAGE_MASK)
     }
 
+    /// What the second level knows of `la`; a write must find the dirty bit
+    /// set.
+    pub fn known(&self, la: u64, write: bool) -> Option<Mapping> {
+        let vpn = la >> 12;
+        let e = &self.l2[vpn as usize % L2_ENTRIES];
+        let space = if e.mapping.global {
+            self.global_space
+        } else {
+            self.current
+        };
+        (e.vpn == vpn && e.space == space && (e.mapping.dirty || !write)).then_some(e.mapping)
+    }
+
     fn mapping(
         &mut self,
         cpu: &CpuState,
@@ -307,15 +320,9 @@ impl Tlb {
     ) -> Result<Mapping, Exception> {
         let vpn = la >> 12;
         let slot = vpn as usize % L2_ENTRIES;
-        let e = self.l2[slot];
-        let space = if e.mapping.global {
-            self.global_space
-        } else {
-            self.current
-        };
-        if e.vpn == vpn && e.space == space && (e.mapping.dirty || !need.write) {
-            if walk::check(cpu, &e.mapping, need).is_ok() {
-                return Ok(e.mapping);
+        if let Some(known) = self.known(la, need.write) {
+            if walk::check(cpu, &known, need).is_ok() {
+                return Ok(known);
             }
             // A cached denial may be stale: real TLBs walk again too.
             self.l2[slot].space = 0;

@@ -4,6 +4,24 @@ use crate::SlotMap;
 use x86::paging::{PAGE_MASK, pf, pte};
 use x86::{CpuState, Exception, cr0, cr4, efer, flags};
 
+/// Memory that page tables are in.
+pub trait Entries {
+    /// Reads an entry of 4 or 8 bytes; `None` where there is no memory.
+    fn read_entry(&self, gpa: u64, size: u32) -> Option<u64>;
+    /// Replaces an entry; false if it changed meanwhile. Where there is no
+    /// memory that keeps the new value, that is no failure.
+    fn update_entry(&self, gpa: u64, size: u32, old: u64, new: u64) -> bool;
+}
+
+impl Entries for SlotMap {
+    fn read_entry(&self, gpa: u64, size: u32) -> Option<u64> {
+        Self::read_entry(self, gpa, size)
+    }
+    fn update_entry(&self, gpa: u64, size: u32, old: u64, new: u64) -> bool {
+        Self::update_entry(self, gpa, size, old, new)
+    }
+}
+
 /// What an access needs, with the privilege already resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
@@ -115,7 +133,7 @@ const ADDR_MASK: u64 = 0x000f_ffff_ffff_f000;
 /// The error is the #PF to deliver. Linear addresses are canonical.
 pub fn translate(
     cpu: &CpuState,
-    mem: &SlotMap,
+    mem: &impl Entries,
     la: u64,
     need: Need,
     roots: Roots<'_>,
@@ -183,7 +201,7 @@ pub fn check(cpu: &CpuState, m: &Mapping, need: Need) -> Result<(), u32> {
     if allowed { Ok(()) } else { Err(pf::P) }
 }
 
-fn read_path(cpu: &CpuState, mem: &SlotMap, la: u64, roots: Roots<'_>) -> Result<Path, u32> {
+fn read_path(cpu: &CpuState, mem: &impl Entries, la: u64, roots: Roots<'_>) -> Result<Path, u32> {
     let mode = Mode::of(cpu, roots.phys_bits);
     let mut walk = Walk {
         mem,
@@ -208,8 +226,8 @@ fn read_path(cpu: &CpuState, mem: &SlotMap, la: u64, roots: Roots<'_>) -> Result
     Ok(walk.path)
 }
 
-struct Walk<'a> {
-    mem: &'a SlotMap,
+struct Walk<'a, M> {
+    mem: &'a M,
     mode: Mode,
     la: u64,
     path: Path,
@@ -218,7 +236,7 @@ struct Walk<'a> {
     exec: bool,
 }
 
-impl Walk<'_> {
+impl<M: Entries> Walk<'_, M> {
     /// PAE starts with four entries that have no permissions and were loaded
     /// with CR3 (SDM vol 3, 4.4.1).
     fn run_pae(&mut self, pdptes: &[u64; 4]) -> Result<(), u32> {
@@ -320,15 +338,15 @@ impl Walk<'_> {
 
 /// Sets A in every visited entry and D in the leaf of a write. False if an
 /// entry changed under us: walk again.
-fn update_ad(cpu: &CpuState, mem: &SlotMap, path: &Path, write: bool) -> bool {
+fn update_ad(cpu: &CpuState, mem: &impl Entries, path: &Path, write: bool) -> bool {
     let size = if cpu.cr4 & cr4::PAE != 0 { 8 } else { 4 };
     for (i, v) in path.visited[..path.depth].iter().enumerate() {
         let leaf = i + 1 == path.depth;
         let new = v.value | pte::A | if leaf && write { pte::D } else { 0 };
         let lost = new != v.value && !mem.update_entry(v.gpa, size, v.value, new);
         // The entry may hold the old value again by now: whatever it holds,
-        // the walk starts over. Entries outside memory cannot be updated.
-        if lost && mem.page(v.gpa).is_some() {
+        // the walk starts over.
+        if lost {
             return false;
         }
     }

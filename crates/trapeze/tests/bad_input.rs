@@ -125,6 +125,17 @@ fn drives_and_devices_that_cannot_be() {
 }
 
 #[test]
+fn lockstep_has_conditions() {
+    let lockstep = |more: &[&str], names: &[&str]| {
+        check(&[&["-d", "lockstep"], more].concat(), names);
+    };
+    lockstep(&["-smp", "2"], &["-d lockstep", "-smp asks for 2"]);
+    lockstep(&["-accel", "kvm"], &["-d lockstep", "-accel soft"]);
+    let off = ["-accel", "soft,translate=off"];
+    lockstep(&off, &["-d lockstep", "translate=off"]);
+}
+
+#[test]
 fn values_that_are_not_there() {
     check(&["-accel", "hvf"], &["-accel hvf", "soft, kvm, tcg"]);
     check(&["-accel", "kmv"], &["'kvm'", "soft, kvm, tcg"]);

@@ -47,7 +47,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -64,6 +64,22 @@ const CASES: [Case; 7] = [
             ("\nhello there", ""),
             ("> ", "poweroff\r"),
         ],
+        exit: 0,
+    },
+    Case {
+        name: "lockstep",
+        guest: Guest::Embedded,
+        options: &["-append", "check", "-d", "lockstep"],
+        steps: &[("self-check", ""), ("GUEST-OK", "")],
+        exit: 0,
+    },
+    Case {
+        // The kernel unpacks itself, relocates and sets up its page tables:
+        // some ten million blocks. The whole boot takes minutes.
+        name: "lockstep-kernel",
+        guest: Guest::Debian(Flavour::Cloud),
+        options: &["-append", "earlyprintk=serial,ttyS0", "-d", "lockstep"],
+        steps: &[("Linux version", "\x01x")],
         exit: 0,
     },
     Case {

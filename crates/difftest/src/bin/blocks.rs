@@ -151,6 +151,7 @@ fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let options = engine::Options {
         translate: !o.interpret,
         code_cache: o.cache,
+        ..engine::Options::default()
     };
     let mut guest = Guest::new(&engine::Soft::with_options(options))?;
     if o.kernel {

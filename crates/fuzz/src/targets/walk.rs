@@ -82,15 +82,16 @@ fn linear(input: &mut Input<'_>, cpu: &CpuState) -> u64 {
 pub(super) fn run(data: &[u8]) {
     let mut world = WORLD.lock();
     let World { memory, tlb } = &mut *world;
-    let map = memory.map();
+    let slots = memory.map();
+    let map = &*slots;
     let mut input = Input::new(data);
     let mut cpu = registers(&mut input);
     let accesses: Vec<(u64, u8)> = (0..4)
         .map(|_| (linear(&mut input, &cpu), input.u8()))
         .collect();
-    fill(&map, &mut input);
-    let pdptes = read_pdptes(cpu.cr3, &map);
-    tlb.load_pdptes(cpu.cr3, &map);
+    fill(map, &mut input);
+    let pdptes = read_pdptes(cpu.cr3, map);
+    tlb.load_pdptes(cpu.cr3, map);
     for (la, how) in accesses {
         let need = Need {
             write: how & 1 != 0,
@@ -105,13 +106,13 @@ pub(super) fn run(data: &[u8]) {
             pdptes: &pdptes,
         };
         tlb.flush_all();
-        let first = translate(&cpu, &map, la, need, roots);
-        let again = translate(&cpu, &map, la, need, roots);
+        let first = translate(&cpu, map, la, need, roots);
+        let again = translate(&cpu, map, la, need, roots);
         assert_eq!(first.map(|m| m.gpa), again.map(|m| m.gpa), "{la:#x}");
-        let cached = tlb.resolve(&cpu, &map, la, need).map(|r| r.gpa);
+        let cached = tlb.resolve(&cpu, map, la, need).map(|r| r.gpa);
         assert_eq!(again.map(|m| m.gpa), cached, "{la:#x}");
         if let Ok(mapping) = again {
-            let seen = peek(&cpu, &map, la, roots);
+            let seen = peek(&cpu, map, la, roots);
             assert_eq!(seen, Some(mapping.gpa | la & 0xfff), "{la:#x}");
             assert!(mapping.dirty || !need.write);
         }

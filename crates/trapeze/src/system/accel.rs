@@ -2,6 +2,7 @@
 
 use super::Personality;
 use crate::near::did_you_mean;
+use anyhow::bail;
 use std::sync::Arc;
 
 /// One accelerator.
@@ -25,7 +26,7 @@ pub(crate) const ACCELERATORS: [Row; 2] = [
         alias: Some("tcg"),
         help: "Trapeze's own engine, runs everywhere ('tcg' is another name for it)",
         set: set_soft,
-        open: |options| Ok(Arc::new(engine::Soft::with_options(options))),
+        open: open_soft,
     },
     Row {
         name: "kvm",
@@ -36,7 +37,7 @@ pub(crate) const ACCELERATORS: [Row; 2] = [
                 "property '{property}' is not supported; there are none"
             ))
         },
-        open: |_| Ok(Arc::new(kvm::Kvm::new()?)),
+        open: open_kvm,
     },
 ];
 
@@ -50,6 +51,20 @@ fn set_soft(options: &mut engine::Options, property: &str) -> Result<(), String>
         }
     }
     Ok(())
+}
+
+fn open_soft(options: engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>> {
+    if options.lockstep && !options.translate {
+        bail!("-d lockstep compares translations, and translate=off makes none");
+    }
+    Ok(Arc::new(engine::Soft::with_options(options)))
+}
+
+fn open_kvm(options: engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>> {
+    if options.lockstep {
+        bail!("-d lockstep needs the software engine: -accel soft");
+    }
+    Ok(Arc::new(kvm::Kvm::new()?))
 }
 
 /// The accelerator called `name`.

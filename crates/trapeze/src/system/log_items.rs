@@ -14,12 +14,14 @@ pub(crate) struct Item {
 enum Effect {
     /// Print the counters at the end.
     Counters,
+    /// Compare every block with the interpreter.
+    Lockstep,
     /// Show the log records whose target matches.
     Target(&'static str),
 }
 
 /// Every item.
-pub(crate) const ITEMS: [Item; 8] = [
+pub(crate) const ITEMS: [Item; 9] = [
     Item {
         name: "counters",
         help: "print the kvm_stat counters when the machine ends ('stats' is the same)",
@@ -46,6 +48,12 @@ pub(crate) const ITEMS: [Item; 8] = [
         effect: Effect::Target(engine::INSN_LOG),
     },
     Item {
+        name: "lockstep",
+        help: "execute every translated block in the interpreter as well and stop at the first \
+               difference; for one vCPU on the software engine, slow",
+        effect: Effect::Lockstep,
+    },
+    Item {
         name: "machine",
         help: "machine set-up, boot and run loop",
         effect: Effect::Target("machine*"),
@@ -67,6 +75,8 @@ pub(crate) const ITEMS: [Item; 8] = [
 pub(crate) struct Request {
     /// Print the counters at the end.
     pub(crate) counters: bool,
+    /// Compare every block with the interpreter.
+    pub(crate) lockstep: bool,
     /// Patterns of log targets; `*` at the end matches the rest.
     pub(crate) targets: Vec<String>,
 }
@@ -81,6 +91,7 @@ impl Request {
             })?;
             match item.effect {
                 Effect::Counters => self.counters = true,
+                Effect::Lockstep => self.lockstep = true,
                 Effect::Target(pattern) => self.targets.push(pattern.to_string()),
             }
         }

@@ -30,7 +30,18 @@ pub(crate) fn run(options: Options) -> u8 {
 
 fn start(options: Options, program: &'static str) -> Result<Outcome, String> {
     logger::install(program, &options.log, options.log_file.as_deref())?;
-    let hypervisor = accel::open(&options.accelerators, options.personality, options.engine)?;
+    let lockstep = options.log.lockstep;
+    let vcpus = options.config.topology.vcpus();
+    if lockstep && vcpus > 1 {
+        return Err(format!(
+            "-d lockstep compares one vCPU, -smp asks for {vcpus}"
+        ));
+    }
+    let engine = engine::Options {
+        lockstep,
+        ..options.engine
+    };
+    let hypervisor = accel::open(&options.accelerators, options.personality, engine)?;
     let ram_bytes = options.config.ram_bytes;
     let machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
     warn_of_memory(ram_bytes);

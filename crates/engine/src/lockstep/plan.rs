@@ -1,0 +1,195 @@
+//! What a block consists of, and the rehearsal of it.
+#![allow(unsafe_code, reason = "reads host pages of guest RAM")]
+
+use super::overlay::Overlay;
+use super::shadow::Shadow;
+use crate::translated::mode_of;
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+use isa::Stop;
+use jit::block::{Block, Source};
+use jit::classify::{Copyable, Treatment};
+use std::cell::RefCell;
+use x86::paging::{PAGE_MASK, PAGE_SIZE};
+use x86::{CpuState, Exception, flags, gpr};
+
+/// One instruction of the block.
+#[derive(Clone, Copy)]
+pub struct Step {
+    /// As the guest's bytes say, not as the translator simplified it.
+    pub insn: Instruction,
+    /// Arithmetic flags that matter before it, after it, and where it jumps to.
+    pub live: [u64; 3],
+    /// The translation leaves it to the interpreter.
+    left: bool,
+}
+
+/// A block.
+pub struct Plan {
+    /// Its instructions.
+    pub steps: Vec<Step>,
+    /// It uses vector or x87 registers.
+    pub vector: bool,
+    /// The bytes it was decoded from.
+    bytes: Vec<u8>,
+}
+
+impl Plan {
+    /// Decodes the block at RIP, whose page is `page`, as the translator does.
+    pub fn new(cpu: &CpuState, page: &[u8; PAGE_SIZE as usize], copyable: &Copyable) -> Self {
+        let (_, _, allowed) = mode_of(cpu);
+        let base = cpu.rip & !PAGE_MASK;
+        let source = Source {
+            page,
+            base,
+            copyable,
+            allowed,
+        };
+        let block = Block::decode(&source, cpu.rip);
+        let steps = block.steps.iter().map(|s| {
+            let ip = s.insn.ip();
+            let bytes = &page[(ip - base) as usize..];
+            let insn = Decoder::with_ip(cpu.bitness(), bytes, ip, DecoderOptions::NONE).decode();
+            Step {
+                insn,
+                live: [s.live_in, s.live_out, s.live_target],
+                left: s.treatment == Treatment::Interp,
+            }
+        });
+        let start = (cpu.rip - base) as usize;
+        let end = start + block.end.wrapping_sub(cpu.rip) as usize;
+        Self {
+            steps: steps.collect(),
+            vector: block.vector,
+            bytes: page[start..end].to_vec(),
+        }
+    }
+
+    /// True if guest memory still holds the block; `host` is where it lies.
+    pub fn is_current(&self, host: u64) -> bool {
+        let mut chunk = [0; 64];
+        let mut at = host;
+        self.bytes.chunks(chunk.len()).all(|bytes| {
+            let now = &mut chunk[..bytes.len()];
+            // SAFETY: the block lies inside one page of a slot.
+            unsafe { softmmu::host_read(at, now) };
+            at += bytes.len() as u64;
+            *now == *bytes
+        })
+    }
+
+    /// The instruction at `rip`.
+    pub fn at(&self, rip: u64) -> Option<usize> {
+        self.steps.iter().position(|s| s.insn.ip() == rip)
+    }
+
+    /// The arithmetic flags that the translation must have right when the first
+    /// `done` instructions were executed and RIP is `rip`.
+    pub fn live(&self, done: usize, rip: u64) -> u64 {
+        let before = self.steps.get(done).filter(|s| s.insn.ip() == rip);
+        match (before, done.checked_sub(1).map(|i| &self.steps[i])) {
+            (Some(next), _) => next.live[0],
+            (None, Some(last)) if rip == last.insn.next_ip() => last.live[1],
+            (None, Some(last)) if last.insn.is_jcc_short_or_near() => last.live[2],
+            (None, Some(last)) if last.insn.is_jmp_short_or_near() => last.live[2],
+            _ => flags::ARITH,
+        }
+    }
+}
+
+/// How a rehearsal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All that was asked for was executed, or a jump left the block.
+    Done,
+    /// The next instruction is not the translation's: it is left to the
+    /// interpreter, or touches a device.
+    Left,
+    /// The next instruction raises this.
+    Fault(Exception),
+}
+
+/// A rehearsed run.
+#[derive(Clone, Copy, Debug)]
+pub struct Rehearsal {
+    /// Instructions executed.
+    pub done: usize,
+    /// Why no more.
+    pub end: End,
+    /// The instruction that was not executed has left traces: iterations of a
+    /// `rep`.
+    pub torn: bool,
+}
+
+impl Rehearsal {
+    fn done(done: usize) -> Self {
+        Self {
+            done,
+            end: End::Done,
+            torn: false,
+        }
+    }
+}
+
+/// Elements that a translated `rep` handles at most; with more it is left to
+/// the interpreter.
+const ELEMENTS: u64 = PAGE_SIZE;
+
+/// Executes at most `limit` instructions of `plan` on `cpu`.
+pub fn rehearse(
+    plan: &Plan,
+    limit: usize,
+    cpu: &mut CpuState,
+    shadow: &mut Shadow<'_>,
+) -> Rehearsal {
+    for (done, step) in plan.steps.iter().take(limit).enumerate() {
+        let result = match step.left {
+            true => Err(End::Left),
+            false => execute(cpu, shadow, &step.insn),
+        };
+        if let Err(end) = result {
+            let torn = step.insn.is_string_instruction();
+            return Rehearsal { done, end, torn };
+        }
+        let follows = plan.steps.get(done + 1).map(|s| s.insn.ip());
+        if follows != Some(cpu.rip) {
+            return Rehearsal::done(done + 1);
+        }
+    }
+    Rehearsal::done(plan.steps.len().min(limit))
+}
+
+/// One instruction, with all its iterations.
+fn execute(cpu: &mut CpuState, shadow: &mut Shadow<'_>, insn: &Instruction) -> Result<(), End> {
+    let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
+    let repeated = repeated && insn.is_string_instruction();
+    if repeated && cpu.gpr[gpr::RCX] > ELEMENTS {
+        return Err(End::Left);
+    }
+    let (ip, before) = (cpu.rip, cpu.gpr);
+    loop {
+        let failed = match isa::execute_only(cpu, shadow, insn) {
+            Ok(_) if repeated && cpu.rip == ip => continue,
+            Ok(_) => return Ok(()),
+            Err(Stop::Fault(e)) => End::Fault(e),
+            Err(_) => End::Left,
+        };
+        // The translation leaves such a `rep` to the interpreter as a whole.
+        cpu.gpr = before;
+        return Err(failed);
+    }
+}
+
+/// Makes the world of a rehearsal.
+pub fn shadow<'a>(
+    world: crate::world::World<'a>,
+    overlay: &'a RefCell<&'a mut Overlay>,
+) -> Shadow<'a> {
+    Shadow {
+        map: world.map,
+        tlb: world.tlb,
+        overlay,
+        native: world.native,
+        features: &world.local.features,
+        walks: Vec::new(),
+    }
+}
