@@ -10,6 +10,7 @@ mod differences;
 use crate::hosts::libraries;
 use crate::paths::{self, cargo, installed};
 use crate::process::Counts;
+use crate::setup;
 use anyhow::{Context, Result, bail};
 use differences::{KNOWN, Kind, Known};
 use guestimg::{Archive, Flavour, Image, Progress};
@@ -52,6 +53,7 @@ fn output(filter: &str, trace: bool) -> Result<String> {
     if !installed(QEMU) {
         bail!("{QEMU} is not installed; 'cargo xtask setup' does it");
     }
+    setup::check_qemu()?;
     let mut progress = Progress::stderr();
     let image = guestimg::fetch(Flavour::Cloud, false, &mut progress)?;
     let modules = guestimg::modules(&image, &MODULES, &mut progress)?;
