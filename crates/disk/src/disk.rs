@@ -190,3 +190,137 @@ impl BlockDevice for Disk {
         self.device.status(offset, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::BlockDeviceExt;
+    use crate::host_file::{HostFile, HostFileOptions};
+    use crate::qcow2::{CreateOptions, create};
+    use crate::testing::TempDir;
+
+    /// Paths of a new image of each format.
+    fn images(dir: &TempDir) -> Vec<(Format, String)> {
+        let make = |format: Format| {
+            let path = dir.path(format.name());
+            let options = HostFileOptions {
+                writable: true,
+                direct: false,
+                ignore_flush: false,
+                access: Access::Create,
+                create: true,
+            };
+            let file = Arc::new(HostFile::open(&path, &options).expect("writable"));
+            match format {
+                Format::Raw => crate::create_raw(&*file, 1 << 20, Preallocation::Off),
+                Format::Qcow2 => create(
+                    file,
+                    &CreateOptions {
+                        size: 1 << 20,
+                        ..CreateOptions::default()
+                    },
+                ),
+            }
+            .expect("there is room");
+            (format, path.display().to_string())
+        };
+        Format::ALL.into_iter().map(make).collect()
+    }
+
+    #[test]
+    fn cache_modes_mean_what_they_say() {
+        for mode in CacheMode::ALL {
+            let dir = TempDir::new();
+            for (format, path) in images(&dir) {
+                let options = DiskOptions {
+                    format: Some(format),
+                    cache: mode,
+                    discard: true,
+                    ..DiskOptions::default()
+                };
+                let disk = Disk::open(&path, &options).expect("just made");
+                let durable = || disk.image().file().all_durable();
+                let what = format!("{} {}", mode.name(), format.name());
+                disk.write_at(&[1; 5000], 3000).expect("in range");
+                assert_eq!(durable(), mode.write_through(), "{what}: write");
+                disk.flush().expect("it works");
+                assert_eq!(durable(), mode != CacheMode::Unsafe, "{what}: flush");
+                disk.write_zeroes(4096, 512, false).expect("in range");
+                assert_eq!(durable(), mode.write_through(), "{what}: zeroes");
+                disk.discard(0, 1 << 16).expect("in range");
+                // qcow2 gives the space back when the discard is durable.
+                if format == Format::Raw {
+                    assert_eq!(durable(), mode.write_through(), "{what}: discard");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_guessed_raw_image_is_guarded_and_said_to_be() {
+        let dir = TempDir::new();
+        let path = dir.path("raw").display().to_string();
+        std::fs::write(&path, [0; 1024]).expect("writable");
+        let disk = Disk::open(&path, &DiskOptions::default()).expect("there");
+        let warning = disk.warning().expect("a warning");
+        let first = format!(
+            "WARNING: Image format was not specified for '{path}' and probing guessed raw.\n"
+        );
+        assert!(warning.starts_with(&first), "{warning}");
+        let header = b"QFI\xfb\0\0\0\x03";
+        assert_eq!(disk.write_at(header, 0), Err(crate::Errno::EPERM));
+        drop(disk);
+        let told = DiskOptions {
+            format: Some(Format::Raw),
+            ..DiskOptions::default()
+        };
+        let disk = Disk::open(&path, &told).expect("there");
+        assert_eq!(disk.warning(), None);
+        assert_eq!(disk.write_at(header, 0), Ok(()));
+    }
+
+    #[test]
+    fn loops_and_missing_backing_files_are_told() {
+        let dir = TempDir::new();
+        let file = |name: &str, backing: &str| {
+            let options = HostFileOptions {
+                writable: true,
+                direct: false,
+                ignore_flush: false,
+                access: Access::Create,
+                create: true,
+            };
+            let opened = HostFile::open(&dir.path(name), &options).expect("writable");
+            let options = CreateOptions {
+                size: 1 << 20,
+                backing: Some(crate::qcow2::BackingName {
+                    name: backing.into(),
+                    format: Some("qcow2".into()),
+                }),
+                ..CreateOptions::default()
+            };
+            create(Arc::new(opened), &options).expect("there is room");
+        };
+        file("a", "b");
+        file("b", "a");
+        file("c", "nothing");
+        let error = |name: &str| {
+            let path = dir.path(name).display().to_string();
+            let opened = Disk::open(&path, &DiskOptions::default());
+            opened.err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        let path = |name: &str| dir.path(name).display().to_string();
+        assert!(
+            error("a").ends_with(&format!("'{}' creates an infinite loop.", path("a"))),
+            "{}",
+            error("a")
+        );
+        assert_eq!(
+            error("c"),
+            format!(
+                "Could not open backing file: Could not open '{}': No such file or directory",
+                path("nothing")
+            )
+        );
+    }
+}

@@ -8,6 +8,7 @@ use crate::host_file::{Access, HostFile, HostFileOptions};
 use crate::qcow2::{self, BackingName, Qcow2, Qcow2Options};
 use crate::raw::Raw;
 use crate::storage::StorageExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,6 +100,7 @@ impl Image {
         options: &ImageOptions,
         above: &mut Vec<(u64, u64)>,
     ) -> Result<Self> {
+        note_in_chain(&name.path, above)?;
         let file = HostFile::open(
             &name.path,
             &HostFileOptions {
@@ -109,21 +111,6 @@ impl Image {
                 create: false,
             },
         )?;
-        let shown = name.path.display();
-        let identity = file
-            .identity()
-            .map_err(|e| Error::io(format!("Could not open '{shown}'"), e))?;
-        if above.contains(&identity) {
-            return Err(Error::invalid(format!(
-                "Backing file '{shown}' creates an infinite loop."
-            )));
-        }
-        if above.len() >= MAX_CHAIN {
-            return Err(Error::invalid(format!(
-                "The backing chain has more than {MAX_CHAIN} files"
-            )));
-        }
-        above.push(identity);
         let asked = options.format.or(name.format);
         let format = match asked {
             Some(format) => format,
@@ -361,6 +348,29 @@ impl ChainStatus {
     pub fn same_allocation(&self, other: &Self) -> bool {
         let kind = |s: &Self| (s.data, s.zero, s.allocated, s.compressed);
         kind(self) == kind(other)
+    }
+}
+
+/// Adds a file to a chain that is being opened, unless it is there already.
+/// This is found out before it is locked: the first file of a loop would be
+/// in our own way.
+fn note_in_chain(path: &Path, above: &mut Vec<(u64, u64)>) -> Result<()> {
+    // What cannot be looked at cannot be opened either, which says why.
+    if let Ok(meta) = std::fs::metadata(path) {
+        let identity = (meta.dev(), meta.ino());
+        if above.contains(&identity) {
+            return Err(Error::invalid(format!(
+                "Backing file '{}' creates an infinite loop.",
+                path.display()
+            )));
+        }
+        above.push(identity);
+    }
+    match above.len() > MAX_CHAIN {
+        false => Ok(()),
+        true => Err(Error::invalid(format!(
+            "The backing chain has more than {MAX_CHAIN} files"
+        ))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Files and block devices of the host as [`Storage`].
 
 mod direct;
+mod durable;
 mod lock;
 mod space;
 mod transfer;
@@ -11,10 +12,10 @@ use crate::buffer::{Dest, Source};
 use crate::errno::{Errno, Error, IoResult, Result};
 use crate::storage::{Extent, Storage};
 use direct::DirectIo;
+use durable::Durable;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +39,7 @@ pub struct HostFile {
     block_device: bool,
     ignore_flush: bool,
     direct: Option<DirectIo>,
-    /// Error number of a failed flush; 0 if none failed.
-    flush_failed: AtomicI32,
+    durable: Durable,
 }
 
 impl HostFile {
@@ -71,7 +71,7 @@ impl HostFile {
             block_device,
             ignore_flush: options.ignore_flush,
             direct,
-            flush_failed: AtomicI32::new(0),
+            durable: Durable::default(),
         })
     }
 
@@ -117,22 +117,19 @@ impl HostFile {
     pub fn is_block_device(&self) -> bool {
         self.block_device
     }
+}
 
-    /// Asks for other rights than those of the opening.
-    ///
-    /// # Errors
-    /// Another process has or denies them; ours are then as before.
-    pub fn change_access(&self, access: Access) -> Result<()> {
-        lock::acquire(&self.file, &self.path, access)
+impl HostFile {
+    /// Everything written is durable.
+    #[cfg(test)]
+    pub(crate) fn all_durable(&self) -> bool {
+        self.durable.all()
     }
 
-    /// Device and inode: two paths are the same file if these are equal.
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn identity(&self) -> IoResult<(u64, u64)> {
-        let meta = self.file.metadata()?;
-        Ok((meta.dev(), meta.ino()))
+    /// Notes that the file was written to, whatever came of it.
+    fn changes(&self, result: IoResult<()>) -> IoResult<()> {
+        self.durable.written();
+        result
     }
 }
 
@@ -149,27 +146,18 @@ impl Storage for HostFile {
     }
 
     fn write_vectored_at(&self, buffers: &[Source], offset: u64) -> IoResult<()> {
-        match &self.direct {
+        // A failed write may have written a part.
+        self.changes(match &self.direct {
             None => transfer::write(&self.file, buffers, offset),
             Some(direct) => direct.write(&self.file, buffers, offset),
-        }
+        })
     }
 
     fn flush(&self) -> IoResult<()> {
-        let failed = self.flush_failed.load(Ordering::Acquire);
-        if failed != 0 {
-            return Err(Errno(failed));
-        }
         if self.ignore_flush {
             return Ok(());
         }
-        self.file.sync_data().map_err(|e| {
-            let errno = Errno::from(e);
-            // The kernel may have marked the lost pages clean: trying again
-            // would succeed and prove nothing.
-            self.flush_failed.store(errno.0, Ordering::Release);
-            errno
-        })
+        self.durable.flush(|| Ok(self.file.sync_data()?))
     }
 
     fn length(&self) -> IoResult<u64> {
@@ -183,11 +171,11 @@ impl Storage for HostFile {
         if self.block_device {
             return Err(Errno::ENOTSUP);
         }
-        Ok(self.file.set_len(len)?)
+        self.changes(self.file.set_len(len).map_err(Errno::from))
     }
 
     fn allocate(&self, offset: u64, len: u64) -> IoResult<()> {
-        space::allocate(&self.file, offset, len)
+        self.changes(space::allocate(&self.file, offset, len))
     }
 
     fn zero(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
@@ -196,7 +184,7 @@ impl Storage for HostFile {
         if len == 0 {
             return Ok(());
         }
-        match space::zero(&self.file, offset, len, unmap) {
+        match self.changes(space::zero(&self.file, offset, len, unmap)) {
             Err(Errno::ENOTSUP) => transfer::write_zeros(self, offset, len),
             other => other,
         }
