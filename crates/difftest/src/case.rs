@@ -79,6 +79,7 @@ impl Case {
             | cr4::UMIP;
         cpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
         cpu.xcr0 = xcr0;
+        cpu.xlayout = crate::state::layout();
         cpu.xsave = self.xsave.clone();
         let flat = |selector, a| Segment {
             base: 0,

@@ -134,7 +134,8 @@ fn early_effect(case: &Case, host: &Outcome, part: &str) -> bool {
 }
 
 fn vector_state(case: &Case, host: &Outcome, other: &Outcome, out: &mut Vec<String>) {
-    const PARTS: [(&str, std::ops::Range<usize>); 9] = [
+    let l = crate::state::layout();
+    let parts: [(&str, std::ops::Range<usize>); 11] = [
         ("FCW, FSW", 0..4),
         ("FTW, FOP", 4..8),
         ("FIP", 8..16),
@@ -142,11 +143,13 @@ fn vector_state(case: &Case, host: &Outcome, other: &Outcome, out: &mut Vec<Stri
         ("MXCSR", 24..28),
         ("x87 registers", 32..160),
         ("XMM", 160..416),
-        ("YMM", 576..832),
-        ("opmask, ZMM", 1088..2688),
+        ("YMM", l.avx..l.avx + 256),
+        ("opmask", l.opmask..l.opmask + 64),
+        ("ZMM0 to 15", l.zmm_hi256..l.zmm_hi256 + 512),
+        ("ZMM16 to 31", l.hi16_zmm..l.hi16_zmm + 1024),
     ];
     let (a, b) = (&host.xsave.0, &other.xsave.0);
-    for (name, range) in PARTS {
+    for (name, range) in parts {
         if a[range.clone()] == b[range.clone()] || early_effect(case, host, name) {
             continue;
         }

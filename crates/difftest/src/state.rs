@@ -1,33 +1,38 @@
 //! Random x87 and vector state, and lanes of it.
 
 use iced_x86::Register;
+use std::sync::OnceLock;
 use x86::cpu::XsaveArea;
+use x86::xstate::Layout;
 
 use crate::rng::Rng;
 
-// Standard-format offsets (SDM vol 1, 13.4; CPUID.0DH on Intel CPUs).
+// The legacy region (SDM vol 1, 13.4); the rest is where the host has it.
 const ST: usize = 32;
 const XMM: usize = 160;
-const YMM_HI: usize = 576;
-const OPMASK: usize = 1088;
-const ZMM_HI: usize = 1152;
-const HI16: usize = 1664;
-const END: usize = 2688;
+
+/// Where this host's XSAVE puts the extended components.
+pub fn layout() -> Layout {
+    static LAYOUT: OnceLock<Layout> = OnceLock::new();
+    *LAYOUT.get_or_init(|| jit::native::components().1)
+}
 
 /// A random image with every component in use.
 pub fn random(rng: &mut Rng) -> XsaveArea {
     let mut a = XsaveArea::default();
-    let b = &mut a.0;
+    let (b, l) = (&mut a.0, layout());
     for at in (XMM..XMM + 256)
-        .chain(YMM_HI..YMM_HI + 256)
-        .chain(ZMM_HI..END)
+        .chain(l.avx..l.avx + 256)
+        .chain(l.zmm_hi256..l.zmm_hi256 + 512)
+        .chain(l.hi16_zmm..l.hi16_zmm + 1024)
         .step_by(8)
     {
         b[at..at + 8].copy_from_slice(&lane(rng).to_le_bytes());
     }
     for k in 0..8 {
         let mask = rng.word() >> rng.below(64);
-        b[OPMASK + k * 8..OPMASK + k * 8 + 8].copy_from_slice(&mask.to_le_bytes());
+        let at = l.opmask + k * 8;
+        b[at..at + 8].copy_from_slice(&mask.to_le_bytes());
     }
     for i in 0..8 {
         let at = ST + i * 16;
@@ -111,12 +116,12 @@ fn extended(rng: &mut Rng) -> (u64, u16) {
 }
 
 fn offset(reg: Register, byte: usize) -> usize {
-    let n = reg.number();
+    let (n, l) = (reg.number(), layout());
     match (n, byte) {
-        (16.., _) => HI16 + (n & 15) * 64 + byte,
+        (16.., _) => l.hi16_zmm + (n & 15) * 64 + byte,
         (_, 0..16) => XMM + n * 16 + byte,
-        (_, 16..32) => YMM_HI + n * 16 + byte - 16,
-        _ => ZMM_HI + n * 32 + byte - 32,
+        (_, 16..32) => l.avx + n * 16 + byte - 16,
+        _ => l.zmm_hi256 + n * 32 + byte - 32,
     }
 }
 

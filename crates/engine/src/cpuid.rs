@@ -78,17 +78,10 @@ mod offered {
 
 /// XCR0 components offered: what the host has of x87, SSE, AVX, AVX-512.
 pub fn xcr0_offered() -> u64 {
-    use x86::xstate as x;
     if host(1, 0)[2] & (1 << 27) == 0 {
         return 0; // the host has no XSAVE
     }
-    let l = host(0xd, 0);
-    let have = u64::from(l[0]) | u64::from(l[3]) << 32;
-    let mut mask = have & (x::X87 | x::SSE | x::AVX);
-    if have & x::AVX512 == x::AVX512 {
-        mask |= x::AVX512;
-    }
-    mask
+    jit::native::components().0
 }
 
 fn entry(function: u32, index: u32, flags: u32, r: [u32; 4]) -> kvm_cpuid_entry2 {

@@ -195,6 +195,7 @@ impl SoftVcpu {
         let cpu = self.cpu_mut();
         let mut fresh = x86::CpuState::reset(u32::from(!bsp));
         fresh.xsave = cpu.xsave.clone();
+        fresh.xlayout = cpu.xlayout;
         fresh.msr = cpu.msr.clone();
         fresh.xcr0 = cpu.xcr0;
         fresh.cr0 |= cpu.cr0 & (x86::cr0::CD | x86::cr0::NW);

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "copies between host pages found by the TLBs")]
 
 use crate::vcpu::SoftVcpu;
-use iced_x86::{Code, Instruction, Register};
+use iced_x86::{Code, Instruction, OpKind, Register};
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
@@ -12,36 +12,50 @@ use x86::{canonical48, flags, gpr};
 /// Pages per call, so that interrupts are noticed.
 const PAGES: usize = 64;
 
-/// Element size of a bulk instruction and whether it has a source.
-fn shape(insn: &Instruction) -> Option<(u64, bool)> {
-    let plain = insn.has_rep_prefix()
-        && matches!(
-            insn.segment_prefix(),
-            Register::None | Register::DS | Register::ES
-        )
-        && (insn.op0_kind() == iced_x86::OpKind::MemoryESRDI);
-    if !plain {
-        return None;
+/// A `rep movs` or `rep stos` of translated code: its segments are flat.
+#[derive(Clone, Copy)]
+struct Bulk {
+    /// Element bytes.
+    size: u64,
+    /// There is a source (MOVS).
+    source: bool,
+    /// Bits of the registers that the address size uses.
+    mask: u64,
+}
+
+impl Bulk {
+    fn of(insn: &Instruction) -> Option<Self> {
+        // CS may be unreadable.
+        let other = matches!(
+            insn.memory_segment(),
+            Register::FS | Register::GS | Register::CS
+        );
+        let mask = match insn.op0_kind() {
+            OpKind::MemoryESRDI => u64::MAX,
+            OpKind::MemoryESEDI => 0xffff_ffff,
+            _ => return None,
+        };
+        let (size, source) = match insn.code() {
+            Code::Stosb_m8_AL => (1, false),
+            Code::Stosw_m16_AX => (2, false),
+            Code::Stosd_m32_EAX => (4, false),
+            Code::Stosq_m64_RAX => (8, false),
+            Code::Movsb_m8_m8 => (1, true),
+            Code::Movsw_m16_m16 => (2, true),
+            Code::Movsd_m32_m32 => (4, true),
+            Code::Movsq_m64_m64 => (8, true),
+            _ => return None,
+        };
+        (insn.has_rep_prefix() && !other).then_some(Self { size, source, mask })
     }
-    Some(match insn.code() {
-        Code::Stosb_m8_AL => (1, false),
-        Code::Stosw_m16_AX => (2, false),
-        Code::Stosd_m32_EAX => (4, false),
-        Code::Stosq_m64_RAX => (8, false),
-        Code::Movsb_m8_m8 => (1, true),
-        Code::Movsw_m16_m16 => (2, true),
-        Code::Movsd_m32_m32 => (4, true),
-        Code::Movsq_m64_m64 => (8, true),
-        _ => return None,
-    })
 }
 
 impl SoftVcpu {
-    /// Does as much of a 64-bit `rep movs/stos` as lies in plain memory.
-    /// True if something was done: registers then stand as after those
-    /// iterations, RIP after the instruction if it is complete.
+    /// Does as much of a `rep movs/stos` as lies in plain memory. True if
+    /// something was done: registers then stand as after those iterations,
+    /// RIP after the instruction if it is complete.
     pub(crate) fn bulk_string(&mut self, insn: &Instruction) -> bool {
-        let Some((size, source)) = shape(insn) else {
+        let Some(bulk) = Bulk::of(insn) else {
             return false;
         };
         if self.cpu().rflags & flags::DF != 0 {
@@ -49,26 +63,32 @@ impl SoftVcpu {
         }
         let mut done = false;
         for _ in 0..PAGES {
-            let left = self.cpu().gpr[gpr::RCX];
+            let left = self.cpu().gpr[gpr::RCX] & bulk.mask;
             if left == 0 {
                 break;
             }
-            if !self.bulk_page(size, source, left) {
+            if !self.bulk_page(bulk, left) {
                 return done;
             }
             done = true;
         }
-        if self.cpu().gpr[gpr::RCX] == 0 {
-            self.cpu_mut().rip = insn.next_ip();
+        if self.cpu().gpr[gpr::RCX] & bulk.mask == 0 {
+            let cpu = self.cpu_mut();
+            cpu.rip = insn.next_ip();
+            if !cpu.code64() {
+                cpu.rip &= 0xffff_ffff;
+            }
             done = true;
         }
         done
     }
 
     /// The iterations that stay inside the current page or pages.
-    fn bulk_page(&mut self, size: u64, source: bool, left: u64) -> bool {
+    fn bulk_page(&mut self, bulk: Bulk, left: u64) -> bool {
+        let Bulk { size, source, mask } = bulk;
         let cpu = self.cpu();
-        let (to, from, value) = (cpu.gpr[gpr::RDI], cpu.gpr[gpr::RSI], cpu.gpr[gpr::RAX]);
+        let (to, from) = (cpu.gpr[gpr::RDI] & mask, cpu.gpr[gpr::RSI] & mask);
+        let value = cpu.gpr[gpr::RAX];
         let room = |la: u64| PAGE_SIZE - (la & PAGE_MASK);
         let bytes = if source {
             room(to).min(room(from))
@@ -97,9 +117,9 @@ impl SoftVcpu {
             unsafe { fill(dst, len, size, value) };
         }
         let cpu = self.cpu_mut();
-        cpu.gpr[gpr::RDI] = to.wrapping_add(len);
+        cpu.gpr[gpr::RDI] = to.wrapping_add(len) & mask;
         if source {
-            cpu.gpr[gpr::RSI] = from.wrapping_add(len);
+            cpu.gpr[gpr::RSI] = from.wrapping_add(len) & mask;
         }
         cpu.gpr[gpr::RCX] = left - n;
         true

@@ -50,7 +50,7 @@ impl SoftVcpu {
     /// vCPU number `index` of `vm` with APIC id `id`, in power-up state.
     pub fn create(vm: Arc<SoftVm>, id: u32, index: usize) -> Result<Self> {
         let code = vm.code.lock();
-        let ctx = Box::new(Ctx {
+        let mut ctx = Box::new(Ctx {
             jit: translated::jit_ctx(&code),
             cpu: CpuState::reset(id),
             tlb: Tlb::new(crate::cpuid::phys_bits()),
@@ -62,6 +62,7 @@ impl SoftVcpu {
         });
         let enter_address = code.enter_address();
         drop(code);
+        ctx.cpu.xlayout = jit::native::components().1;
         let shared = Arc::new(Shared::new(CtxCell::new(ctx)));
         let this = shared.ctx().ptr();
         // SAFETY: no other thread knows this memory yet.

@@ -100,18 +100,6 @@ pub mod efer {
     pub const NXE: u64 = 1 << 11;
 }
 
-/// XCR0 / XSTATE_BV components (SDM vol 1, 13.1).
-pub mod xstate {
-    #![allow(missing_docs, reason = "the names are the documentation")]
-    pub const X87: u64 = 1 << 0;
-    pub const SSE: u64 = 1 << 1;
-    pub const AVX: u64 = 1 << 2;
-    pub const OPMASK: u64 = 1 << 5;
-    pub const ZMM_HI256: u64 = 1 << 6;
-    pub const HI16_ZMM: u64 = 1 << 7;
-    pub const AVX512: u64 = OPMASK | ZMM_HI256 | HI16_ZMM;
-}
-
 /// DR6 and DR7 bits (SDM vol 3, 17.2).
 pub mod dr {
     #![allow(missing_docs, reason = "the names are the documentation")]

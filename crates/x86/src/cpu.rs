@@ -8,13 +8,14 @@ use crate::bits::{cr0, dr, efer, flags};
 use crate::exception::{Exception, vector};
 use crate::msr;
 use crate::segment::{DescTable, Seg, Segment, attr};
+use crate::xstate;
 
 /// Bytes reserved for the XSAVE image, standard (non-compacted) format up to
 /// and including PKRU (SDM vol 1, 13.4: 2,696 bytes, rounded up).
 pub const XSAVE_SIZE: usize = 2752;
 
-/// The XSAVE image: legacy FXSAVE region, header, then AVX at 576, opmask at
-/// 1088, ZMM_Hi256 at 1152, Hi16_ZMM at 1664.
+/// The XSAVE image in the standard format: legacy FXSAVE region, header, then
+/// the extended components where [`CpuState::xlayout`] says.
 #[repr(C, align(64))]
 #[derive(Clone, PartialEq, Eq)]
 pub struct XsaveArea(pub [u8; XSAVE_SIZE]);
@@ -175,6 +176,9 @@ pub struct CpuState {
     pub events: Events,
     pub mp_state: MpState,
     pub xsave: XsaveArea,
+    /// Places in [`Self::xsave`]: not the guest's to see, but the host's, whose
+    /// instructions fill it.
+    pub xlayout: xstate::Layout,
 }
 
 impl Default for CpuState {
@@ -238,6 +242,7 @@ impl CpuState {
                 MpState::Uninitialized
             },
             xsave: XsaveArea::default(),
+            xlayout: xstate::Layout::INTEL,
         }
     }
     /// A segment register.

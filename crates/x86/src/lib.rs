@@ -11,6 +11,7 @@ pub mod exception;
 pub mod msr;
 pub mod paging;
 pub mod segment;
+pub mod xstate;
 
 pub use bits::*;
 pub use cpu::{CpuState, Events, MpState, Msrs, Pending, Shadow};

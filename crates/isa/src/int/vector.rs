@@ -1,28 +1,24 @@
 //! Vector, opmask and MMX registers inside the XSAVE image (SDM vol 1, 13.4).
 
 use iced_x86::Register;
-use x86::{CpuState, xstate};
+use x86::{CpuState, xstate, xstate::Layout};
 
 const TOP_WORD: usize = 2;
 const ST: usize = 32;
 const XMM: usize = 160;
 const XSTATE_BV: usize = 512;
-const YMM_HI: usize = 576;
-const OPMASK: usize = 1088;
-const ZMM_HI: usize = 1152;
-const HI16_ZMM: usize = 1664;
 
 /// The parts of vector register `n`: XSAVE component, offset in the image,
 /// bytes, offset in the register.
-fn parts(n: usize) -> [(u64, usize, usize, usize); 3] {
+fn parts(l: &Layout, n: usize) -> [(u64, usize, usize, usize); 3] {
     if n < 16 {
         [
             (xstate::SSE, XMM + 16 * n, 16, 0),
-            (xstate::AVX, YMM_HI + 16 * n, 16, 16),
-            (xstate::ZMM_HI256, ZMM_HI + 32 * n, 32, 32),
+            (xstate::AVX, l.avx + 16 * n, 16, 16),
+            (xstate::ZMM_HI256, l.zmm_hi256 + 32 * n, 32, 32),
         ]
     } else {
-        let at = HI16_ZMM + 64 * (n & 15);
+        let at = l.hi16_zmm + 64 * (n & 15);
         [
             (xstate::HI16_ZMM, at, 16, 0),
             (xstate::HI16_ZMM, at + 16, 16, 16),
@@ -52,14 +48,11 @@ fn activate(cpu: &mut CpuState, component: u64) {
     if bv & component != 0 {
         return;
     }
-    let (at, len) = match component {
-        xstate::SSE => (XMM, 256),
-        xstate::AVX => (YMM_HI, 256),
-        xstate::OPMASK => (OPMASK, 64),
-        xstate::ZMM_HI256 => (ZMM_HI, 512),
-        xstate::HI16_ZMM => (HI16_ZMM, 1024),
-        _ => return,
+    let place = match component {
+        xstate::SSE => Some((XMM, 256)),
+        extended => cpu.xlayout.place(extended),
     };
+    let Some((at, len)) = place else { return };
     cpu.xsave.0[at..at + len].fill(0);
     put_word(cpu, XSTATE_BV, bv | component);
 }
@@ -81,7 +74,7 @@ pub(super) fn vector_of(r: Register) -> (usize, usize) {
 pub(super) fn read(cpu: &CpuState, n: usize) -> [u8; 64] {
     let mut v = [0; 64];
     let bv = present(cpu);
-    for (component, at, len, pos) in parts(n & 31) {
+    for (component, at, len, pos) in parts(&cpu.xlayout, n & 31) {
         if bv & component != 0 {
             v[pos..pos + len].copy_from_slice(&cpu.xsave.0[at..at + len]);
         }
@@ -92,7 +85,7 @@ pub(super) fn read(cpu: &CpuState, n: usize) -> [u8; 64] {
 /// Writes all 64 bytes of vector register `n`; zeros leave a component that is
 /// in its initial state there.
 pub(super) fn write(cpu: &mut CpuState, n: usize, v: &[u8; 64]) {
-    for (component, at, len, pos) in parts(n & 31) {
+    for (component, at, len, pos) in parts(&cpu.xlayout, n & 31) {
         let part = &v[pos..pos + len];
         if present(cpu) & component == 0 && part.iter().all(|&b| b == 0) {
             continue;
@@ -107,13 +100,14 @@ pub(super) fn opmask(cpu: &CpuState, r: Register) -> u64 {
     if present(cpu) & xstate::OPMASK == 0 {
         return 0;
     }
-    word(cpu, OPMASK + 8 * (r.number() & 7))
+    word(cpu, cpu.xlayout.opmask + 8 * (r.number() & 7))
 }
 
 /// Writes opmask register `r`.
 pub(super) fn set_opmask(cpu: &mut CpuState, r: Register, v: u64) {
     activate(cpu, xstate::OPMASK);
-    put_word(cpu, OPMASK + 8 * (r.number() & 7), v);
+    let at = cpu.xlayout.opmask + 8 * (r.number() & 7);
+    put_word(cpu, at, v);
 }
 
 /// MMX register `r`: the image stores the stack's order, MMX the physical one.

@@ -2,10 +2,10 @@
 //! (SDM vol 1, 10.5, 13.8 and 13.12).
 
 use super::x87;
-use super::xsave::{BUFFER, copy_x87, fx_available, operand, xs_available};
+use super::xsave::{copy_x87, fx_available, operand, xs_available};
 use super::xstate::{
-    Areas, EXTENDED, HEADER, MXCSR, MXCSR_INIT, check_mxcsr, edx_eax, initialize, materialize,
-    read_u32, read_u64, set_xstate_bv, xmm, xstate_bv,
+    Areas, BUFFER, EXTENDED, HEADER, MXCSR, MXCSR_INIT, check_mxcsr, edx_eax, initialize,
+    materialize, read_u32, read_u64, set_xstate_bv, xmm, xstate_bv,
 };
 use crate::operand::{Ctx, Handled};
 use crate::{Access, Env, Stop};
@@ -179,7 +179,7 @@ impl Reader {
         }
         for (i, a) in self.areas.of(loaded) {
             let (at, n) = (self.offset(i, a.offset), self.areas.moved(i, a, self.long));
-            image.0[a.offset..a.offset + n].copy_from_slice(&area[at..at + n]);
+            image.0[a.image..a.image + n].copy_from_slice(&area[at..at + n]);
         }
         if self.loads_mxcsr() {
             image.0[MXCSR].copy_from_slice(&area[MXCSR]);
@@ -203,7 +203,7 @@ impl Reader {
         }
         for (i, a) in self.areas.of(mask & halves) {
             let n = self.areas.moved(i, a, false);
-            image.0[a.offset..a.offset + n].fill(0);
+            image.0[a.image..a.image + n].fill(0);
         }
     }
 }

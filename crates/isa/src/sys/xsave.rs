@@ -3,16 +3,13 @@
 
 use super::control::privileged;
 use super::xstate::{
-    Areas, EXTENDED, HEADER, MXCSR, MXCSR_INIT, X87, available, edx_eax, initialize, materialize,
-    read_u32, read_u64, xmm, xstate_bv,
+    Areas, BUFFER, EXTENDED, HEADER, MXCSR, MXCSR_INIT, X87, available, edx_eax, initialize,
+    materialize, read_u32, read_u64, xmm, xstate_bv,
 };
 use crate::operand::{Ctx, Handled};
 use crate::{Access, Env, Stop};
 use x86::cpu::XsaveArea;
 use x86::{Exception, cr0, cr4, xstate as x};
-
-/// Room for any area an instruction writes.
-pub(super) const BUFFER: usize = 4096;
 
 /// The members of the family that write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +205,7 @@ impl Writer {
                 a.offset
             };
             let n = self.areas.moved(i, a, self.long);
-            area[at..at + n].copy_from_slice(&image.0[a.offset..a.offset + n]);
+            area[at..at + n].copy_from_slice(&image.0[a.image..a.image + n]);
         }
     }
 

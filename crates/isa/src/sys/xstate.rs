@@ -6,7 +6,7 @@
 //! its initial configuration whatever its bytes say.
 
 use crate::{Env, Stop};
-use x86::cpu::{XSAVE_SIZE, XsaveArea};
+use x86::cpu::XsaveArea;
 use x86::{CpuState, Exception, cr0, gpr, xstate as x};
 
 /// Start of the XSAVE header; XSTATE_BV is its first field.
@@ -17,10 +17,8 @@ pub(super) const EXTENDED: usize = 576;
 pub(super) const MXCSR_INIT: u32 = 0x1f80;
 /// Largest component number considered.
 const COMPONENTS: usize = 19;
-
-/// Bound of the components' sizes together, whatever CPUID says; leaves room
-/// for alignment in the buffers of the compacted format.
-const MAX_TOTAL: usize = 2304;
+/// Room for any area an instruction reads or writes.
+pub(super) const BUFFER: usize = 4096;
 
 /// A piece of the legacy region.
 pub(super) type Piece = std::ops::Range<usize>;
@@ -56,8 +54,10 @@ pub(super) fn available(cpu: &CpuState, hiding: u64) -> Result<(), Stop> {
 /// One extended component.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Area {
-    /// Offset in the standard format.
+    /// Offset in the guest's standard format.
     pub offset: usize,
+    /// Offset in [`CpuState::xsave`].
+    pub image: usize,
     /// Bytes; 0 if the guest has no such component.
     pub size: usize,
     /// Starts on a 64-byte boundary in the compacted format.
@@ -73,18 +73,17 @@ impl Areas {
     pub fn new<E: Env>(cpu: &CpuState, env: &mut E) -> Self {
         let mut areas = [Area::default(); COMPONENTS];
         let wanted = xcr0_supported(cpu, env);
-        let mut total = 0;
         for (i, area) in areas.iter_mut().enumerate().skip(2) {
-            if wanted >> i & 1 == 0 {
+            let Some((image, size)) = cpu.xlayout.place(wanted & 1 << i) else {
                 continue;
-            }
-            let [size, offset, flags, _] = env.cpuid(cpu, 0xd, i as u32);
-            let (size, offset) = (size as usize, offset as usize);
-            let fits = offset >= EXTENDED && offset.saturating_add(size) <= XSAVE_SIZE;
-            if fits && total + size <= MAX_TOTAL {
-                total += size;
+            };
+            let [bytes, offset, flags, _] = env.cpuid(cpu, 0xd, i as u32);
+            let offset = offset as usize;
+            let fits = offset >= EXTENDED && offset.saturating_add(size) <= BUFFER;
+            if fits && bytes as usize == size {
                 *area = Area {
                     offset,
+                    image,
                     size,
                     aligned: flags & 2 != 0,
                 };
@@ -130,7 +129,7 @@ impl Areas {
             used |= x::SSE;
         }
         for (i, a) in self.of(u64::MAX) {
-            if bytes[a.offset..a.offset + a.size].iter().any(|&b| b != 0) {
+            if bytes[a.image..a.image + a.size].iter().any(|&b| b != 0) {
                 used |= 1 << i;
             }
         }
@@ -182,7 +181,7 @@ pub(super) fn initialize(image: &mut XsaveArea, areas: &Areas, mask: u64) {
         image.0[xmm(true)].fill(0);
     }
     for (_, a) in areas.of(mask) {
-        image.0[a.offset..a.offset + a.size].fill(0);
+        image.0[a.image..a.image + a.size].fill(0);
     }
 }
 

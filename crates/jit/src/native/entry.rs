@@ -9,6 +9,7 @@ use std::mem::offset_of;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use x86::cpu::XSAVE_SIZE;
 use x86::xstate;
 
 /// Bytes the bounce buffer holds (the largest operand is an XSAVE image).
@@ -74,7 +75,7 @@ impl HostFpu {
         } else {
             0
         };
-        let known = xstate::X87 | xstate::SSE | xstate::AVX | xstate::AVX512;
+        let (known, _) = components();
         Self {
             xcr0: if osxsave { xgetbv0() & known } else { 0 },
             no_fcs: leaf7 & (1 << 13) != 0,
@@ -89,6 +90,38 @@ impl HostFpu {
             (xcr0 & self.xcr0) | legacy
         }
     }
+}
+
+/// XCR0 components of this host that a guest image can hold, and their places
+/// in it. AVX-512 counts only as a whole.
+pub fn components() -> (u64, xstate::Layout) {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+    let mut known = xstate::X87 | xstate::SSE;
+    let mut layout = xstate::Layout::INTEL;
+    if __cpuid(1).ecx & (1 << 26) == 0 {
+        return (known, layout); // no XSAVE
+    }
+    let leaf = __cpuid_count(0xd, 0);
+    let have = u64::from(leaf.eax) | u64::from(leaf.edx) << 32;
+    let mut take = |component: u64, place: &mut usize, size: usize| {
+        if have & component == 0 {
+            return;
+        }
+        let leaf = __cpuid_count(0xd, component.trailing_zeros());
+        let at = leaf.ebx as usize;
+        if leaf.eax as usize == size && at + size <= XSAVE_SIZE {
+            known |= component;
+            *place = at;
+        }
+    };
+    take(xstate::AVX, &mut layout.avx, 256);
+    take(xstate::OPMASK, &mut layout.opmask, 64);
+    take(xstate::ZMM_HI256, &mut layout.zmm_hi256, 512);
+    take(xstate::HI16_ZMM, &mut layout.hi16_zmm, 1024);
+    if known & xstate::AVX512 != xstate::AVX512 {
+        known &= !xstate::AVX512;
+    }
+    (known, layout)
 }
 
 fn xgetbv0() -> u64 {

@@ -21,6 +21,7 @@ use x86::{CpuState, Exception, Seg, flags, vector};
 
 use crate::arena::Arena;
 use crate::fault::{self, Fault, Registration};
+pub use entry::components;
 use entry::{BOUNCE_SIZE, Bounce, Frame, HostFpu};
 use rewrite::{Mapped, Rewritten};
 
@@ -164,7 +165,7 @@ impl NativeExec {
             let at = frame.bounce.0.as_ptr() as usize;
             let data = at..at + frame.bounce.0.len();
             if let Some(saved) = high {
-                saved.restore(&mut cpu.xsave);
+                saved.restore(cpu);
             }
             x87::hide_host(cpu, insn, self.host, &self.arena.rx_range(), &data);
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use iced_x86::{CodeSize, Encoder, Instruction, Mnemonic};
 use x86::cpu::XsaveArea;
+use x86::xstate::Layout;
 use x86::{CpuState, Seg};
 
 use super::entry::HostFpu;
@@ -33,11 +34,15 @@ pub fn sanitise(image: &mut XsaveArea, mask: u64) {
 /// mode (SDM vol 2) but change when executed in it.
 pub struct HighRegisters(Box<XsaveArea>);
 
-const HIGH: [Range<usize>; 3] = [
-    160 + 128..160 + 256,
-    576 + 128..576 + 256,
-    1152 + 256..1152 + 512,
-];
+/// Where they are: the upper halves of three components.
+fn high(layout: &Layout) -> [Range<usize>; 3] {
+    let (ymm, zmm) = (layout.avx, layout.zmm_hi256);
+    [
+        160 + 128..160 + 256,
+        ymm + 128..ymm + 256,
+        zmm + 256..zmm + 512,
+    ]
+}
 
 /// Saves them if `insn` is one of those two in 16- or 32-bit code.
 pub fn high_registers(cpu: &CpuState, insn: &Instruction) -> Option<HighRegisters> {
@@ -48,9 +53,9 @@ pub fn high_registers(cpu: &CpuState, insn: &Instruction) -> Option<HighRegister
 
 impl HighRegisters {
     /// Puts them back.
-    pub fn restore(self, image: &mut XsaveArea) {
-        for range in HIGH {
-            image.0[range.clone()].copy_from_slice(&self.0.0[range]);
+    pub fn restore(self, cpu: &mut CpuState) {
+        for range in high(&cpu.xlayout) {
+            cpu.xsave.0[range.clone()].copy_from_slice(&self.0.0[range]);
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::Hypervisor;
 use crate::abi::kvm_cpuid_entry2;
 use crate::conformance::guest::{Guest, Mode};
 use crate::conformance::layout::*;
-use crate::conformance::{Failure, expect};
+use crate::conformance::{Failure, ensure, expect};
 use iced_x86::Code;
 use iced_x86::code_asm::*;
 use x86::cr4;
@@ -15,6 +15,7 @@ group! { "images":
     fnsave_and_frstor_layouts "SDM 1 8.1.10, SDM 2 FSAVE, FRSTOR",
     fxrstor64_restores "SDM 2 FXRSTOR",
     xsave_without_rex_w "SDM 1 13.4.1, 13.7",
+    xsave_area_is_as_cpuid_says "SDM 1 13.2, 13.4.2",
     xsaveopt_saves_changed_state "SDM 1 13.9",
     xsavec_compacts "SDM 1 13.4.3, 13.10",
     xsaves_as_offered "SDM 1 13.11, 13.12",
@@ -159,6 +160,77 @@ fn xsave_without_rex_w(hv: &dyn Hypervisor) -> Result<(), Failure> {
             "upper YMM6",
             g.read_u64(DATA + 576 + 96),
             0x3333_3333_3333_3333,
+        )?;
+    }
+    Ok(())
+}
+
+/// Offset of component `i` in the standard format, as the guest's CPUID
+/// instruction has it.
+fn offset_of(g: &mut Guest, i: u32) -> Result<u64, Failure> {
+    g.asm(|a| {
+        a.mov(eax, 0xd)?;
+        a.mov(ecx, i)?;
+        a.cpuid()?;
+        a.hlt()
+    })?;
+    g.enter_kernel()?;
+    g.run_to_end()?;
+    Ok(g.regs()?.rbx)
+}
+
+fn xsave_area_is_as_cpuid_says(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    const PATTERN: u64 = USER_DATA;
+    let mut g = with_avx(hv, Mode::Long)?;
+    let wide = [5, 6, 7]
+        .iter()
+        .all(|i| g.need(0xd, 0, EAX, *i, "AVX-512").is_ok());
+    if wide {
+        g.cpu.set_xcr0(0xe7)?;
+    }
+    for i in 0..8 {
+        g.write_u64(PATTERN + i * 8, 0x1111_1111_1111_1111 * (i + 1));
+    }
+    g.write(DATA, &[0; 0xb00]);
+    // Register, its part in bytes, and where in which component it is saved.
+    let mut saved = vec![("YMM6", 16..32, 2, 16 * 6)];
+    if wide {
+        saved.push(("K3", 0..8, 5, 8 * 3));
+        saved.push(("ZMM5", 32..64, 6, 32 * 5));
+        saved.push(("ZMM18", 0..64, 7, 64 * 2));
+    }
+    let mut places = Vec::new();
+    for (name, part, component, at) in saved {
+        let offset = offset_of(&mut g, component)?;
+        places.push((name, part, DATA + offset + at));
+    }
+    g.asm(|a| {
+        a.vmovups(ymm6, ymmword_ptr(PATTERN as u32))?;
+        if wide {
+            a.kmovq(k3, qword_ptr(PATTERN as u32))?;
+            a.vmovups(zmm5, zmmword_ptr(PATTERN as u32))?;
+            a.vmovups(zmm18, zmmword_ptr(PATTERN as u32))?;
+        }
+        a.mov(eax, -1)?;
+        a.mov(edx, -1)?;
+        a.xsave64(ptr(DATA as u32))?;
+        a.xor(ecx, ecx)?;
+        a.mov(eax, 0xd)?;
+        a.cpuid()?;
+        a.hlt()
+    })?;
+    g.enter_kernel()?;
+    g.run_to_end()?;
+    let size = DATA + g.regs()?.rbx;
+    for (name, part, place) in places {
+        let len = part.end - part.start;
+        let (mut got, mut want) = (vec![0; len as usize], vec![0; len as usize]);
+        g.ram.read(place, &mut got);
+        g.ram.read(PATTERN + part.start, &mut want);
+        expect(name, got, want)?;
+        ensure(
+            "the size is too small",
+            place + part.end <= size + part.start,
         )?;
     }
     Ok(())

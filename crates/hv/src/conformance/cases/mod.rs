@@ -33,6 +33,7 @@ mod regs;
 mod segment;
 mod slots;
 mod smp;
+mod strings;
 mod syscall;
 mod tables;
 mod task;
@@ -58,6 +59,7 @@ pub static GROUPS: &[&[Case]] = &[
     debug::CASES,
     code::CASES,
     branch::CASES,
+    strings::CASES,
     syscall::CASES,
     control::CASES,
     fpstate::CASES,

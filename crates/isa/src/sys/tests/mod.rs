@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub mmu: Vec<MmuEvent>,
     pub out: Vec<(u16, u32, u32)>,
     pub commits: u32,
+    /// What the guest's CPUID says of XSAVE.
+    pub xlayout: x86::xstate::Layout,
 }
 
 pub(crate) const CODE: u64 = 0x1000;
@@ -85,6 +87,7 @@ impl World {
             mmu: Vec::new(),
             out: Vec::new(),
             commits: 0,
+            xlayout: x86::xstate::Layout::INTEL,
         }
     }
     pub fn put(&mut self, la: u64, size: usize, value: u64) {
@@ -218,10 +221,10 @@ impl Env for World {
             (1, _) | (7, 0) | (0x8000_0001, _) => [u32::MAX; 4],
             (0xd, 0) => [0xe7, 2688, 2688, 0],
             (0xd, 1) => [0xf, 0, 0, 0],
-            (0xd, 2) => [256, 576, 0, 0],
-            (0xd, 5) => [64, 1088, 0, 0],
-            (0xd, 6) => [512, 1152, 0, 0],
-            (0xd, 7) => [1024, 1664, 0, 0],
+            (0xd, i @ 2..=62) => match self.xlayout.place(1 << i) {
+                Some((at, size)) => [size as u32, at as u32, 0, 0],
+                None => [0; 4],
+            },
             (0x8000_0008, _) => [40, 0, 0, 0],
             _ => [0; 4],
         }

@@ -79,6 +79,38 @@ fn xsave64_and_xrstor64_are_inverse_in_every_format() {
     }
 }
 
+/// Processors without MPX have no gap behind AVX (AMD's Zen 4).
+const DENSE: x::Layout = x::Layout {
+    avx: 576,
+    opmask: 832,
+    zmm_hi256: 896,
+    hi16_zmm: 1408,
+};
+
+/// Memory follows the guest's CPUID, the vCPU's image the host.
+#[test]
+fn layouts_of_guest_and_host_are_independent() {
+    for (guest, host) in [(DENSE, x::Layout::INTEL), (x::Layout::INTEL, DENSE)] {
+        let (mut cpu, mut w) = ready();
+        (w.xlayout, cpu.xlayout) = (guest, host);
+        pattern(&mut cpu);
+        let image = cpu.xsave.clone();
+        step(&mut cpu, &mut w, &[0x48, 0x0f, 0xae, 0x23]);
+        for component in [x::AVX, x::OPMASK, x::ZMM_HI256, x::HI16_ZMM] {
+            let (at, n) = guest.place(component).unwrap();
+            let (from, _) = host.place(component).unwrap();
+            let area = &w.mem[DATA as usize + at..][..n];
+            assert_eq!(area, &image.0[from..from + n], "{component:#x}");
+        }
+        cpu.xsave = x86::cpu::XsaveArea::default();
+        step(&mut cpu, &mut w, &[0x48, 0x0f, 0xae, 0x2b]);
+        for component in [x::AVX, x::OPMASK, x::ZMM_HI256, x::HI16_ZMM] {
+            let (at, n) = host.place(component).unwrap();
+            assert_eq!(cpu.xsave.0[at..at + n], image.0[at..at + n]);
+        }
+    }
+}
+
 #[test]
 fn standard_header_keeps_unrequested_bits() {
     let (mut cpu, mut w) = ready();
