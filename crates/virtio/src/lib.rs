@@ -10,9 +10,11 @@
 
 pub mod blk;
 mod chain;
+mod crew;
 mod device;
 mod doorbell;
 mod memory;
+mod pace;
 mod queue;
 pub mod rng;
 #[cfg(test)]

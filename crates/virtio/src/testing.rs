@@ -7,6 +7,7 @@ use crate::transport::{PciWiring, VirtioPci};
 use devices::pci::PciFunction;
 use devices::{IrqLine, MsiSink};
 use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,7 +34,7 @@ const MSIX_CONTROL: u16 = 0x9a;
 const MESSAGE: u32 = 0x40;
 
 /// A limit for a broken test, not a promise.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Messages that were sent, and the interrupt pin.
 #[derive(Default)]
@@ -63,6 +64,7 @@ pub(crate) struct Rig {
     pub(crate) writes: Arc<Log>,
     pub(crate) function: Arc<VirtioPci>,
     pub(crate) interrupts: Arc<Interrupts>,
+    used_seen: Mutex<u16>,
 }
 
 impl Rig {
@@ -80,6 +82,7 @@ impl Rig {
             memory,
             writes,
             interrupts,
+            used_seen: Mutex::new(0),
         }
     }
 
@@ -195,6 +198,21 @@ impl Rig {
             assert!(!waited.timed_out(), "no message of vector {vector}");
         }
         messages.clear();
+    }
+
+    /// Waits until `count` chains more than at the last call are in the used
+    /// ring, woken by messages only; their heads.
+    pub(crate) fn wait_used(&self, count: u16) -> BTreeSet<u32> {
+        let index = || -> u16 { self.memory.read_obj(GuestAddress(USED + 2)).unwrap() };
+        let mut seen = self.used_seen.lock();
+        while index().wrapping_sub(*seen) < count {
+            self.wait_vector(1);
+        }
+        let slots = (0..count).map(|i| u64::from(seen.wrapping_add(i) % SIZE));
+        let head = |slot| self.memory.read_obj(GuestAddress(USED + 4 + 8 * slot));
+        let heads = slots.map(|slot| head(slot).unwrap()).collect();
+        *seen = seen.wrapping_add(count);
+        heads
     }
 
     /// Submits a chain and waits for its return: the length in the used ring.

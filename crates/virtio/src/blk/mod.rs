@@ -1,11 +1,13 @@
-//! Block device (virtio 1.2, 5.2) on any [`BlockDevice`]. Each queue has a
-//! thread; a request's data goes straight between guest memory and the disk.
+//! Block device (virtio 1.2, 5.2) on any [`BlockDevice`]. Each queue has its
+//! [`Crew`]; a request's data goes straight between guest memory and the disk.
 
 mod config;
 mod request;
 #[cfg(test)]
 mod tests;
 
+use crate::chain::Chain;
+use crate::crew::{Crew, Turn};
 use crate::device::{Activation, Kind, VirtioDevice, copy_config};
 use crate::workers::Workers;
 use config::Config;
@@ -87,7 +89,7 @@ pub struct Blk {
     config: Mutex<Config>,
     /// The driver asked for a write cache; requests look at it.
     write_cache: Arc<AtomicBool>,
-    workers: Workers,
+    workers: Arc<Workers>,
 }
 
 impl Blk {
@@ -98,7 +100,7 @@ impl Blk {
             write_cache: Arc::new(AtomicBool::new(options.write_cache)),
             disk,
             options,
-            workers: Workers::default(),
+            workers: Arc::default(),
         }
     }
 }
@@ -158,11 +160,8 @@ impl VirtioDevice for Blk {
         let disk = Arc::new(disk);
         for queue in activation.queues {
             let disk = disk.clone();
-            let name = format!("{}-q{}", KIND.name, queue.index);
-            let doorbell = queue.doorbell.clone();
-            self.workers.start(&name, doorbell, move || {
-                queue.serve(|chain| disk.serve(chain));
-            })?;
+            let act = Box::new(move |chain: Chain<'_>, turn: &Turn<'_>| disk.serve(chain, turn));
+            Crew::start(KIND.name, queue, &self.workers, act)?;
         }
         Ok(())
     }
@@ -172,5 +171,12 @@ impl VirtioDevice for Blk {
         let cache = self.options.write_cache;
         self.config.lock().set_write_cache(cache);
         self.write_cache.store(cache, Ordering::Release);
+    }
+}
+
+impl Drop for Blk {
+    fn drop(&mut self) {
+        // The threads hold the workers, too.
+        self.workers.stop();
     }
 }

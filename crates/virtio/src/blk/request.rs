@@ -4,6 +4,7 @@
 use super::SERIAL_LEN;
 use super::config::{MAX_RANGE_SECTORS, MAX_SEGMENTS, SECTOR};
 use crate::chain::{Chain, Slice};
+use crate::crew::Turn;
 use crate::queue::Broken;
 use disk::{BlockDevice, Dest, Errno, IoResult, Source};
 use std::sync::Arc;
@@ -18,6 +19,11 @@ mod kind {
     pub const GET_ID: u32 = 8;
     pub const DISCARD: u32 = 11;
     pub const WRITE_ZEROES: u32 = 13;
+}
+
+/// Requests that wait for the host's disk.
+fn waits(kind: u32) -> bool {
+    matches!(kind, kind::FLUSH | kind::DISCARD | kind::WRITE_ZEROES)
 }
 
 /// Status bytes.
@@ -69,7 +75,7 @@ impl From<Errno> for Failure {
 
 impl Disk {
     /// Serves a request; the number of bytes written to guest memory.
-    pub(super) fn serve(&self, mut chain: Chain<'_>) -> Result<u32, Broken> {
+    pub(super) fn serve(&self, mut chain: Chain<'_>, turn: &Turn<'_>) -> Result<u32, Broken> {
         let Some(status) = chain.take_last_byte() else {
             return Err(Broken("a block request has no room for its status"));
         };
@@ -79,6 +85,9 @@ impl Disk {
         }
         let kind = u32_at(&header, 0);
         let sector = u64_at(&header, 8);
+        if waits(kind) || kind == kind::OUT && !self.caches() {
+            turn.hand_over()?;
+        }
         let (code, filled) = self.conclude(kind, self.act(kind, sector, &chain));
         status.copy_from(&[code]);
         // At most 2^32 - 1 bytes in all (2.7.5.2).
@@ -143,10 +152,15 @@ impl Disk {
 
     /// Makes what was written durable unless the driver flushes itself.
     fn written(&self) -> IoResult<()> {
-        match self.flushes && self.write_cache.load(Ordering::Acquire) {
+        match self.caches() {
             true => Ok(()),
             false => self.device.flush(),
         }
+    }
+
+    /// What is written may wait in caches for a flush.
+    fn caches(&self) -> bool {
+        self.flushes && self.write_cache.load(Ordering::Acquire)
     }
 
     /// Offset and length of a transfer, which is whole sectors of the disk.

@@ -3,6 +3,8 @@
 use super::*;
 use crate::testing::*;
 use disk::{BlockSizes, Dest, Errno, IoResult, Preallocation, Source, Status};
+use parking_lot::Condvar;
+use std::collections::BTreeSet;
 use vm_memory::{Bytes, GuestAddress};
 
 const SECTORS: u64 = 64;
@@ -15,18 +17,38 @@ struct RamDisk {
     bytes: Mutex<Vec<u8>>,
     log: Mutex<Vec<String>>,
     fails: AtomicBool,
+    /// Requests end when so many are there.
+    together: usize,
+    inside: Mutex<usize>,
+    changed: Condvar,
 }
 
 impl RamDisk {
     fn new() -> Arc<Self> {
+        Self::with_company(1)
+    }
+    fn with_company(together: usize) -> Arc<Self> {
         let bytes = (0..SECTORS * 512).map(|i| (i / 512) as u8).collect();
         Arc::new(Self {
             bytes: Mutex::new(bytes),
             log: Mutex::default(),
             fails: AtomicBool::new(false),
+            together,
+            inside: Mutex::new(0),
+            changed: Condvar::new(),
         })
     }
+    fn wait_for_company(&self) {
+        let mut inside = self.inside.lock();
+        *inside += 1;
+        self.changed.notify_all();
+        while *inside < self.together {
+            let waited = self.changed.wait_for(&mut inside, PATIENCE);
+            assert!(!waited.timed_out(), "{} of {}", *inside, self.together);
+        }
+    }
     fn note(&self, what: String) -> IoResult<()> {
+        self.wait_for_company();
         self.log.lock().push(what);
         match self.fails.load(Ordering::SeqCst) {
             true => Err(Errno::ENOSPC),
@@ -49,6 +71,7 @@ impl BlockDevice for RamDisk {
             buffer.fill(&bytes[at..]);
             at += disk::total_len(&[*buffer]);
         }
+        drop(bytes);
         self.note(format!("read {offset}"))
     }
     fn write_vectored_at(&self, buffers: &[Source], offset: u64) -> IoResult<()> {
@@ -58,6 +81,7 @@ impl BlockDevice for RamDisk {
             buffer.read(&mut bytes[at..]);
             at += disk::total_len(&[*buffer]);
         }
+        drop(bytes);
         self.note(format!("write {offset}"))
     }
     fn flush(&self) -> IoResult<()> {
@@ -88,7 +112,10 @@ impl BlockDevice for RamDisk {
 }
 
 fn rig(options: Options) -> (Rig, Arc<RamDisk>) {
-    let disk = RamDisk::new();
+    rig_on(RamDisk::new(), options)
+}
+
+fn rig_on(disk: Arc<RamDisk>, options: Options) -> (Rig, Arc<RamDisk>) {
     let rig = Rig::new(Arc::new(Blk::new(disk.clone(), options)));
     (rig, disk)
 }
@@ -281,4 +308,71 @@ fn requests_without_header_or_status_break_the_queue() {
         assert_eq!(rig.status(), 0x4f, "{chain:x?}");
         rig.set_status(0);
     }
+}
+
+/// Makes a read of sector `n` available as chain `n`: header, data and status
+/// of its own.
+fn offer_read(rig: &Rig, n: u16) {
+    let place = u64::from(n) * 0x2000;
+    let mut header = [0; 16];
+    header[8] = n as u8;
+    let at = GuestAddress(HEADER + place);
+    rig.memory.write_slice(&header, at).unwrap();
+    rig.descriptor(DESCRIPTORS, 2 * n, (HEADER + place, 16, NEXT));
+    rig.descriptor(DESCRIPTORS, 2 * n + 1, (DATA + place, 513, WRITE));
+    rig.offer(2 * n);
+}
+
+#[test]
+fn requests_are_in_flight_together() {
+    const TOGETHER: u16 = 4;
+    let disk = RamDisk::with_company(TOGETHER.into());
+    let (rig, _) = rig_on(disk, Options::default());
+    rig.start(FEATURES);
+    (0..TOGETHER).for_each(|n| offer_read(&rig, n));
+    let heads = rig.wait_used(TOGETHER);
+    assert_eq!(heads, BTreeSet::from([0, 2, 4, 6]));
+    for n in 0..TOGETHER {
+        let at = GuestAddress(DATA + u64::from(n) * 0x2000);
+        let mut bytes = [9; 513];
+        rig.memory.read_slice(&mut bytes, at).unwrap();
+        assert_eq!((bytes[0], bytes[511], bytes[512]), (n as u8, n as u8, 0));
+    }
+}
+
+#[test]
+fn every_completion_is_told_however_many_share_an_interrupt() {
+    let (rig, _) = rig(Options::default());
+    rig.start(FEATURES);
+    // Alone, then in pairs, then alone again: a completion that waited for
+    // company in vain must be told, too.
+    for round in 0..600 {
+        let pair = (200..400).contains(&round);
+        offer_read(&rig, 0);
+        if pair {
+            offer_read(&rig, 1);
+        }
+        rig.wait_used(1 + u16::from(pair));
+    }
+    assert_eq!(rig.status(), 0xf);
+}
+
+#[test]
+fn a_reset_waits_for_requests_in_flight() {
+    let disk = RamDisk::with_company(2);
+    let (rig, disk) = rig_on(disk, Options::default());
+    rig.start(FEATURES);
+    offer_read(&rig, 0);
+    let mut inside = disk.inside.lock();
+    while *inside == 0 {
+        disk.changed.wait(&mut inside);
+    }
+    drop(inside);
+    std::thread::scope(|scope| {
+        let reset = scope.spawn(|| rig.set_status(0));
+        assert!(!reset.is_finished());
+        disk.wait_for_company();
+    });
+    assert_eq!(disk.take_log(), ["read 0"]);
+    assert_eq!(rig.status(), 0);
 }
