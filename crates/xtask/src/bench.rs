@@ -1,5 +1,8 @@
 //! `cargo xtask bench boot`: process start to the guest's first process, here
 //! and under QEMU TCG, in turns so that both see the same weather.
+//! `cargo xtask bench io` is in [`io`].
+
+mod io;
 
 use crate::paths::{self, installed};
 use crate::process::wait_measured;
@@ -51,12 +54,18 @@ struct Report {
     ratio: Option<f64>,
 }
 
-/// `cargo xtask bench boot [--runs N] [--json FILE]`.
+/// `cargo xtask bench`.
 pub(crate) fn run(arguments: &[String]) -> Result<bool> {
-    let mut words = arguments.iter();
-    if words.next().map(String::as_str) != Some("boot") {
-        bail!("which benchmark? there is: boot");
+    match arguments.split_first() {
+        Some((name, rest)) if name == "boot" => boots(rest),
+        Some((name, rest)) if name == "io" => io::run(rest),
+        _ => bail!("which benchmark? there are: boot, io"),
     }
+}
+
+/// `cargo xtask bench boot [--runs N] [--json FILE]`.
+fn boots(arguments: &[String]) -> Result<bool> {
+    let mut words = arguments.iter();
     let (mut runs, mut json) = (DEFAULT_RUNS, None);
     while let Some(word) = words.next() {
         let value = words

@@ -2,6 +2,8 @@
 
 mod disks;
 
+pub(crate) use self::disks::modules as virtio_modules;
+
 use self::disks::Scratch;
 use crate::expect::Session;
 use crate::paths;

@@ -83,8 +83,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        arguments: "boot [--runs N] [--json FILE]",
-        help: "boots alternately here and under QEMU TCG and compares",
+        arguments: "boot|io [--runs N] [--json FILE]; io [--seconds N] [--only TEXT]",
+        help: "boots, or fio's jobs on virtio disks, in turns here and under QEMU TCG, compared",
         run: bench::run,
     },
     Command {

@@ -1,6 +1,6 @@
 //! Child processes: followed line by line, or measured.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -50,6 +50,24 @@ pub(crate) fn tested(command: &mut Command) -> Result<Counts> {
         counts.failed = 1;
     }
     Ok(counts)
+}
+
+/// What `command` prints; an error if it fails.
+pub(crate) fn output_of(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{}", command.get_program().display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.success() {
+        true => Ok(text),
+        false => bail!(
+            "{} failed: {}{}",
+            command.get_program().display(),
+            text,
+            String::from_utf8_lossy(&output.stderr)
+        ),
+    }
 }
 
 fn follow(stream: Option<impl Read + Send + 'static>, lines: mpsc::Sender<String>) {

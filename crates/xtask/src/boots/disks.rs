@@ -127,8 +127,9 @@ pub(super) fn prepare(image: &Image, folder: &Scratch) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// An archive to append: the kernel unpacks one after the other.
-fn modules(image: &Image) -> Result<Vec<u8>> {
+/// An archive to append, with virtio's modules in `/modules` and their order in
+/// `/modules/order`: the kernel unpacks one after the other.
+pub(crate) fn modules(image: &Image) -> Result<Vec<u8>> {
     let paths = guestimg::modules(image, &MODULES, &mut Progress::stderr())?;
     let mut archive = Archive::new();
     archive.directory("modules");

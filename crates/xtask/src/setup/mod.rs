@@ -21,6 +21,7 @@ const PACKAGES: &[Package] = &[
     package("dpkg-deb", "dpkg", "unpacking guest packages"),
     package("cpio", "cpio", "judging our archives"),
     package("unshare", "util-linux", "the sandbox test"),
+    package("fio", "fio", "measuring disks"),
 ];
 
 /// As new as the tests need it.

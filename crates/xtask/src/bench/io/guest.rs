@@ -1,0 +1,170 @@
+//! A guest with the host's fio, driven through its shell.
+
+use super::fio::{self, Job};
+use super::images::{DISKS, Disk, Images};
+use crate::boots::virtio_modules;
+use crate::expect::Session;
+use crate::paths;
+use crate::process::output_of;
+use anyhow::{Context, Result, bail};
+use guestimg::{Archive, Flavour, Mode, Progress};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const QEMU: &str = "qemu-system-x86_64";
+const PROMPT: &str = ":~# ";
+/// Longest wait for one step; a debug aid, not a promise of speed.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The programs' libraries fill a part of it.
+const RAM: &str = "1G";
+
+/// What runs the guest.
+#[derive(Clone, Copy)]
+pub(super) enum Machine {
+    Trapeze,
+    Tcg,
+}
+
+/// A guest at its prompt.
+pub(super) struct Guest {
+    name: &'static str,
+    session: Session,
+}
+
+impl Guest {
+    /// Boots, with every disk of the table.
+    pub(super) fn start(machine: Machine, images: &Images) -> Result<Self> {
+        let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
+        let (name, mut command) = match machine {
+            Machine::Trapeze => {
+                let mut command = Command::new(paths::trapeze()?);
+                command.args(["system", "-accel", "soft"]);
+                ("trapeze", command)
+            }
+            Machine::Tcg => {
+                let mut command = Command::new(QEMU);
+                command.args(["-accel", "tcg", "-cpu", "max"]);
+                ("tcg", command)
+            }
+        };
+        command
+            .args(["-m", RAM, "-nodefaults", "-display", "none"])
+            .args(["-serial", "stdio", "-no-reboot"])
+            .arg("-kernel")
+            .arg(&image.kernel)
+            .arg("-initrd")
+            .arg(initramfs(&image)?)
+            .arg("-append")
+            .arg(guestimg::command_line(Mode::Shell, Some("vt100"), None));
+        for disk in &DISKS {
+            command.arg("-drive").arg(drive(disk, images, name));
+        }
+        let mut session = Session::start(&mut command)?;
+        session.expect(PROMPT, PATIENCE)?;
+        let load = "for m in $(cat /modules/order); do insmod /modules/$m.ko; done; echo in $?\r";
+        session.send(load)?;
+        session.expect("in 0", PATIENCE)?;
+        Ok(Self { name, session })
+    }
+
+    /// Runs a job; MB/s.
+    pub(super) fn measure(&mut self, disk: &Disk, job: &Job, seconds: u32) -> Result<f64> {
+        self.session.expect(PROMPT, PATIENCE)?;
+        let file = format!("/dev/vd{}", disk.letter());
+        let words = fio::words(job, &file, true, seconds).join(" ");
+        // In a file: a terminal would break the line.
+        let line = format!(
+            "{} {words} > /tmp/o 2>&1; echo end $?; cat /tmp/o; echo done $?\r",
+            fio::PROGRAM
+        );
+        self.session.send(&line)?;
+        let patience = PATIENCE + Duration::from_secs(seconds.into());
+        let said = self
+            .session
+            .expect("\ndone 0", patience)
+            .with_context(|| format!("{}: {} {}", self.name, disk.name, job.name))?;
+        fio::throughput(&said).with_context(|| format!("{}: {line}", self.name))
+    }
+
+    /// Powers off.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.session.expect(PROMPT, PATIENCE)?;
+        self.session.send("poweroff\r")?;
+        match self.session.finish(PATIENCE)? {
+            Some(0) => Ok(()),
+            code => bail!("{}: exit code {code:?} instead of 0", self.name),
+        }
+    }
+}
+
+fn drive(disk: &Disk, images: &Images, contender: &str) -> String {
+    let file = images.image(disk, contender);
+    format!(
+        "file={},if=virtio,format={},cache={}",
+        file.display(),
+        if disk.qcow2 { "qcow2" } else { "raw" },
+        disk.cache
+    )
+}
+
+/// Shell, virtio's modules, the host's fio and its libraries.
+fn initramfs(image: &guestimg::Image) -> Result<PathBuf> {
+    let base = guestimg::initramfs(image)?;
+    let mut bytes = std::fs::read(&base).with_context(|| base.display().to_string())?;
+    bytes.extend(virtio_modules(image)?);
+    let program = which(fio::PROGRAM)?;
+    let mut archive = Archive::new();
+    let mut folders = BTreeSet::new();
+    for file in libraries(&program)? {
+        add(&mut archive, &mut folders, &file)?;
+    }
+    let content = std::fs::read(&program).context("fio")?;
+    archive.file(&format!("bin/{}", fio::PROGRAM), 0o755, &content);
+    bytes.extend(archive.finish());
+    let path = paths::target()?.join("fio-initramfs.cpio");
+    std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+fn which(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut candidates = std::env::split_paths(&path).map(|folder| folder.join(program));
+    candidates
+        .find(|p| p.is_file())
+        .with_context(|| format!("{program} is not in the PATH"))
+}
+
+/// What the dynamic linker would load, itself included.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let said = output_of(Command::new("ldd").arg(program))?;
+    let words = said.split_whitespace();
+    let paths: BTreeSet<PathBuf> = words
+        .filter(|w| w.starts_with('/'))
+        .map(Into::into)
+        .collect();
+    match paths.is_empty() {
+        true => bail!("ldd names no library of {}", program.display()),
+        false => Ok(paths.into_iter().collect()),
+    }
+}
+
+/// Adds a file of the host under its own path, with the folders above it.
+fn add(archive: &mut Archive, folders: &mut BTreeSet<PathBuf>, file: &Path) -> Result<()> {
+    let above: Vec<&Path> = file.ancestors().skip(1).collect();
+    for folder in above.into_iter().rev().skip(1) {
+        if folders.insert(folder.to_path_buf()) {
+            archive.directory(inside(folder)?);
+        }
+    }
+    let content = std::fs::read(file).with_context(|| file.display().to_string())?;
+    archive.file(inside(file)?, 0o755, &content);
+    Ok(())
+}
+
+/// A path as archives have it.
+fn inside(path: &Path) -> Result<&str> {
+    let text = path.to_str().context("a path that is no text")?;
+    Ok(text.trim_start_matches('/'))
+}
