@@ -28,6 +28,12 @@ pub const TARGETS: &[Target] = &[
         run: vcpu::vcpu,
     },
     Target {
+        name: "lockstep",
+        what: "guest code, translated and compared with the interpreter",
+        max_len: 512,
+        run: vcpu::lockstep,
+    },
+    Target {
         name: "translate",
         what: "guest code to the translator, with any register files and features",
         max_len: 4096 + 16,

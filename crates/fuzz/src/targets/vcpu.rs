@@ -44,14 +44,31 @@ struct Fresh {
     msrs: Vec<(u32, u64)>,
 }
 
-static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| Mutex::new(World::new()));
+/// One instruction after another through the interpreter.
+static STEPPED: LazyLock<Mutex<World>> = LazyLock::new(|| {
+    let mut world = World::new(engine::Options {
+        translate: false,
+        ..engine::Options::default()
+    });
+    let debug = kvm_guest_debug {
+        control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+        ..Default::default()
+    };
+    world.vcpu.set_guest_debug(&debug).expect("single-stepping");
+    Mutex::new(world)
+});
+
+/// Translated and compared with the interpreter.
+static LOCKSTEP: LazyLock<Mutex<World>> = LazyLock::new(|| {
+    Mutex::new(World::new(engine::Options {
+        lockstep: true,
+        ..engine::Options::default()
+    }))
+});
 
 impl World {
-    fn new() -> Self {
-        let soft = Soft::with_options(engine::Options {
-            translate: false,
-            ..engine::Options::default()
-        });
+    fn new(options: engine::Options) -> Self {
+        let soft = Soft::with_options(options);
         let vm = soft.create_vm().expect("a VM");
         let backing: &'static mut [u64] = Box::leak(vec![0u64; RAM / 8 + 512].into_boxed_slice());
         let hva = (backing.as_mut_ptr() as u64).next_multiple_of(4096);
@@ -67,12 +84,6 @@ impl World {
         let mut vcpu = vm.create_vcpu(0).expect("a vCPU");
         let cpuid = soft.supported_cpuid().expect("CPUID");
         vcpu.set_cpuid(&cpuid).expect("CPUID");
-        let step = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-        let debug = kvm_guest_debug {
-            control: step,
-            ..Default::default()
-        };
-        vcpu.set_guest_debug(&debug).expect("single-stepping");
         let list = soft.msr_index_list().expect("MSRs");
         let msrs = list.into_iter().filter(|&i| i != msr::TSC);
         let msrs = msrs.filter_map(|i| Some((i, vcpu.msr(i).ok()?))).collect();
@@ -130,7 +141,8 @@ impl World {
     fn run(&mut self, mut input: Input<'_>) {
         self.vm.memory_written(0, RAM as u64);
         for _ in 0..STEPS {
-            match self.vcpu.run().expect("the engine does not fail") {
+            let exit = self.vcpu.run().unwrap_or_else(|why| panic!("{why}"));
+            match exit {
                 VcpuExit::IoIn { .. } | VcpuExit::MmioRead { .. } => {
                     self.vcpu.complete_read(input.u64());
                 }
@@ -274,14 +286,34 @@ fn registers(input: &mut Input<'_>, wild: bool) -> kvm_regs {
 
 /// Code in a sane state of each mode.
 pub(super) fn insn(data: &[u8]) {
-    let world = &mut *WORLD.lock();
+    let world = &mut *STEPPED.lock();
     let mut input = Input::new(data);
     world.reset();
+    let mode = usize::from(input.u8() & 7) % 5;
+    let code = sane_code(world, mode, &mut input);
+    world.run(Input::new(code));
+}
+
+/// Code in the modes that are translated, both ways.
+pub(super) fn lockstep(data: &[u8]) {
+    let world = &mut *LOCKSTEP.lock();
+    let mut input = Input::new(data);
+    world.reset();
+    // Flat 32-bit code without and with paging, 64-bit code.
+    let mode = [1, 2, 3, 3][usize::from(input.u8() & 3)];
+    let code = sane_code(world, mode, &mut input);
+    // Code that runs off its end stops.
+    world.write(CODE + code.len() as u64, &[0xf4; 16]);
+    world.run(Input::new(code));
+}
+
+/// Sets up a mode, registers and memory from the input; the rest of it is the
+/// code.
+fn sane_code<'a>(world: &mut World, mode: usize, input: &mut Input<'a>) -> &'a [u8] {
     let how = input.u8();
-    let mode = usize::from(how & 7) % 5;
     let user = how & 8 != 0 && mode != 0;
     sane(world, mode, user);
-    let mut regs = registers(&mut input, how & 16 != 0);
+    let mut regs = registers(input, how & 16 != 0);
     regs.rip = CODE;
     regs.rflags = u64::from(input.u16()) & !flags::TF | flags::FIXED1;
     assert!(world.vcpu.set_regs(&regs).is_ok());
@@ -292,12 +324,12 @@ pub(super) fn insn(data: &[u8]) {
     world.write(regs.rsi, input.bytes(data_bytes));
     let code = input.rest();
     world.write(CODE, code);
-    world.run(Input::new(code));
+    code
 }
 
 /// State of the fuzzer's making, as far as the engine takes it.
 pub(super) fn vcpu(data: &[u8]) {
-    let world = &mut *WORLD.lock();
+    let world = &mut *STEPPED.lock();
     let mut input = Input::new(data);
     world.reset();
     let how = input.u8();

@@ -30,9 +30,11 @@ fn single<E: Env>(ctx: &mut Ctx<E>) -> Result<Handled, Stop> {
     let count = masked(ctx.read_op(1)?, size);
     let op = kind(ctx.insn.mnemonic());
     let old = ctx.cpu.rflags;
-    // Rotates by an immediate other than 1 were measured to keep OF.
+    // Rotates of a register by an immediate other than 1 were measured to keep
+    // OF; those of memory or by CL compute it.
     let rotate = matches!(op, Shift::Rol | Shift::Ror);
-    let keep = if rotate && count != 1 && ctx.insn.op_kind(1) != OpKind::Register {
+    let kinds = [0, 1].map(|i| ctx.insn.op_kind(i) == OpKind::Register);
+    let keep = if rotate && count != 1 && kinds == [true, false] {
         OF
     } else {
         0

@@ -406,3 +406,25 @@ fn xlat_adds_al_to_the_base() {
     cpu.gpr[gpr::RAX] = 0x11;
     step(&mut cpu, &mut w, &[0xd7]).expect("xlat wraps at 4 GiB");
 }
+
+/// Measured on the Intel processor of `hardware.txt`: OF, which the SDM leaves
+/// undefined for counts above 1, is computed from memory and kept for registers.
+#[test]
+fn rotates_of_memory_compute_of_rotates_of_registers_keep_it() {
+    for (code, value, of) in [
+        (&[0xc1, 0x0b, 5][..], 0u64, false), // ror dword [rbx], 5
+        (&[0xc1, 0x0b, 5], 1, true),
+        (&[0xc1, 0x03, 5], 0x4000_0000, true), // rol dword [rbx], 5
+        (&[0xc1, 0xc9, 5], 0, true),           // ror ecx, 5
+        (&[0xd3, 0xc8], 0, false),             // ror eax, cl
+    ] {
+        let (mut cpu, mut w) = (cpu64(), World::new());
+        cpu.gpr[gpr::RBX] = 0x2000;
+        cpu.gpr[gpr::RCX] = 5;
+        w.mem[0x2000..0x2008].copy_from_slice(&value.to_le_bytes());
+        cpu.rflags |= x86::flags::OF;
+        step(&mut cpu, &mut w, code).unwrap();
+        let got = cpu.rflags & x86::flags::OF != 0;
+        assert_eq!(got, of, "{code:x?} of {value:#x}");
+    }
+}
