@@ -1,6 +1,7 @@
 //! ACPI fixed hardware: PM1a event and control blocks, PM timer, GPE0 (ACPI
-//! specification 6.5, section 4.8). Port layout as QEMU's PIIX4: one block of
-//! 12 ports with PM1_EVT at 0, PM1_CNT at 4, PM_TMR at 8.
+//! specification 6.5, section 4.8). Port layout as QEMU's PIIX4 and ICH9: one
+//! block of 12 ports with PM1_EVT at 0, PM1_CNT at 4, PM_TMR at 8. GPE0 is
+//! somewhere else on each.
 
 use crate::timed::{Timed, Waker};
 use crate::{Clock, Effect, IrqLine, PortDevice};
@@ -11,10 +12,25 @@ use std::sync::Arc;
 pub const PM_BASE: u16 = 0x600;
 /// Ports of the PM block.
 pub const PM_LEN: u16 = 12;
-/// Base port of GPE0 and its length: two status and two enable bytes.
-pub const GPE0_BASE: u16 = 0xafe0;
-/// Ports of GPE0.
-pub const GPE0_LEN: u16 = 4;
+/// Where GPE0's registers are: half of them status, half enable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpe0Ports {
+    /// First port.
+    pub base: u16,
+    /// Number of ports: even, at most 16.
+    pub len: u16,
+}
+
+/// GPE0 of PIIX4.
+pub const PIIX4_GPE0: Gpe0Ports = Gpe0Ports {
+    base: 0xafe0,
+    len: 4,
+};
+/// GPE0 of ICH9.
+pub const ICH9_GPE0: Gpe0Ports = Gpe0Ports {
+    base: PM_BASE + 0x20,
+    len: 16,
+};
 /// PM timer frequency in Hz (4.8.3.3).
 pub const TIMER_HZ: u64 = 3_579_545;
 /// SLP_TYP value of S5, as the DSDT's `_S5` package must say.
@@ -40,8 +56,8 @@ pub struct PmCore {
     control: u16,
     /// Timer count whose top bit was last accounted for in TMR_STS.
     seen: u64,
-    gpe_status: u16,
-    gpe_enable: u16,
+    gpe_status: u64,
+    gpe_enable: u64,
 }
 
 /// Timer ticks since the clock's start.
@@ -79,9 +95,9 @@ impl PmCore {
         self.status |= pm1::PWRBTN;
     }
 
-    /// A general-purpose event (0..=15) happened.
+    /// A general-purpose event (0..=63) happened.
     pub fn raise_gpe(&mut self, number: u8) {
-        self.gpe_status |= 1u16.checked_shl(number.into()).unwrap_or(0);
+        self.gpe_status |= 1u64.checked_shl(number.into()).unwrap_or(0);
     }
 
     /// Accounts for timer carries up to `now_ns`; returns when the next one
@@ -131,25 +147,38 @@ impl PmCore {
         None
     }
 
-    /// Reads one byte of GPE0: status, then enable.
-    pub fn read_gpe(&self, offset: u16) -> u8 {
-        let word = if offset < 2 {
-            self.gpe_status
-        } else {
-            self.gpe_enable
+    /// Reads one byte of the events' status, or enable, registers.
+    pub fn read_gpe(&self, register: GpeRegister, byte: u16) -> u8 {
+        let bits = match register {
+            GpeRegister::Status => self.gpe_status,
+            GpeRegister::Enable => self.gpe_enable,
         };
-        word.to_le_bytes()[usize::from(offset & 1)]
+        bits.to_le_bytes()
+            .get(usize::from(byte))
+            .copied()
+            .unwrap_or(0)
     }
 
-    /// Writes one byte of GPE0; status bits clear where written 1.
-    pub fn write_gpe(&mut self, offset: u16, value: u8) {
-        let shift = u32::from(offset & 1) * 8;
-        let wide = u16::from(value) << shift;
-        match offset {
-            0 | 1 => self.gpe_status &= !wide,
-            _ => self.gpe_enable = self.gpe_enable & !(0xff << shift) | wide,
+    /// Writes one byte of them; status bits clear where written 1.
+    pub fn write_gpe(&mut self, register: GpeRegister, byte: u16, value: u8) {
+        let shift = u32::from(byte) * 8;
+        let at = |bits: u64| bits.checked_shl(shift).unwrap_or(0);
+        match register {
+            GpeRegister::Status => self.gpe_status &= !at(value.into()),
+            GpeRegister::Enable => {
+                self.gpe_enable = self.gpe_enable & !at(0xff) | at(value.into());
+            }
         }
     }
+}
+
+/// Halves of GPE0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpeRegister {
+    /// What happened.
+    Status,
+    /// What raises the SCI.
+    Enable,
 }
 
 /// The PM block on a bus.
@@ -224,14 +253,36 @@ impl PortDevice for AcpiPm {
 }
 
 /// The GPE0 block of the same chip on a bus.
-pub struct Gpe0(pub Arc<AcpiPm>);
+pub struct Gpe0 {
+    pm: Arc<AcpiPm>,
+    ports: Gpe0Ports,
+}
+
+impl Gpe0 {
+    /// The block at `ports`.
+    pub fn new(pm: Arc<AcpiPm>, ports: Gpe0Ports) -> Self {
+        Self { pm, ports }
+    }
+
+    /// The register a port belongs to, and which byte of it.
+    fn place(&self, offset: u16) -> (GpeRegister, u16) {
+        let half = self.ports.len / 2;
+        match offset.checked_sub(half) {
+            None => (GpeRegister::Status, offset),
+            Some(byte) => (GpeRegister::Enable, byte),
+        }
+    }
+}
 
 impl PortDevice for Gpe0 {
     fn read(&self, offset: u16, _size: u8) -> u32 {
-        self.0.with(|pm, _| pm.read_gpe(offset)).into()
+        let (register, byte) = self.place(offset);
+        self.pm.with(|pm, _| pm.read_gpe(register, byte)).into()
     }
     fn write(&self, offset: u16, _size: u8, value: u32) -> Option<Effect> {
-        self.0.with(|pm, _| pm.write_gpe(offset, value as u8));
+        let (register, byte) = self.place(offset);
+        self.pm
+            .with(|pm, _| pm.write_gpe(register, byte, value as u8));
         None
     }
 }
@@ -295,10 +346,28 @@ mod tests {
         pm.raise_gpe(9);
         pm.raise_gpe(200);
         assert!(!pm.sci());
-        pm.write_gpe(3, 0x02);
+        pm.write_gpe(GpeRegister::Enable, 1, 0x02);
         assert!(pm.sci());
-        assert_eq!((pm.read_gpe(0), pm.read_gpe(1)), (0, 2));
-        pm.write_gpe(1, 0x02);
+        let status = |pm: &PmCore| [0, 1].map(|b| pm.read_gpe(GpeRegister::Status, b));
+        assert_eq!(status(&pm), [0, 2]);
+        pm.write_gpe(GpeRegister::Status, 1, 0x02);
         assert!(!pm.sci());
+        pm.write_gpe(GpeRegister::Status, u16::MAX, 0xff);
+        assert_eq!(pm.read_gpe(GpeRegister::Enable, u16::MAX), 0);
+    }
+
+    #[test]
+    fn the_halves_of_gpe0_lie_where_its_length_says() {
+        let clock = Arc::new(crate::ManualClock::at(0));
+        let pm = AcpiPm::new(Arc::new(crate::NoIrq), clock, Waker::default());
+        let pm = Arc::new(pm);
+        for ports in [PIIX4_GPE0, ICH9_GPE0] {
+            let gpe = Gpe0::new(pm.clone(), ports);
+            gpe.write(ports.len / 2, 1, 0x42);
+            let read: Vec<u32> = (0..ports.len).map(|o| gpe.read(o, 1)).collect();
+            let mut expected = vec![0; ports.len.into()];
+            expected[usize::from(ports.len / 2)] = 0x42;
+            assert_eq!(read, expected);
+        }
     }
 }

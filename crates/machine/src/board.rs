@@ -1,6 +1,7 @@
 //! One life of the machine, from reset to reset: VM, RAM, devices, vCPUs.
 #![allow(unsafe_code, reason = "lends guest RAM to the backend")]
 
+use crate::boards::BoardKind;
 use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::drives::Drives;
@@ -97,6 +98,7 @@ impl Board {
         let ram = GuestRam::new(layout)?;
         let serial = &SERIAL_PORTS[..consoles.len()];
         let description = acpi::Description {
+            board: config.board,
             topology: config.topology,
             serial,
             low_end: layout.low_end,
@@ -130,7 +132,7 @@ impl Board {
             drives,
         };
         let pci = pci::build(config, &connections, layout.low_end)?;
-        let devices = build_devices(&vm, layout, consoles, pci)?;
+        let devices = build_devices(&vm, config.board, layout, consoles, pci)?;
         let vcpus = create_vcpus(hypervisor, &*vm, config, &start, &ram)?;
         Ok(Self {
             vcpus,
@@ -174,6 +176,7 @@ fn create_vcpus(
 
 fn build_devices(
     vm: &Arc<dyn Vm>,
+    kind: &BoardKind,
     layout: &Layout,
     consoles: &[Console],
     root: Arc<PciRoot>,
@@ -193,9 +196,9 @@ fn build_devices(
     let fixed: [(u16, u16, Arc<dyn PortDevice>); 10] = [
         (acpi_pm::PM_BASE, acpi_pm::PM_LEN, pm.clone()),
         (
-            acpi_pm::GPE0_BASE,
-            acpi_pm::GPE0_LEN,
-            Arc::new(Gpe0(pm.clone())),
+            kind.gpe0.base,
+            kind.gpe0.len,
+            Arc::new(Gpe0::new(pm.clone(), kind.gpe0)),
         ),
         (Rtc::PORT, 2, rtc.clone()),
         (i8042::DATA_PORT, 1, keyboard.clone()),

@@ -1,5 +1,6 @@
 //! What a machine is made of, as plain data.
 
+use crate::boards::{BOARDS, BoardKind};
 use crate::cpu::{CpuConfig, Topology};
 use crate::memory_serial::MemorySerial;
 use std::path::PathBuf;
@@ -9,6 +10,8 @@ use std::sync::Arc;
 /// parses nor validates; [`crate::Machine::new`] refuses what cannot be.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
+    /// The board.
+    pub board: &'static BoardKind,
     /// Guest RAM in bytes; rounded down to a multiple of 4 KiB.
     pub ram_bytes: u64,
     /// The processors.
@@ -34,9 +37,10 @@ pub struct MachineConfig {
 }
 
 impl Default for MachineConfig {
-    /// QEMU's defaults: 128 MiB, one vCPU, no kernel.
+    /// QEMU's defaults: `pc`, 128 MiB, one vCPU, no kernel.
     fn default() -> Self {
         Self {
+            board: BOARDS[0],
             ram_bytes: 128 << 20,
             topology: Topology::default(),
             kernel: None,
@@ -84,6 +88,8 @@ pub struct DeviceConfig {
     pub model: DeviceModel,
     /// The user's name for it.
     pub id: Option<String>,
+    /// The bus it is on; the board's own if `None`.
+    pub bus: Option<String>,
     /// Slot and function; the first free slot if `None`.
     pub address: Option<(u8, u8)>,
 }

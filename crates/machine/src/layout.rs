@@ -1,12 +1,12 @@
-//! Where things are in guest-physical memory. RAM follows QEMU's `pc`: up to
-//! 3 GiB from address 0 with a hole for the VGA window, the rest from 4 GiB.
+//! Where things are in guest-physical memory. RAM begins at address 0, with a
+//! hole for the VGA window; how much of it lies below 4 GiB is the board's
+//! choice, the rest lies from there on.
 
+use crate::boards::BoardKind;
 use crate::outcome::{Error, Result};
 
 /// 4 KiB.
 pub const PAGE: u64 = 4096;
-/// End of low RAM when there is more than fits below the PCI hole.
-pub const LOW_RAM_MAX: u64 = 3 << 30;
 /// Start of high RAM.
 pub const HIGH_RAM: u64 = 4 << 30;
 /// End of conventional memory; the last KiB is the EBDA.
@@ -64,6 +64,8 @@ pub struct Layout {
     pub low_end: u64,
     /// End of RAM above 4 GiB; [`HIGH_RAM`] if there is none.
     pub high_end: u64,
+    /// What the board reserves besides.
+    reserved: &'static [(u64, u64)],
 }
 
 /// What a range of the memory map is (e820 types).
@@ -88,23 +90,29 @@ pub struct MapEntry {
 }
 
 impl Layout {
-    /// Splits `bytes` of RAM on a machine with `phys_bits` address bits.
-    pub fn new(bytes: u64, phys_bits: u8) -> Result<Self> {
+    /// Splits `bytes` of RAM on a board whose processors have `phys_bits`
+    /// address bits.
+    pub fn new(bytes: u64, phys_bits: u8, board: &BoardKind) -> Result<Self> {
         let refuse = |why: String| Err(Error::Ram { bytes, why });
         let size = bytes & !(PAGE - 1);
         if size < RAM_MIN {
             return refuse(format!("the smallest machine has {} KiB", RAM_MIN >> 10));
         }
         let limit = 1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX);
-        let high = size.saturating_sub(LOW_RAM_MAX);
+        let low = match size < board.low_ram.whole {
+            true => size,
+            false => board.low_ram.split,
+        };
+        let high = size - low;
         if high > limit.saturating_sub(HIGH_RAM) {
             return refuse(format!(
                 "more than the {phys_bits}-bit guest-physical address space holds"
             ));
         }
         Ok(Self {
-            low_end: size.min(LOW_RAM_MAX),
+            low_end: low,
             high_end: HIGH_RAM + high,
+            reserved: board.reserved,
         })
     }
 
@@ -137,7 +145,9 @@ impl Layout {
             size: end - gpa,
             kind,
         };
-        let all = [
+        let reserved = self.reserved.iter();
+        let reserved = reserved.map(|&(first, end)| entry(first, end, Reserved));
+        let mut all = vec![
             entry(0, EBDA, Ram),
             entry(EBDA, CONVENTIONAL_END, Reserved),
             entry(BIOS_AREA, ONE_MIB, Reserved),
@@ -148,49 +158,69 @@ impl Layout {
             entry(0xfffc_0000, HIGH_RAM, Reserved),
             entry(HIGH_RAM, self.high_end, Ram),
         ];
-        all.into_iter().filter(|e| e.size > 0).collect()
+        all.extend(reserved);
+        all.retain(|e| e.size > 0);
+        all.sort_by_key(|e| e.gpa);
+        all
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boards::{BOARDS, PC, Q35};
 
     #[test]
-    fn splits_at_three_gib() {
-        let small = Layout::new(1 << 30, 39).unwrap();
+    fn splits_where_qemus_boards_do() {
+        let small = Layout::new(1 << 30, 39, &PC).unwrap();
         assert_eq!((small.low_end, small.high_end), (1 << 30, HIGH_RAM));
         assert_eq!(small.ranges().len(), 2);
-        let large = Layout::new(5 << 30, 39).unwrap();
+        let large = Layout::new(5 << 30, 39, &PC).unwrap();
         assert_eq!((large.low_end, large.high_end), (3 << 30, 6 << 30));
         assert_eq!(large.ranges()[2].offset, 3 << 30);
         assert_eq!(large.backing_size(), 5 << 30);
-        let odd = Layout::new((64 << 20) + 4095, 39).unwrap();
+        let odd = Layout::new((64 << 20) + 4095, 39, &PC).unwrap();
         assert_eq!(odd.low_end, 64 << 20);
+        // As QEMU 10's e820 tables have it: MiB of RAM, of it below 4 GiB.
+        let rows: [(&BoardKind, u64, u64); 5] = [
+            (&PC, 3300, 3300),
+            (&PC, 3583, 3583),
+            (&PC, 3584, 3072),
+            (&Q35, 2815, 2815),
+            (&Q35, 2816, 2048),
+        ];
+        for (board, all, low) in rows {
+            let layout = Layout::new(all << 20, 39, board).unwrap();
+            assert_eq!(layout.low_end, low << 20, "{} {all}", board.name);
+            assert_eq!(layout.backing_size(), all << 20);
+        }
     }
 
     #[test]
     fn refuses_extremes() {
         for bytes in [0, 1, 4096, 1 << 20] {
-            assert!(Layout::new(bytes, 39).is_err(), "{bytes}");
+            assert!(Layout::new(bytes, 39, &PC).is_err(), "{bytes}");
         }
         // 39 bits: 512 GiB of addresses, 4 GiB of them below high RAM.
         let most = (512u64 << 30) - (4 << 30) + (3 << 30);
-        assert!(Layout::new(most, 39).is_ok());
-        assert!(Layout::new(most + PAGE, 39).is_err());
-        assert!(Layout::new(u64::MAX, 52).is_err());
+        assert!(Layout::new(most, 39, &PC).is_ok());
+        assert!(Layout::new(most + PAGE, 39, &PC).is_err());
+        assert!(Layout::new(u64::MAX, 52, &PC).is_err());
     }
 
     #[test]
     fn the_map_is_sorted_and_covers_ram_once() {
-        let layout = Layout::new(5 << 30, 46).unwrap();
-        let map = layout.map();
-        for pair in map.windows(2) {
-            assert!(pair[0].gpa + pair[0].size <= pair[1].gpa);
+        for board in BOARDS {
+            let layout = Layout::new(5 << 30, 46, board).unwrap();
+            let map = layout.map();
+            for pair in map.windows(2) {
+                assert!(pair[0].gpa + pair[0].size <= pair[1].gpa);
+            }
+            let ram = map.iter().filter(|e| e.kind == MapKind::Ram);
+            let total: u64 = ram.map(|e| e.size).sum();
+            // All RAM but the EBDA and what lies behind the VGA window and
+            // BIOS.
+            assert_eq!(total, (5 << 30) - (ONE_MIB - EBDA));
         }
-        let ram = map.iter().filter(|e| e.kind == MapKind::Ram);
-        let total: u64 = ram.map(|e| e.size).sum();
-        // All RAM but the EBDA and what lies behind the VGA window and BIOS.
-        assert_eq!(total, (5 << 30) - (ONE_MIB - EBDA));
     }
 }

@@ -1,7 +1,8 @@
 //! A PC around any backend of the contract: memory layout, direct kernel
 //! boot, ACPI tables, CPUID, the run loop and the host ends of its devices.
 //!
-//! Guest-visible addresses, interrupts and ports follow QEMU's `pc`.
+//! Guest-visible addresses, interrupts and ports follow QEMU's boards, of which
+//! [`boards`] is the table.
 //!
 //! [`MachineConfig`] says what to build, [`Machine::new`] checks it,
 //! [`Machine::run`] runs it to its [`Outcome`]. A reset builds everything
@@ -9,6 +10,7 @@
 
 mod acpi;
 mod board;
+pub mod boards;
 pub mod boot;
 mod config;
 mod console;

@@ -87,7 +87,7 @@ impl Machine {
         let max_vcpus = capabilities.max_vcpus.min(MAX_VCPUS);
         check_processors(&config, max_vcpus)?;
         check_features(&*hypervisor, &config)?;
-        let layout = Layout::new(config.ram_bytes, capabilities.phys_bits)?;
+        let layout = Layout::new(config.ram_bytes, capabilities.phys_bits, config.board)?;
         if config.kernel.is_none() {
             return Err(Error::NoKernel);
         }

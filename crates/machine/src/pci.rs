@@ -1,13 +1,14 @@
-//! The PCI bus of `pc`: its chips, the configured devices, and what firmware
+//! The PCI bus: the board's chips, the configured devices, and what firmware
 //! would have set up.
 
+use crate::boards::PciKind;
 use crate::config::{DeviceConfig, DeviceModel, MachineConfig};
 use crate::drives::Drives;
 use crate::layout::IOAPIC;
 use crate::outcome::{Error, Result};
 use devices::pci::{
-    Address, Apertures, Chip, PC_CHIPS, PIRQ_GSI, PM_FUNCTION, PciFunction, PciRoot, PlugError,
-    assign, pirq,
+    Address, Apertures, Chip, Mch, PIRQ_IRQ, PciFunction, PciRoot, PirqOutputs, PirqRouter,
+    PlugError, assign,
 };
 use devices::{IrqLine, MsiSink, OrGate};
 use hv::Vm;
@@ -44,37 +45,66 @@ pub struct Connections<'a> {
     pub drives: &'a Drives,
 }
 
-/// The interrupts that PCI's four lines share.
-struct Pins(Vec<(u8, Arc<OrGate>)>);
+/// ISA interrupts that a PIRQ can be routed to: those that no other device of
+/// the board drives.
+const ROUTABLE: [u8; 3] = [5, 10, 11];
+
+/// The board's PIRQ lines, each shared by many pins.
+struct Pins {
+    kind: &'static PciKind,
+    lines: Vec<Arc<OrGate>>,
+}
 
 impl Pins {
-    fn new(to: &Connections<'_>) -> Self {
-        let mut gsis = PIRQ_GSI.to_vec();
-        gsis.dedup();
-        let gate = |gsi: u8| (gsi, OrGate::new((to.line)(to.vm, gsi.into())));
-        Self(gsis.into_iter().map(gate).collect())
+    fn new(kind: &'static PciKind, router: &Arc<PirqRouter>) -> Self {
+        let lines = (0..kind.pirqs).map(|n| router.line(n)).collect();
+        Self { kind, lines }
     }
 
     /// A new input for pin INTA of a slot.
     fn inta(&self, address: Address) -> Arc<dyn IrqLine> {
-        let gsi = PIRQ_GSI[pirq(address.slot(), 1)];
-        let gate = self.0.iter().find(|(g, _)| *g == gsi);
-        gate.map_or_else(|| Arc::new(devices::NoIrq) as _, |(_, gate)| gate.input())
+        self.lines[(self.kind.pirq)(address.slot(), 1)].input()
     }
 }
 
-/// Builds the bus. `memory_first` is where its memory may begin.
-pub fn build(
-    config: &MachineConfig,
-    to: &Connections<'_>,
-    memory_first: u64,
-) -> Result<Arc<PciRoot>> {
-    let mut root = PciRoot::new();
-    for row in &PC_CHIPS {
-        let plugged = root.plug(row.address(), Arc::new(Chip::new(row)));
+fn router(kind: &PciKind, to: &Connections<'_>) -> Arc<PirqRouter> {
+    let line = |gsi| (to.line)(to.vm, gsi);
+    let isa = ROUTABLE.map(|irq| (irq, line(irq.into())));
+    let apic = kind
+        .apic_first
+        .map(|first| first..first + kind.pirqs as u32);
+    let outputs = PirqOutputs {
+        isa: isa.to_vec(),
+        apic: apic.into_iter().flatten().map(line).collect(),
+    };
+    PirqRouter::new(kind.pirqs, outputs)
+}
+
+/// Plugs the chips in; the bridge that shows configuration space in memory, if
+/// the board has one, must still be told of the finished bus.
+fn plug_chips(root: &mut PciRoot, kind: &PciKind, router: &Arc<PirqRouter>) -> Option<Arc<Mch>> {
+    let mut mch = None;
+    for (i, row) in kind.chips.iter().enumerate() {
+        let function: Arc<dyn PciFunction> = match (i, kind.ecam) {
+            (0, Some(_)) => mch.insert(Mch::new(row)).clone(),
+            _ => {
+                let router = row.has_routes().then(|| router.clone());
+                Arc::new(Chip::new(row, router))
+            }
+        };
+        let plugged = root.plug(row.address(), function);
         assert!(plugged.is_ok(), "two chips at {}", row.address());
     }
-    let pins = Pins::new(to);
+    mch
+}
+
+/// Builds the bus. `low_end` is where RAM below 4 GiB ends.
+pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Result<Arc<PciRoot>> {
+    let kind = &config.board.pci;
+    let mut root = PciRoot::new();
+    let router = router(kind, to);
+    let mch = plug_chips(&mut root, kind, &router);
+    let pins = Pins::new(kind, &router);
     let msi: Arc<dyn MsiSink> = Arc::new(VmMsi(Arc::downgrade(to.vm)));
     // Fixed places first, as QEMU's users expect of `addr=`.
     let (fixed, free): (Vec<_>, Vec<_>) = config.devices.iter().partition(|d| d.address.is_some());
@@ -93,23 +123,33 @@ pub fn build(
         root.plug(address, function)
             .map_err(|e| refuse(explain(e)))?;
     }
+    set_up(&root, kind, low_end)?;
+    let root = Arc::new(root);
+    if let Some(mch) = mch {
+        mch.attach(&root);
+    }
+    Ok(root)
+}
+
+/// What firmware does: addresses and interrupt lines.
+fn set_up(root: &PciRoot, kind: &PciKind, low_end: u64) -> Result<()> {
     let apertures = Apertures {
         io_first: FIRST_PORT,
         io_end: 0x1_0000,
-        memory_first,
+        memory_first: low_end.max(kind.memory_first),
         memory_end: IOAPIC.into(),
     };
-    if !assign(&root, &apertures, line_of) {
-        let (name, why) = ("PCI".into(), "no room for all devices' addresses".into());
-        return Err(Error::Device { name, why });
+    let line = |address: Address, pin| {
+        let place = (address.slot(), address.function());
+        // PIRQE to PIRQH are routed as PIRQA to PIRQD.
+        let line = PIRQ_IRQ[(kind.pirq)(address.slot(), pin) % PIRQ_IRQ.len()];
+        (kind.own_line != Some(place)).then_some(line)
+    };
+    if assign(root, &apertures, line) {
+        return Ok(());
     }
-    Ok(Arc::new(root))
-}
-
-/// The interrupt line firmware writes into a function.
-fn line_of(address: Address, pin: u8) -> Option<u8> {
-    let chip = (address.slot(), address.function()) == PM_FUNCTION;
-    (!chip).then(|| PIRQ_GSI[pirq(address.slot(), pin)])
+    let (name, why) = ("PCI".into(), "no room for all devices' addresses".into());
+    Err(Error::Device { name, why })
 }
 
 fn place(root: &PciRoot, device: &DeviceConfig) -> std::result::Result<Address, String> {

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn copies_only_inside_one_range() {
-        let layout = Layout::new(4 << 20, 39).unwrap();
+        let layout = Layout::new(4 << 20, 39, &crate::boards::PC).unwrap();
         let ram = GuestRam::new(&layout).unwrap();
         ram.write(0x10_0000, b"hello").unwrap();
         let mut back = [0; 5];

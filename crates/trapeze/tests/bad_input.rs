@@ -140,8 +140,14 @@ fn values_that_are_not_there() {
     check(&["-accel", "hvf"], &["-accel hvf", "soft, kvm, tcg"]);
     check(&["-accel", "kmv"], &["'kvm'", "soft, kvm, tcg"]);
     check(&["-accel", "soft,thread=multi"], &["thread=multi"]);
-    check(&["-M", "q35"], &["-machine q35", "'q35'", "there is pc"]);
-    check(&["-machine", "trapeze,usb=on"], &["'usb'"]);
+    check(
+        &["-M", "isapc"],
+        &["-machine isapc", "'isapc'", "there are pc, q35"],
+    );
+    check(&["-M", "pc-q35-9.2"], &["'pc-q35-10.0'"]);
+    check(&["-machine", "trapeze,usb=on"], &["usb=on", "no USB"]);
+    check(&["-machine", "q35,sato=on"], &["'sato'", "'sata'"]);
+    check(&["-machine", "q35,sata"], &["sata="]);
     check(&["-cpu", "Nehalm"], &["'Nehalm'", "'Nehalem'"]);
     check(&["-cpu", "max,-avx3"], &["'avx3'", "'avx'"]);
     check(&["-cpu", "max,avx"], &["'avx'", "+FEATURE"]);
@@ -262,7 +268,7 @@ fn help_and_lists_are_no_errors() {
     for (arguments, text) in [
         (&["-help"][..], "-kernel FILE"),
         (&["-accel", "help"], "soft"),
-        (&["-M", "help"], "trapeze"),
+        (&["-M", "help"], "pc-q35-10.0"),
         (&["-cpu", "help"], "max"),
         (&["-d", "help"], "counters"),
     ] {

@@ -1,5 +1,6 @@
 //! The boot tests: real guests, driven over a pseudo-terminal.
 
+mod boards;
 mod disks;
 
 pub(crate) use self::disks::modules as virtio_modules;
@@ -24,6 +25,8 @@ enum Guest {
     Debian(Flavour),
     /// Debian's cloud kernel with its virtio modules in `/modules`.
     Virtio,
+    /// The same; what the disks hold afterwards is not looked at.
+    Board,
 }
 
 struct Case {
@@ -49,7 +52,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -127,6 +130,13 @@ const CASES: [Case; 9] = [
         guest: Guest::Virtio,
         options: disks::OPTIONS,
         steps: disks::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "q35",
+        guest: Guest::Board,
+        options: boards::Q35_OPTIONS,
+        steps: boards::Q35_STEPS,
         exit: 0,
     },
     Case {
@@ -232,7 +242,7 @@ fn command(trapeze: &Path, guest: &Guest, folder: &Scratch) -> Result<Command> {
             let initramfs = guestimg::initramfs(&image)?;
             system(&mut command, &image, &initramfs)
         }
-        Guest::Virtio => {
+        Guest::Virtio | Guest::Board => {
             let image = fetch(Flavour::Cloud)?;
             let initramfs = disks::prepare(&image, folder)?;
             system(&mut command, &image, &initramfs)

@@ -1,6 +1,6 @@
 //! The root bus: functions by address, and the ranges they decode.
 
-use super::config::{Space, header};
+use super::config::Space;
 use super::function::{Address, PciFunction, Window};
 use crate::bus::{Claim, Decoder};
 use crate::{Effect, all_ones};
@@ -90,10 +90,9 @@ impl PciRoot {
         size: u8,
         value: u32,
     ) -> Option<Effect> {
-        let effect = self
-            .function(bus, address)?
-            .config_write(offset, size, value);
-        if usize::from(offset) < header::END {
+        let function = self.function(bus, address)?;
+        let effect = function.config_write(offset, size, value);
+        if function.moves_windows(offset) {
             self.refresh();
         }
         effect

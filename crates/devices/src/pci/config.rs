@@ -191,11 +191,11 @@ impl ConfigSpace {
         at
     }
 
-    /// Reads `size` bytes; what lies beyond the space is 0.
+    /// Reads `size` bytes; beyond the space nothing answers, all bits are 1.
     pub fn read(&self, offset: u16, size: u8) -> u32 {
         (0..u16::from(size.min(4))).fold(0, |value, i| {
             let at = usize::from(offset) + usize::from(i);
-            let byte = self.bytes.get(at).copied().unwrap_or(0);
+            let byte = self.bytes.get(at).copied().unwrap_or(0xff);
             value | u32::from(byte) << (8 * i)
         })
     }

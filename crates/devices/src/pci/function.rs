@@ -1,6 +1,6 @@
 //! What the bus asks of a function.
 
-use super::config::{Bar, Space};
+use super::config::{Bar, Space, header};
 use crate::Effect;
 use std::fmt;
 
@@ -73,6 +73,11 @@ pub trait PciFunction: Send + Sync {
     /// The ranges decoded now: BARs whose space the command register enables.
     fn windows(&self) -> Vec<Window> {
         Vec::new()
+    }
+    /// A write at `offset` of configuration space may change
+    /// [`Self::windows`].
+    fn moves_windows(&self, offset: u16) -> bool {
+        usize::from(offset) < header::END
     }
     /// Reads `size` (1..=8) bytes behind a BAR.
     fn bar_read(&self, _bar: u8, _offset: u64, _size: u8) -> u64 {

@@ -1,5 +1,5 @@
 //! PCI: configuration spaces, the root bus with its moving address ranges,
-//! configuration mechanism #1 and the chips of QEMU's `pc`.
+//! configuration mechanism #1, ECAM and the chips of QEMU's boards.
 //!
 //! A function is a [`ConfigSpace`] plus whatever its BARs reach. The
 //! [`PciRoot`] finds functions by bus address and asks them after every
@@ -8,15 +8,21 @@
 mod bus;
 mod chips;
 mod config;
+mod ecam;
 mod function;
 mod mechanism;
 mod msix;
+mod pirq;
 mod setup;
 
 pub use bus::{PciRoot, PlugError};
-pub use chips::{Chip, ChipRow, PC_CHIPS, PIRQ_GSI, PM_FUNCTION, pirq};
+pub use chips::{
+    Chip, ChipRow, ECAM_BASE, PC_CHIPS, PIRQ_IRQ, PM_FUNCTION, Q35_CHIPS, ich9_pirq, piix_pirq,
+};
 pub use config::{Bar, BarKind, ConfigSpace, Identity, Space, command, header};
+pub use ecam::Mch;
 pub use function::{Address, PciFunction, Window};
 pub use mechanism::{LEN, PORT, PciConfig};
 pub use msix::{Msix, MsixCapability};
+pub use pirq::{PirqOutputs, PirqRouter};
 pub use setup::{Apertures, assign};

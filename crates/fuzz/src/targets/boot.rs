@@ -28,7 +28,10 @@ pub(super) fn run(data: &[u8]) {
         cmdline,
         ..MachineConfig::default()
     };
-    let (Ok(layout), bytes) = (Layout::new(config.ram_bytes, 39), config.ram_bytes) else {
+    let (Ok(layout), bytes) = (
+        Layout::new(config.ram_bytes, 39, config.board),
+        config.ram_bytes,
+    ) else {
         panic!("a size from the list was refused");
     };
     let ram = GuestRam::new(&layout).expect("reserving costs nothing");

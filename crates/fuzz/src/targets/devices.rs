@@ -1,7 +1,7 @@
 //! Accesses to device registers while time passes.
 
 use crate::input::Input;
-use devices::acpi_pm::{self, AcpiPm, Gpe0};
+use devices::acpi_pm::{self, AcpiPm, Gpe0, ICH9_GPE0, PIIX4_GPE0};
 use devices::i8042::{self, CommandPort, I8042};
 use devices::pci::{self, Chip, PC_CHIPS, PciConfig, PciRoot};
 use devices::pvpanic::{self, PvPanic};
@@ -170,18 +170,18 @@ fn add_pm(board: &mut Board) -> Arc<AcpiPm> {
     let time: Arc<dyn Clock> = board.clock.clone();
     let pm = Arc::new(AcpiPm::new(Arc::new(NoIrq), time, Waker::default()));
     board.add(acpi_pm::PM_BASE, acpi_pm::PM_LEN, pm.clone());
-    board.add(
-        acpi_pm::GPE0_BASE,
-        acpi_pm::GPE0_LEN,
-        Arc::new(Gpe0(pm.clone())),
-    );
+    for ports in [PIIX4_GPE0, ICH9_GPE0] {
+        let gpe = Gpe0::new(pm.clone(), ports);
+        board.add(ports.base, ports.len, Arc::new(gpe));
+    }
     board.timed.push(pm.clone());
     pm
 }
 
 fn pm_ports() -> impl Iterator<Item = u16> {
     let pm = acpi_pm::PM_BASE..acpi_pm::PM_BASE + acpi_pm::PM_LEN;
-    pm.chain(acpi_pm::GPE0_BASE..acpi_pm::GPE0_BASE + acpi_pm::GPE0_LEN)
+    let gpe = [PIIX4_GPE0, ICH9_GPE0].into_iter();
+    pm.chain(gpe.flat_map(|ports| ports.base..ports.base + ports.len))
 }
 
 /// ACPI power management.
@@ -201,7 +201,7 @@ pub(super) fn ports(data: &[u8]) {
     add_pm(&mut board);
     let mut root = PciRoot::new();
     for row in &PC_CHIPS {
-        let plugged = root.plug(row.address(), Arc::new(Chip::new(row)));
+        let plugged = root.plug(row.address(), Arc::new(Chip::new(row, None)));
         assert!(plugged.is_ok(), "two chips at {}", row.address());
     }
     let mechanism = PciConfig::new(Arc::new(root));

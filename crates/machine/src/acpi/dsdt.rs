@@ -93,11 +93,13 @@ fn write_device(row: &Row, out: &mut Vec<u8>) {
 /// The table.
 pub fn build(description: &Description) -> Sdt {
     let mut devices = Vec::new();
-    pci_root::write(description.low_end, &mut devices);
+    pci_root::write(&description.board.pci, description.low_end, &mut devices);
     for row in rows(description) {
         write_device(&row, &mut devices);
     }
-    let mut aml = Scope::raw(Path::new("\\_SB_"), devices);
+    let mut aml = Vec::new();
+    pci_root::write_mode(&description.board.pci, &mut aml);
+    aml.extend(Scope::raw(Path::new("\\_SB_"), devices));
     let zero = 0u8;
     let s5 = Package::new(vec![
         &acpi_pm::SLP_TYP_S5,

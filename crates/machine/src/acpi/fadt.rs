@@ -3,7 +3,8 @@
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use devices::{acpi_pm, reset};
+use devices::acpi_pm::{self, Gpe0Ports};
+use devices::reset;
 
 /// The SCI's ISA interrupt.
 pub const SCI: u16 = 9;
@@ -21,7 +22,7 @@ const NO_C3: u16 = 0xfff;
 
 /// A table that points to the FACS and the DSDT. There is no SMI command
 /// port: the machine is in ACPI mode from the start.
-pub fn build(facs: u64, dsdt: u64) -> FADT {
+pub fn build(facs: u64, dsdt: u64, gpe0: Gpe0Ports) -> FADT {
     let port = |address: u16, bits: u8, access| {
         GAS::new(AddressSpace::SystemIo, bits, 0, access, address.into())
     };
@@ -38,11 +39,11 @@ pub fn build(facs: u64, dsdt: u64) -> FADT {
     fadt.pm1a_evt_blk = u32::from(acpi_pm::PM_BASE).into();
     fadt.pm1a_cnt_blk = u32::from(acpi_pm::PM_BASE + 4).into();
     fadt.pm_tmr_blk = u32::from(acpi_pm::PM_BASE + 8).into();
-    fadt.gpe0_blk = u32::from(acpi_pm::GPE0_BASE).into();
+    fadt.gpe0_blk = u32::from(gpe0.base).into();
     fadt.pm1_evt_len = 4;
     fadt.pm1_cnt_len = 2;
     fadt.pm_tmr_len = 4;
-    fadt.gpe0_blk_len = acpi_pm::GPE0_LEN as u8;
+    fadt.gpe0_blk_len = gpe0.len as u8;
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;
@@ -52,6 +53,7 @@ pub fn build(facs: u64, dsdt: u64) -> FADT {
     fadt.x_pm1a_evt_blk = port(acpi_pm::PM_BASE, 32, AccessSize::WordAccess);
     fadt.x_pm1a_cnt_blk = port(acpi_pm::PM_BASE + 4, 16, AccessSize::WordAccess);
     fadt.x_pm_tmr_blk = port(acpi_pm::PM_BASE + 8, 32, AccessSize::DwordAccess);
-    fadt.x_gpe0_blk = port(acpi_pm::GPE0_BASE, 32, AccessSize::ByteAccess);
+    let gpe0_bits = 8 * gpe0.len as u8;
+    fadt.x_gpe0_blk = port(gpe0.base, gpe0_bits, AccessSize::ByteAccess);
     fadt.finalize()
 }

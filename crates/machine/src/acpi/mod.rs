@@ -3,14 +3,16 @@
 mod dsdt;
 mod fadt;
 mod madt;
+mod osc;
 mod pci_root;
 
 pub use fadt::SCI;
 
+use crate::boards::{BoardKind, ECAM_LEN};
 use crate::cpu::Topology;
 use crate::layout::{BIOS_AREA, ONE_MIB};
 use crate::ram::{GuestRam, NotRam};
-use acpi_tables::{Aml, facs::FACS, rsdp::Rsdp, xsdt::XSDT};
+use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 
 const OEM_ID: [u8; 6] = *b"TRPZE ";
 const OEM_TABLE_ID: [u8; 8] = *b"TRPZPC  ";
@@ -19,6 +21,8 @@ const OEM_REVISION: u32 = 1;
 /// What the tables describe.
 #[derive(Clone, Debug)]
 pub struct Description<'a> {
+    /// The board.
+    pub board: &'static BoardKind,
     /// The processors.
     pub topology: Topology,
     /// Serial ports: first I/O port and interrupt.
@@ -57,11 +61,17 @@ pub fn build(description: &Description) -> Vec<u8> {
     };
     let facs = area.add(&FACS::new());
     let dsdt = area.add(&dsdt::build(description));
-    let fadt = area.add(&fadt::build(facs, dsdt));
+    let fadt = area.add(&fadt::build(facs, dsdt, description.board.gpe0));
     let madt = area.add(&madt::build(&description.topology));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Some(base) = description.board.pci.ecam {
+        let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        let last_bus = (ECAM_LEN >> 20) - 1;
+        mcfg.add_ecam(base, 0, 0, last_bus as u8);
+        xsdt.add_entry(area.add(&mcfg));
+    }
     let xsdt = area.add(&xsdt);
 
     let mut all = Vec::new();
@@ -81,6 +91,7 @@ pub fn write(description: &Description, ram: &GuestRam) -> Result<(), NotRam> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boards::{BOARDS, PC, Q35};
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |a, b| a.wrapping_add(*b))
@@ -97,17 +108,18 @@ mod tests {
         &all[at..at + len as usize]
     }
 
-    fn tables(vcpus: u32) -> Vec<u8> {
+    fn tables(board: &'static BoardKind, vcpus: u32) -> Vec<u8> {
         build(&Description {
+            board,
             topology: Topology::of_cores(vcpus),
             serial: &[(0x3f8, 4), (0x2f8, 3)],
-            low_end: 3 << 30,
+            low_end: 1 << 30,
         })
     }
 
     #[test]
     fn the_chain_from_rsdp_is_sound() {
-        let all = tables(2);
+        let all = tables(&PC, 2);
         assert_eq!(&all[..8], b"RSD PTR ");
         assert_eq!((sum(&all[..20]), sum(&all[..36])), (0, 0));
         let xsdt = table(&all, u64_at(&all, 24));
@@ -125,7 +137,7 @@ mod tests {
 
     #[test]
     fn madt_lists_every_vcpu_and_the_overrides() {
-        let all = tables(3);
+        let all = tables(&PC, 3);
         let madt = {
             let xsdt = table(&all, u64_at(&all, 24));
             table(&all, u64_at(xsdt, 44))
@@ -147,6 +159,20 @@ mod tests {
 
     #[test]
     fn largest_machine_fits() {
-        assert!(tables(255).len() < 0x2_0000);
+        for board in BOARDS {
+            assert!(tables(board, 255).len() < 0x2_0000);
+        }
+    }
+
+    #[test]
+    fn mcfg_says_where_the_window_is() {
+        let all = tables(&Q35, 1);
+        let xsdt = table(&all, u64_at(&all, 24));
+        let mcfg = table(&all, u64_at(xsdt, 52));
+        assert_eq!((&mcfg[..4], sum(mcfg)), (&b"MCFG"[..], 0));
+        assert_eq!(u64_at(mcfg, 44), 0xb000_0000);
+        assert_eq!(&mcfg[52..56], [0, 0, 0, 0xff]);
+        let of_pc = tables(&PC, 1);
+        assert_eq!(table(&of_pc, u64_at(&of_pc, 24)).len(), 36 + 2 * 8);
     }
 }

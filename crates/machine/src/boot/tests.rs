@@ -9,7 +9,7 @@ const RSDP: u64 = 0xe_0000;
 const KERNEL_LEN: usize = 4096;
 
 fn layout(mib: u64) -> Layout {
-    Layout::new(mib << 20, 39).unwrap()
+    Layout::new(mib << 20, 39, &crate::boards::PC).unwrap()
 }
 
 fn put(file: &mut [u8], at: usize, bytes: &[u8]) {

@@ -60,10 +60,14 @@ const PCI: [Property; 3] = [
         d.id = Some(v.into());
         Ok(())
     }),
-    property("bus", "<str> - pci.0, the only bus", |_, v| match v {
-        "pci.0" | "pci" => Ok(()),
-        _ => Err("there is only the bus pci.0".into()),
-    }),
+    property(
+        "bus",
+        "<str> - pci.0 (q35: pcie.0), the only bus",
+        |d, v| {
+            d.bus = Some(v.into());
+            Ok(())
+        },
+    ),
     property(
         "addr",
         "<int32> - slot and optional function, as 0x6 or 06.0",
@@ -223,6 +227,7 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
     let mut device = DeviceConfig {
         model: (model.new)(),
         id: None,
+        bus: None,
         address: None,
     };
     for (key, value) in words {
@@ -249,6 +254,10 @@ pub(super) fn check(options: &Options) -> Result<(), String> {
     let mut used: Vec<&str> = Vec::new();
     for (i, device) in config.devices.iter().enumerate() {
         let same = |d: &DeviceConfig| d.id.is_some() && d.id == device.id;
+        if let Some(bus) = device.bus.as_deref().filter(|&b| b != config.board.pci.bus) {
+            let only = config.board.pci.bus;
+            return Err(format!("-device: bus={bus}: there is only the bus {only}"));
+        }
         if let (Some(id), true) = (&device.id, config.devices[..i].iter().any(same)) {
             return Err(format!("-device: two devices have the id '{id}'"));
         }

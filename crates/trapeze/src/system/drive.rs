@@ -172,6 +172,7 @@ pub(super) fn resolve(options: &mut Options) -> Result<(), String> {
                     options: super::device::blk_defaults(),
                 }),
                 id: None,
+                bus: None,
                 address: None,
             });
         }

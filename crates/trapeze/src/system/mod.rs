@@ -1,6 +1,7 @@
 //! `trapeze system`: a machine from QEMU's options.
 
 mod accel;
+mod board;
 mod device;
 mod drive;
 mod help;

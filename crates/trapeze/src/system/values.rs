@@ -9,13 +9,6 @@ use std::path::PathBuf;
 
 type Applied = Result<(), String>;
 
-/// The one board of this version, and the name it had before PCI.
-const BOARD: &str = "pc";
-const BOARD_ALIAS: &str = "trapeze";
-const BOARD_HELP: &str = "Boards:\n\
-    pc        PC (i440FX + PIIX) with PCI, ACPI and serial ports; boots a kernel directly\n\
-    trapeze   alias of pc\n";
-
 /// Comma-separated `key=value` words.
 fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     text.split(',').map(|word| match word.split_once('=') {
@@ -41,26 +34,6 @@ pub(super) fn help(options: &mut Options, _: &str) -> Applied {
 
 pub(super) fn version(options: &mut Options, _: &str) -> Applied {
     print(options, super::version())
-}
-
-pub(super) fn machine(options: &mut Options, value: &str) -> Applied {
-    for (position, (key, value)) in pairs(value).enumerate() {
-        match (key, value) {
-            ("help" | "?", None) => return print(options, BOARD_HELP.into()),
-            ("accel", Some(names)) => {
-                options.accelerators.clear();
-                for name in names.split(':') {
-                    options.accelerators.push(accel::by_name(name)?);
-                }
-            }
-            ("type", Some(BOARD | BOARD_ALIAS)) => {}
-            ("type", Some(name)) => return Err(no_such("board", name, BOARD)),
-            (BOARD | BOARD_ALIAS, None) if position == 0 => {}
-            (name, None) if position == 0 => return Err(no_such("board", name, BOARD)),
-            (key, _) => return Err(no_such("property", key, "accel")),
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn accel(options: &mut Options, value: &str) -> Applied {

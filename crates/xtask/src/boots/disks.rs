@@ -39,10 +39,7 @@ pub(super) const OPTIONS: &[&str] = &[
 const PROMPT: &str = super::PROMPT;
 
 pub(super) const STEPS: &[(&str, &str)] = &[
-    (
-        PROMPT,
-        "cd /modules; for m in $(cat order); do insmod $m.ko; done; cd; echo in $?\r",
-    ),
+    (PROMPT, super::boards::LOAD),
     ("\nin 0", ""),
     // Ids, class, BARs, and W-18's capabilities, as under QEMU 10.
     (
