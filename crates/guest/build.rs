@@ -32,22 +32,33 @@ const FLAGS: [&str; 22] = [
     "-Dunsafe-op-in-unsafe-fn",
 ];
 
+/// Source file, linker script and what comes out of them.
+const PROGRAMS: [(&str, &str, &str); 2] = [
+    ("main.rs", "link.ld", "guest.elf"),
+    ("multiboot.rs", "multiboot.ld", "multiboot.bin"),
+];
+
 fn main() {
-    let out = format!("{}/guest.elf", env("OUT_DIR"));
     let folder = format!("{}/freestanding", env("CARGO_MANIFEST_DIR"));
     println!("cargo::rerun-if-changed={folder}");
+    for (source, script, output) in PROGRAMS {
+        build(&folder, source, script, output);
+    }
+}
+
+fn build(folder: &str, source: &str, script: &str, output: &str) {
     let status = Command::new(env("RUSTC"))
         .args(FLAGS)
-        .arg(format!("-Clink-arg=-Wl,-T,{folder}/link.ld"))
+        .arg(format!("-Clink-arg=-Wl,-T,{folder}/{script}"))
         .arg("-o")
-        .arg(&out)
-        .arg(Path::new(&folder).join("main.rs"))
+        .arg(format!("{}/{output}", env("OUT_DIR")))
+        .arg(Path::new(folder).join(source))
         .env("TRAPEZE_VERSION", env("CARGO_PKG_VERSION"))
         .env_remove("RUSTC_WRAPPER")
         .status();
     match status {
         Ok(status) if status.success() => {}
-        Ok(status) => fail(&format!("the guest does not build ({status})")),
+        Ok(status) => fail(&format!("{output} does not build ({status})")),
         Err(error) => fail(&format!("the compiler cannot be run: {error}")),
     }
 }

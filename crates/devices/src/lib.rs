@@ -10,6 +10,8 @@
 pub mod acpi_pm;
 mod bus;
 mod clock;
+mod dma;
+pub mod fw_cfg;
 pub mod i8042;
 mod irq;
 pub mod pci;
@@ -17,11 +19,13 @@ pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
 pub mod sink_port;
+pub mod testdev;
 pub mod timed;
 pub mod uart;
 
 pub use bus::{BusError, Claim, Decoder, MmioBus, MmioDevice, PortBus, PortDevice, all_ones};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use dma::Dma;
 pub use irq::{IrqLine, MsiSink, NoIrq, OrGate};
 
 /// A machine-level consequence of a register write.
@@ -35,4 +39,6 @@ pub enum Effect {
     GuestPanicked,
     /// The guest panicked and handles it itself, by a crash kernel (bit 1).
     CrashLoaded,
+    /// End the process with this code (`isa-debug-exit`).
+    DebugExit(u8),
 }

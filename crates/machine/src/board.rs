@@ -1,15 +1,16 @@
 //! One life of the machine, from reset to reset: VM, RAM, devices, vCPUs.
 #![allow(unsafe_code, reason = "lends guest RAM to the backend")]
 
-use crate::boards::BoardKind;
 use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::drives::Drives;
 use crate::layout::{HIGH_RAM, Layout};
 use crate::outcome::{Error, Result};
 use crate::ram::GuestRam;
-use crate::{acpi, boot, cpu, pci, routing};
+use crate::smbios::Smbios;
+use crate::{acpi, boot, cpu, fw_cfg, isa, pci, routing};
 use devices::acpi_pm::{self, AcpiPm, Gpe0};
+use devices::fw_cfg::{self as device_fw_cfg, DmaPort, FwCfg, Items};
 use devices::i8042::{self, CommandPort, I8042};
 use devices::pci::{LEN, PORT, PciConfig, PciRoot};
 use devices::pvpanic::{self, PvPanic};
@@ -21,6 +22,7 @@ use devices::uart::SerialPort;
 use devices::{Clock, IrqLine, MmioBus, OrGate, PortBus, PortDevice, SystemClock};
 use hv::{Hypervisor, MemFlags, MemSlot, Vcpu, Vm};
 use std::sync::{Arc, Weak};
+use virtio::GuestMemory;
 
 /// COM1 to COM4: first port and ISA interrupt.
 pub const SERIAL_PORTS: [(u16, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
@@ -76,13 +78,22 @@ fn gsi(vm: &Arc<dyn Vm>, gsi: u32) -> Arc<dyn IrqLine> {
     })
 }
 
+/// Host ends; they stay across resets.
+#[derive(Clone, Copy)]
+pub struct Host<'a> {
+    /// Of COM1 to COM4.
+    pub consoles: &'a [Console],
+    /// Of `isa-debugcon`, in the order of the devices.
+    pub debug_consoles: &'a [Console],
+    /// Open disks.
+    pub drives: &'a Drives,
+}
+
 /// Devices on their buses.
 struct Devices {
     ports: PortBus,
     mmio: MmioBus,
     timed: Vec<Arc<dyn Timed>>,
-    waker: Waker,
-    clock: Arc<SystemClock>,
     pm: Arc<AcpiPm>,
 }
 
@@ -92,60 +103,79 @@ impl Board {
         hypervisor: &dyn Hypervisor,
         config: &MachineConfig,
         layout: &Layout,
-        consoles: &[Console],
-        drives: &Drives,
+        host: &Host<'_>,
     ) -> Result<Self> {
         let ram = GuestRam::new(layout)?;
-        let serial = &SERIAL_PORTS[..consoles.len()];
+        let serial = &SERIAL_PORTS[..host.consoles.len()];
         let description = acpi::Description {
             board: config.board,
             topology: config.topology,
             serial,
             low_end: layout.low_end,
         };
-        acpi::write(&description, &ram).map_err(|_| Error::Ram {
+        let too_small = |_| Error::Ram {
             bytes: config.ram_bytes,
             why: "too small for the ACPI tables".into(),
-        })?;
+        };
+        let tables = acpi::write(&description, &ram).map_err(too_small)?;
+        let smbios = Smbios::new(config, layout)?;
+        ram.write(smbios.gpa, &smbios.image()).map_err(too_small)?;
+        let items = fw_cfg::items(config, layout, &tables, &smbios)?;
         let start = boot::load(config, layout, &ram, acpi::RSDP)?;
 
         let vm = hypervisor.create_vm()?;
-        for (slot, (range, hva)) in ram.slots().enumerate() {
-            let slot = MemSlot {
-                slot: slot as u32,
-                gpa: range.gpa,
-                size: range.size,
-                hva,
-                flags: MemFlags::NONE,
-            };
-            // SAFETY: the mapping lives in `ram`, which the board drops after
-            // vCPUs and VM, and is accessed through raw pointers only.
-            unsafe { vm.set_memory(slot)? };
-        }
+        map(&ram, &*vm)?;
         vm.create_irqchip()?;
         vm.set_gsi_routing(&routing::pc())?;
         vm.create_pit()?;
+        let clock = Arc::new(SystemClock::new());
+        let waker = Waker::default();
         let connections = pci::Connections {
             vm: &vm,
             memory: ram.for_devices(Arc::downgrade(&vm))?,
             line: gsi,
-            drives,
+            drives: host.drives,
+            clock: clock.clone(),
+            waker: waker.clone(),
         };
         let pci = pci::build(config, &connections, layout.low_end)?;
-        let devices = build_devices(&vm, config.board, layout, consoles, pci)?;
+        let mut devices = build_devices(&vm, config, layout, host.consoles, &connections, pci);
+        add_fw_cfg(&mut devices.ports, items, connections.memory.clone());
+        let mut buses = isa::Buses {
+            ports: &mut devices.ports,
+            mmio: &mut devices.mmio,
+        };
+        isa::add(config, host.debug_consoles, |n| gsi(&vm, n), &mut buses)?;
         let vcpus = create_vcpus(hypervisor, &*vm, config, &start, &ram)?;
         Ok(Self {
             vcpus,
             ports: devices.ports,
             mmio: devices.mmio,
             timed: devices.timed,
-            waker: devices.waker,
-            clock: devices.clock,
+            waker,
+            clock,
             pm: devices.pm,
             vm,
             _ram: ram,
         })
     }
+}
+
+/// Gives the VM its memory slots.
+fn map(ram: &GuestRam, vm: &dyn Vm) -> Result<()> {
+    for (slot, (range, hva)) in ram.slots().enumerate() {
+        let slot = MemSlot {
+            slot: slot as u32,
+            gpa: range.gpa,
+            size: range.size,
+            hva,
+            flags: MemFlags::NONE,
+        };
+        // SAFETY: the mapping lives in `ram`, which the board drops after
+        // vCPUs and VM, and is accessed through raw pointers only.
+        unsafe { vm.set_memory(slot)? };
+    }
+    Ok(())
 }
 
 fn create_vcpus(
@@ -176,14 +206,15 @@ fn create_vcpus(
 
 fn build_devices(
     vm: &Arc<dyn Vm>,
-    kind: &BoardKind,
+    config: &MachineConfig,
     layout: &Layout,
     consoles: &[Console],
-    root: Arc<PciRoot>,
-) -> Result<Devices> {
-    let clock = Arc::new(SystemClock::new());
-    let time: Arc<dyn Clock> = clock.clone();
-    let waker = Waker::default();
+    to: &pci::Connections<'_>,
+    pci: pci::Bus,
+) -> Devices {
+    let (time, waker): (Arc<dyn Clock>, _) = (to.clock.clone(), &to.waker);
+    let root: Arc<PciRoot> = pci.root;
+    let kind = config.board;
     let sci = gsi(vm, acpi::SCI.into());
     let pm = Arc::new(AcpiPm::new(sci, time.clone(), waker.clone()));
     let memory = MemorySize {
@@ -191,6 +222,8 @@ fn build_devices(
         above_4g: layout.high_end - HIGH_RAM,
     };
     let rtc = Arc::new(Rtc::new(memory, gsi(vm, RTC_IRQ), time, waker.clone()));
+    let mut timed: Vec<Arc<dyn Timed>> = vec![pm.clone(), rtc.clone()];
+    timed.extend(pci.timed);
     let keyboard = Arc::new(I8042::new(gsi(vm, KEYBOARD_IRQ), gsi(vm, MOUSE_IRQ)));
     let sink = Arc::new(SinkPort);
     let fixed: [(u16, u16, Arc<dyn PortDevice>); 10] = [
@@ -224,14 +257,21 @@ fn build_devices(
     ports.set_decoder(root.clone());
     let mut mmio = MmioBus::new();
     mmio.set_decoder(root);
-    Ok(Devices {
+    Devices {
         ports,
         mmio,
-        timed: vec![pm.clone(), rtc],
-        waker,
-        clock,
+        timed,
         pm,
-    })
+    }
+}
+
+fn add_fw_cfg(ports: &mut PortBus, items: Items, memory: GuestMemory) {
+    let device = FwCfg::new(items, Arc::new(pci::Ram(memory)));
+    let dma = Arc::new(DmaPort(device.clone()));
+    let registered = ports
+        .register(device_fw_cfg::PORT, device_fw_cfg::PORT_LEN, device)
+        .and_then(|()| ports.register(device_fw_cfg::DMA_PORT, device_fw_cfg::DMA_LEN, dma));
+    assert!(registered.is_ok(), "fw_cfg's ports are taken");
 }
 
 /// One port per console; COM1 and COM3, COM2 and COM4 share an interrupt.

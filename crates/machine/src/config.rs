@@ -2,7 +2,9 @@
 
 use crate::boards::{BOARDS, BoardKind};
 use crate::cpu::{CpuConfig, Topology};
+use crate::fw_cfg::FwCfgFile;
 use crate::memory_serial::MemorySerial;
+use crate::smbios::SmbiosValue;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,8 +26,14 @@ pub struct MachineConfig {
     pub cmdline: String,
     /// Disk images by id; they stay open across resets.
     pub drives: Vec<DriveConfig>,
-    /// Devices on the PCI bus, beside the board's own.
+    /// Devices beside the board's own.
     pub devices: Vec<DeviceConfig>,
+    /// Files for guests, through fw_cfg.
+    pub fw_cfg: Vec<FwCfgFile>,
+    /// The machine's UUID, in the order of its text; zeros for none.
+    pub uuid: [u8; 16],
+    /// What SMBIOS tables say instead of the defaults.
+    pub smbios: Vec<SmbiosValue>,
     /// Serial ports COM1, COM2, ...: at most four.
     pub serial: Vec<SerialConfig>,
     /// A guest reset ends the machine ([`crate::Outcome::Reset`]).
@@ -48,6 +56,9 @@ impl Default for MachineConfig {
             cmdline: String::new(),
             drives: Vec::new(),
             devices: Vec::new(),
+            fw_cfg: Vec::new(),
+            uuid: [0; 16],
+            smbios: Vec::new(),
             serial: Vec::new(),
             no_reboot: false,
             panic_action: PanicAction::Shutdown,
@@ -81,26 +92,23 @@ pub struct DriveConfig {
     pub options: disk::DiskOptions,
 }
 
-/// A device on the PCI bus.
+/// A device of PCI or ISA.
 #[derive(Clone, Debug)]
 pub struct DeviceConfig {
     /// What it is.
     pub model: DeviceModel,
     /// The user's name for it.
     pub id: Option<String>,
-    /// The bus it is on; the board's own if `None`.
+    /// The PCI bus it is on; the board's own if `None`.
     pub bus: Option<String>,
-    /// Slot and function; the first free slot if `None`.
+    /// PCI slot and function; the first free slot if `None`.
     pub address: Option<(u8, u8)>,
 }
 
 impl DeviceConfig {
     /// A name for messages.
     pub(crate) fn name(&self) -> String {
-        let model = match self.model {
-            DeviceModel::VirtioBlk(_) => "virtio-blk-pci",
-            DeviceModel::VirtioRng => "virtio-rng-pci",
-        };
+        let model = self.model.name();
         match &self.id {
             Some(id) => format!("{model} '{id}'"),
             None => model.into(),
@@ -115,6 +123,54 @@ pub enum DeviceModel {
     VirtioBlk(VirtioBlkConfig),
     /// Virtio entropy device, fed by the host's random numbers.
     VirtioRng,
+    /// `isa-debug-exit`.
+    DebugExit {
+        /// First port.
+        iobase: u16,
+        /// Number of ports.
+        iosize: u16,
+    },
+    /// `isa-debugcon`.
+    DebugCon {
+        /// The port.
+        iobase: u16,
+        /// What a read delivers.
+        readback: u8,
+        /// Where the bytes go.
+        host: SerialConfig,
+    },
+    /// `pc-testdev`.
+    PcTestdev,
+    /// `pci-testdev`.
+    PciTestdev,
+    /// `edu`.
+    Edu {
+        /// Addresses its DMA can reach.
+        dma_mask: u64,
+    },
+}
+
+impl DeviceModel {
+    /// QEMU's name for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::VirtioBlk(_) => "virtio-blk-pci",
+            Self::VirtioRng => "virtio-rng-pci",
+            Self::DebugExit { .. } => "isa-debug-exit",
+            Self::DebugCon { .. } => "isa-debugcon",
+            Self::PcTestdev => "pc-testdev",
+            Self::PciTestdev => "pci-testdev",
+            Self::Edu { .. } => "edu",
+        }
+    }
+
+    /// It is on the PCI bus; the others are on ISA.
+    pub fn is_pci(&self) -> bool {
+        match self {
+            Self::VirtioBlk(_) | Self::VirtioRng | Self::PciTestdev | Self::Edu { .. } => true,
+            Self::DebugExit { .. } | Self::DebugCon { .. } | Self::PcTestdev => false,
+        }
+    }
 }
 
 /// A virtio block device.
@@ -136,6 +192,9 @@ pub enum SerialConfig {
     Stdio,
     /// Output to a file, truncated first; no input.
     File(PathBuf),
+    /// What the user calls so (`-chardev id=`); to be replaced by what it
+    /// stands for before the machine is made.
+    Named(String),
     /// A buffer in memory.
     Memory(MemorySerial),
 }

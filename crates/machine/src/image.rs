@@ -13,6 +13,14 @@ impl Image {
         }
     }
 
+    /// Its size, if that can be known without reading it.
+    pub(crate) fn len(&self) -> Option<u64> {
+        match self {
+            Self::Path(path) => std::fs::metadata(path).ok().map(|m| m.len()),
+            Self::Bytes { bytes, .. } => Some(bytes.len() as u64),
+        }
+    }
+
     /// The contents, refused beyond `limit` bytes.
     pub(crate) fn read(&self, limit: u64) -> Result<Vec<u8>, String> {
         let bytes = match self {
@@ -23,7 +31,7 @@ impl Image {
                 read_file(file, limit)?
             }
         };
-        bytes.ok_or_else(|| format!("larger than the guest's memory below 4 GiB ({limit} bytes)"))
+        bytes.ok_or_else(|| format!("larger than what there is room for ({limit} bytes)"))
     }
 }
 

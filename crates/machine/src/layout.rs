@@ -17,6 +17,8 @@ pub const EBDA: u64 = 0x9_fc00;
 pub const VGA_END: u64 = 0xc_0000;
 /// BIOS area: ACPI tables live here, where kernels search for the RSDP.
 pub const BIOS_AREA: u64 = 0xe_0000;
+/// SMBIOS tables lie at the end of the BIOS area, from here on.
+pub const SMBIOS_FIRST: u64 = 0xf_8000;
 /// End of the first MiB.
 pub const ONE_MIB: u64 = 0x10_0000;
 /// Local APIC.

@@ -17,7 +17,9 @@ mod console;
 mod control;
 pub mod cpu;
 mod drives;
+mod fw_cfg;
 mod image;
+mod isa;
 pub mod layout;
 mod machine;
 mod memory_serial;
@@ -26,6 +28,7 @@ mod pci;
 pub mod ram;
 mod routing;
 mod signals;
+mod smbios;
 mod stop_pipe;
 mod timers;
 mod vcpu_loop;
@@ -34,6 +37,9 @@ pub use config::{
     DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, PanicAction, SerialConfig,
     VirtioBlkConfig,
 };
+pub use devices::testdev::DMA_MASK as EDU_DMA_MASK;
+pub use fw_cfg::FwCfgFile;
 pub use machine::{Machine, MachineHandle};
 pub use memory_serial::MemorySerial;
 pub use outcome::{Error, Outcome, Result};
+pub use smbios::{FIELDS as SMBIOS_FIELDS, FieldRow as SmbiosRow, SmbiosValue};

@@ -1,7 +1,7 @@
 //! The machine across resets.
 
-use crate::board::{Board, SERIAL_PORTS};
-use crate::config::MachineConfig;
+use crate::board::{Board, Host, SERIAL_PORTS};
+use crate::config::{DeviceModel, MachineConfig};
 use crate::console::Console;
 use crate::control::{Control, Ending};
 use crate::drives::Drives;
@@ -24,6 +24,8 @@ pub struct Machine {
     config: MachineConfig,
     layout: Layout,
     consoles: Vec<Console>,
+    /// Of `isa-debugcon`, in the order of the devices.
+    debug_consoles: Vec<Console>,
     drives: Drives,
     handle: MachineHandle,
 }
@@ -101,10 +103,16 @@ impl Machine {
         let handle = MachineHandle::default();
         let open = |serial| Console::open(serial, &handle.0.control);
         let consoles: Result<_> = config.serial.iter().map(open).collect();
+        let debug = config.devices.iter().filter_map(|d| match &d.model {
+            DeviceModel::DebugCon { host, .. } => Some(open(host)),
+            _ => None,
+        });
+        let debug_consoles: Result<_> = debug.collect();
         Ok(Self {
             hypervisor,
             layout,
             consoles: consoles?,
+            debug_consoles: debug_consoles?,
             drives,
             config,
             handle,
@@ -125,7 +133,7 @@ impl Machine {
         let mut board = self.build()?;
         let control = self.handle.0.control.clone();
         let _signals = SignalGuard::new(control.clone())?;
-        for console in &mut self.consoles {
+        for console in self.consoles.iter_mut().chain(&mut self.debug_consoles) {
             console.start(&control)?;
         }
         loop {
@@ -142,8 +150,11 @@ impl Machine {
             &*self.hypervisor,
             &self.config,
             &self.layout,
-            &self.consoles,
-            &self.drives,
+            &Host {
+                consoles: &self.consoles,
+                debug_consoles: &self.debug_consoles,
+                drives: &self.drives,
+            },
         )
     }
 

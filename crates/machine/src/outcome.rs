@@ -16,6 +16,8 @@ pub enum Outcome {
     GuestPanic(PanicAction),
     /// The user quit (Ctrl-A X, or a request through the handle).
     Quit,
+    /// The guest ended the process by `isa-debug-exit`; the exit code.
+    DebugExit(u8),
     /// The process got SIGINT, SIGTERM or SIGHUP; the signal's number.
     Signal(i32),
 }
@@ -25,6 +27,7 @@ impl Outcome {
     pub fn exit_code(self) -> i32 {
         match self {
             Self::GuestPanic(PanicAction::ExitFailure) => 1,
+            Self::DebugExit(code) => code.into(),
             _ => 0,
         }
     }
@@ -53,8 +56,14 @@ pub enum Error {
     Drive { id: String, why: String },
     #[error("device {name}: {why}")]
     Device { name: String, why: String },
+    #[error("fw_cfg file '{name}': {why}")]
+    FwCfg { name: String, why: String },
+    #[error("SMBIOS: {0}")]
+    Smbios(String),
     #[error("serial port {index}: {why}")]
     Serial { index: usize, why: String },
+    #[error("there is no chardev '{id}'")]
+    NoChardev { id: String },
     #[error("serial file '{}': {source}", path.display())]
     SerialFile {
         path: PathBuf,

@@ -10,11 +10,14 @@ use devices::pci::{
     Address, Apertures, Chip, Mch, PIRQ_IRQ, PciFunction, PciRoot, PirqOutputs, PirqRouter,
     PlugError, assign,
 };
-use devices::{IrqLine, MsiSink, OrGate};
+use devices::testdev::{Edu, EduWiring, PciTestdev};
+use devices::timed::{Timed, Waker};
+use devices::{Clock, Dma, IrqLine, MsiSink, OrGate};
 use hv::Vm;
 use std::sync::{Arc, Weak};
 use virtio::transport::{PciWiring, VirtioPci};
 use virtio::{GuestMemory, VirtioDevice, blk, rng};
+use vm_memory::{Bytes, GuestAddress};
 
 /// First port for BARs; below are the board's own.
 const FIRST_PORT: u64 = 0xc000;
@@ -43,6 +46,33 @@ pub struct Connections<'a> {
     pub line: fn(&Arc<dyn Vm>, u32) -> Arc<dyn IrqLine>,
     /// Open disks.
     pub drives: &'a Drives,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Wakes the thread that serves deadlines.
+    pub waker: Waker,
+}
+
+/// The bus, and the functions with deadlines.
+pub struct Bus {
+    /// Functions by address.
+    pub root: Arc<PciRoot>,
+    /// Those that act when time passes.
+    pub timed: Vec<Arc<dyn Timed>>,
+}
+
+/// A function, and itself again if it has deadlines.
+type Created = (Arc<dyn PciFunction>, Option<Arc<dyn Timed>>);
+
+/// Guest memory for devices that know nothing of `vm-memory`.
+pub struct Ram(pub GuestMemory);
+
+impl Dma for Ram {
+    fn read(&self, gpa: u64, bytes: &mut [u8]) -> bool {
+        self.0.read_slice(bytes, GuestAddress(gpa)).is_ok()
+    }
+    fn write(&self, gpa: u64, bytes: &[u8]) -> bool {
+        self.0.write_slice(bytes, GuestAddress(gpa)).is_ok()
+    }
 }
 
 /// ISA interrupts that a PIRQ can be routed to: those that no other device of
@@ -99,15 +129,17 @@ fn plug_chips(root: &mut PciRoot, kind: &PciKind, router: &Arc<PirqRouter>) -> O
 }
 
 /// Builds the bus. `low_end` is where RAM below 4 GiB ends.
-pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Result<Arc<PciRoot>> {
+pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Result<Bus> {
     let kind = &config.board.pci;
     let mut root = PciRoot::new();
+    let mut timed = Vec::new();
     let router = router(kind, to);
     let mch = plug_chips(&mut root, kind, &router);
     let pins = Pins::new(kind, &router);
     let msi: Arc<dyn MsiSink> = Arc::new(VmMsi(Arc::downgrade(to.vm)));
     // Fixed places first, as QEMU's users expect of `addr=`.
-    let (fixed, free): (Vec<_>, Vec<_>) = config.devices.iter().partition(|d| d.address.is_some());
+    let on_pci = config.devices.iter().filter(|d| d.model.is_pci());
+    let (fixed, free): (Vec<_>, Vec<_>) = on_pci.partition(|d| d.address.is_some());
     for device in fixed.into_iter().chain(free) {
         let refuse = |why: String| Error::Device {
             name: device.name(),
@@ -119,7 +151,8 @@ pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Resu
             msi: msi.clone(),
             memory: to.memory.clone(),
         };
-        let function = create(device, config, to.drives, wiring).map_err(refuse)?;
+        let (function, deadlines) = create(device, config, to, wiring).map_err(refuse)?;
+        timed.extend(deadlines);
         root.plug(address, function)
             .map_err(|e| refuse(explain(e)))?;
     }
@@ -128,7 +161,7 @@ pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Resu
     if let Some(mch) = mch {
         mch.attach(&root);
     }
-    Ok(root)
+    Ok(Bus { root, timed })
 }
 
 /// What firmware does: addresses and interrupt lines.
@@ -171,13 +204,32 @@ fn explain(error: PlugError) -> String {
 fn create(
     device: &DeviceConfig,
     config: &MachineConfig,
-    drives: &Drives,
+    to: &Connections<'_>,
     wiring: PciWiring,
-) -> std::result::Result<Arc<dyn PciFunction>, String> {
+) -> std::result::Result<Created, String> {
     let (device, vectors): (Arc<dyn VirtioDevice>, u16) = match &device.model {
+        DeviceModel::PciTestdev => return Ok((Arc::new(PciTestdev::default()), None)),
+        DeviceModel::Edu { dma_mask } => {
+            let edu = Edu::new(
+                *dma_mask,
+                EduWiring {
+                    intx: wiring.intx,
+                    msi: wiring.msi,
+                    dma: Arc::new(Ram(wiring.memory)),
+                    clock: to.clock.clone(),
+                    waker: to.waker.clone(),
+                },
+            );
+            return Ok((edu.clone(), Some(edu)));
+        }
+        model @ (DeviceModel::DebugExit { .. }
+        | DeviceModel::DebugCon { .. }
+        | DeviceModel::PcTestdev) => {
+            unreachable!("{} is on the ISA bus", model.name())
+        }
         DeviceModel::VirtioRng => (Arc::new(rng::Rng::new()), 2),
         DeviceModel::VirtioBlk(model) => {
-            let disk = drives.get(&model.drive)?;
+            let disk = to.drives.get(&model.drive)?;
             let mut options = model.options.clone();
             // As QEMU: a queue for each vCPU.
             if options.queues == 0 {
@@ -187,5 +239,5 @@ fn create(
             (Arc::new(blk::Blk::new(disk, options)), vectors)
         }
     };
-    Ok(VirtioPci::new(device, vectors, wiring))
+    Ok((VirtioPci::new(device, vectors, wiring), None))
 }

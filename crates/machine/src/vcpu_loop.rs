@@ -104,6 +104,7 @@ impl<'a> Context<'a> {
             Effect::PowerOff => self.control.end(Outcome::PowerOff),
             Effect::Reset => self.reset(Outcome::Reset),
             Effect::GuestPanicked => drop(self.guest_panicked()),
+            Effect::DebugExit(code) => self.control.end(Outcome::DebugExit(code)),
             Effect::CrashLoaded => log::info!("the guest panicked and runs a crash kernel"),
         }
     }

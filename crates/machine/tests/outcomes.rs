@@ -6,7 +6,8 @@ mod scripted;
 use hv::VcpuExit;
 use machine::cpu::Topology;
 use machine::{
-    Error, Image, Machine, MachineConfig, MemorySerial, Outcome, PanicAction, SerialConfig,
+    DeviceConfig, DeviceModel, Error, Image, Machine, MachineConfig, MemorySerial, Outcome,
+    PanicAction, SerialConfig,
 };
 use scripted::{Call, Scripted, Step, out, out16};
 use std::sync::Arc;
@@ -102,6 +103,40 @@ fn a_reset_builds_the_machine_anew() {
     ];
     assert_eq!(*backend.log.lock().unwrap(), [life.clone(), life].concat());
     assert_eq!(handle.counters(), [("exits", 1)]);
+}
+
+#[test]
+fn a_test_program_ends_with_a_code_of_its_own() {
+    let memory = MemorySerial::new();
+    let device = |model| DeviceConfig {
+        model,
+        id: None,
+        bus: None,
+        address: None,
+    };
+    let host = SerialConfig::Memory(memory.clone());
+    let (iobase, iosize) = (0xf4, 4);
+    let config = MachineConfig {
+        devices: vec![
+            device(DeviceModel::PcTestdev),
+            device(DeviceModel::DebugExit { iobase, iosize }),
+            device(DeviceModel::DebugCon {
+                iobase: 0xe9,
+                readback: 0xe9,
+                host,
+            }),
+        ],
+        ..config()
+    };
+    let steps = [
+        out(0xe9, b'o'.into()),
+        out(0xe9, b'k'.into()),
+        out(0xf4, 0x10),
+    ];
+    let outcome = run(config, vec![steps.map(Step::Exit).to_vec()]).unwrap();
+    assert_eq!(outcome, Outcome::DebugExit(0x21));
+    assert_eq!(outcome.exit_code(), 0x21);
+    assert_eq!(memory.output(), "ok");
 }
 
 #[test]

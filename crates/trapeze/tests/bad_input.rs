@@ -125,6 +125,109 @@ fn drives_and_devices_that_cannot_be() {
 }
 
 #[test]
+fn test_devices_and_chardevs_that_cannot_be() {
+    check(&["-device", "isa-debug-exti"], &["'isa-debug-exit'"]);
+    check(
+        &["-device", "isa-debug-exit,iobase=0x10000"],
+        &["iobase=0x10000", "too large"],
+    );
+    check(
+        &["-device", "isa-debug-exit,iosize=many"],
+        &["iosize=many", "not a number"],
+    );
+    check(
+        &["-device", "isa-debug-exit,addr=5"],
+        &["'isa-debug-exit.addr'"],
+    );
+    check(&["-device", "isa-debugcon"], &["chardev= is missing"]);
+    check(
+        &["-device", "isa-debugcon,chardev=x", "-chardev", "null,id=y"],
+        &["no chardev 'x'", "'y'"],
+    );
+    check(&["-device", "edu,dma_mask=-1"], &["dma_mask=-1"]);
+    check(
+        &["-device", "pci-testdev,membar=1M"],
+        &["'pci-testdev.membar'"],
+    );
+    check(
+        &["-chardev", "pty,id=a"],
+        &["'pty'", "stdio, file and null"],
+    );
+    check(&["-chardev", "null"], &["id= is missing"]);
+    check(&["-chardev", "file,id=a"], &["path= is missing"]);
+    check(&["-chardev", "null,id=a,path=x"], &["takes no path="]);
+    let twice = "null,id=a";
+    check(&["-chardev", twice, "-chardev", twice], &["two chardevs"]);
+    check(
+        &[
+            "-chardev",
+            twice,
+            "-serial",
+            "chardev:a",
+            "-serial",
+            "chardev:a",
+        ],
+        &["chardev 'a' is in use"],
+    );
+    check(
+        &["-serial", "stdio", "-debugcon", "stdio"],
+        &["isa-debugcon", "terminal"],
+    );
+    let kernel = file("testdevs", "guest.elf", guest::ELF);
+    let exits = ["isa-debug-exit,iobase=0xf4", "isa-debug-exit,iobase=0xf5"];
+    check(
+        &["-kernel", &kernel, "-device", exits[0], "-device", exits[1]],
+        &["isa-debug-exit", "0xf5", "another device"],
+    );
+    check(
+        &["-kernel", &kernel, "-device", "isa-debug-exit,iosize=0"],
+        &["isa-debug-exit", "0 ports"],
+    );
+}
+
+#[test]
+fn what_the_machine_cannot_tell() {
+    check(&["-uuid", "1234"], &["-uuid 1234", "not a UUID"]);
+    check(
+        &["-uuid", "01234567-89ab-cdef-0123-456789abcdeg"],
+        &["not a UUID"],
+    );
+    check(&["-smbios", "file=x"], &["file=", "not supported"]);
+    check(&["-smbios", "manufacturer=x"], &["type= is missing"]);
+    check(&["-smbios", "type=9,x=y"], &["type=9", "0, 1, 2, 3"]);
+    check(
+        &["-smbios", "type=1,prodct=x"],
+        &["'prodct'", "'product'", "family"],
+    );
+    check(&["-smbios", "type=4,max-speed=fast"], &["max-speed=fast"]);
+    check(&["-smbios", "type=1,uuid=0"], &["uuid=0", "not a UUID"]);
+    check(&["-fw_cfg", "name=opt/a"], &["file= and string="]);
+    check(&["-fw_cfg", "string=x"], &["name= is missing"]);
+    check(&["-fw_cfg", "name=etc/e820,string=x"], &["opt/"]);
+    check(
+        &["-fw_cfg", "name=opt/a,string=x,file=y"],
+        &["one of file= and string="],
+    );
+    check(&["-fw_cfg", "name=opt/a,gen_id=x"], &["'gen_id'"]);
+    let kernel = file("fw_cfg", "guest.elf", guest::ELF);
+    let with = |value: &str, names: &[&str]| {
+        check(
+            &["-kernel", &kernel, "-fw_cfg", value, "-fw_cfg", value],
+            names,
+        );
+    };
+    with("name=opt/a,string=x", &["'opt/a'", "of this name"]);
+    with(
+        "name=opt/a,file=/nonexistent/f",
+        &["'opt/a'", "no such file"],
+    );
+    with(
+        &format!("name=opt/{},string=x", "n".repeat(52)),
+        &["55 bytes"],
+    );
+}
+
+#[test]
 fn lockstep_has_conditions() {
     let lockstep = |more: &[&str], names: &[&str]| {
         check(&[&["-d", "lockstep"], more].concat(), names);
@@ -271,6 +374,10 @@ fn help_and_lists_are_no_errors() {
         (&["-M", "help"], "pc-q35-10.0"),
         (&["-cpu", "help"], "max"),
         (&["-d", "help"], "counters"),
+        (&["-device", "help"], "name \"edu\", bus PCI"),
+        (&["-device", "edu,help"], "dma_mask=<uint64>"),
+        (&["-device", "isa-debug-exit,help"], "iobase=<uint32>"),
+        (&["-chardev", "help"], "stdio"),
     ] {
         let output = system(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");

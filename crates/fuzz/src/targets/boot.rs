@@ -37,6 +37,6 @@ pub(super) fn run(data: &[u8]) {
     let ram = GuestRam::new(&layout).expect("reserving costs nothing");
     if let Ok(start) = boot::load(&config, &layout, &ram, 0xe_0000) {
         assert!(start.rip < bytes.max(layout.high_end), "{:#x}", start.rip);
-        assert!(start.info < layout.low_end);
+        assert!(start.info < layout.low_end, "{:#x}", start.info);
     }
 }

@@ -2,14 +2,17 @@
 
 use crate::input::Input;
 use devices::acpi_pm::{self, AcpiPm, Gpe0, ICH9_GPE0, PIIX4_GPE0};
+use devices::fw_cfg::{self, DmaPort, FwCfg, Items};
 use devices::i8042::{self, CommandPort, I8042};
+use devices::pci::PciFunction;
 use devices::pci::{self, Chip, PC_CHIPS, PciConfig, PciRoot};
 use devices::pvpanic::{self, PvPanic};
 use devices::reset::{self, FastA20};
 use devices::rtc::{MemorySize, Rtc};
+use devices::testdev::{DMA_MASK, DebugCon, DebugExit, Edu, EduWiring, PcTestdev, PciTestdev};
 use devices::timed::{Timed, Waker};
 use devices::uart::{ByteSink, ByteSource, SerialPort};
-use devices::{Clock, ManualClock, NoIrq, PortBus, PortDevice};
+use devices::{Clock, Dma, IrqLine, ManualClock, MsiSink, NoIrq, PortBus, PortDevice};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -190,6 +193,103 @@ pub(super) fn acpi_pm(data: &[u8]) {
     let pm = add_pm(&mut board);
     let ports: Vec<u16> = pm_ports().collect();
     board.run(&ports, data, |_| pm.press_power_button());
+}
+
+/// 64 KiB of guest memory.
+struct Memory(Mutex<Vec<u8>>);
+
+impl Memory {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(vec![0; 1 << 16])))
+    }
+    fn with(&self, gpa: u64, len: usize, copy: impl FnOnce(&mut [u8])) -> bool {
+        let mut memory = self.0.lock();
+        let end = usize::try_from(gpa).ok().and_then(|g| g.checked_add(len));
+        let range = end.and_then(|end| memory.get_mut(gpa as usize..end));
+        range.map(copy).is_some()
+    }
+}
+
+impl Dma for Memory {
+    fn read(&self, gpa: u64, bytes: &mut [u8]) -> bool {
+        self.with(gpa, bytes.len(), |m| bytes.copy_from_slice(m))
+    }
+    fn write(&self, gpa: u64, bytes: &[u8]) -> bool {
+        self.with(gpa, bytes.len(), |m| m.copy_from_slice(bytes))
+    }
+}
+
+impl MsiSink for Memory {
+    fn send(&self, _address: u64, _data: u32) {}
+}
+
+/// fw_cfg: requests in guest memory, selector and data.
+pub(super) fn fw_cfg(data: &[u8]) {
+    let mut board = Board::new();
+    let memory = Memory::new();
+    let mut items = Items::default();
+    for (name, len) in [("etc/small", 10), ("opt/large", 9000)] {
+        assert_eq!(items.add_file(name, vec![0x5a; len]), Ok(()));
+    }
+    let device = FwCfg::new(items, memory.clone());
+    board.add(fw_cfg::PORT, fw_cfg::PORT_LEN, device.clone());
+    board.add(fw_cfg::DMA_PORT, fw_cfg::DMA_LEN, Arc::new(DmaPort(device)));
+    let ports: Vec<u16> = (fw_cfg::PORT..fw_cfg::DMA_PORT + fw_cfg::DMA_LEN).collect();
+    board.run(&ports, data, |input| {
+        let gpa = u64::from(input.u16());
+        // Control, length and address, where an address will point to.
+        let control = u32::from(input.u8()) | u32::from(input.u16()) << 16;
+        let mut request = control.to_be_bytes().to_vec();
+        let length = input.u32() & if input.flag() { 0xffff } else { u32::MAX };
+        request.extend(length.to_be_bytes());
+        request.extend(u64::from(input.u32()).to_be_bytes());
+        memory.write(gpa, &request);
+        board.bus.write(fw_cfg::DMA_PORT, 4, 0);
+        let low = (gpa as u32).swap_bytes();
+        board.bus.write(fw_cfg::DMA_PORT + 4, 4, low);
+    });
+}
+
+/// The functions of test programs, behind their BARs and ports.
+pub(super) fn testdevs(data: &[u8]) {
+    let mut board = Board::new();
+    let memory = Memory::new();
+    let lines = (0..24).map(|_| Arc::new(NoIrq) as Arc<dyn IrqLine>);
+    for (first, len, device) in PcTestdev::new(lines.collect()).rows() {
+        board.add(first, len, device);
+    }
+    board.add(0xf4, 4, Arc::new(DebugExit { ports: 4 }));
+    let wire = Arc::new(Wire::default());
+    board.add(0x402, 1, Arc::new(DebugCon::new(wire, 0xe9)));
+    let edu = Edu::new(
+        DMA_MASK,
+        EduWiring {
+            intx: Arc::new(NoIrq),
+            msi: memory.clone(),
+            dma: memory,
+            clock: board.clock.clone(),
+            waker: Waker::default(),
+        },
+    );
+    board.timed.push(edu.clone());
+    let functions: [Arc<dyn PciFunction>; 2] = [edu, Arc::new(PciTestdev::default())];
+    let ports = [0xe0, 0xe2, 0xe4, 0xe8, 0xe9, 0xf4, 0x402, 0x2000, 0x2017];
+    board.run(&ports, data, |input| {
+        let function = &functions[input.below(2)];
+        let (bar, size) = (input.u8() & 1, [1, 2, 4, 8][input.below(4)]);
+        let offset = match input.u8() {
+            n @ 0..=0xf0 => u64::from(n),
+            _ => u64::from(input.u32()),
+        };
+        let value = u64::from(input.u32());
+        if input.flag() {
+            function.config_write(offset as u16, size.min(4), value as u32);
+            function.config_read(offset as u16, size.min(4));
+        } else {
+            function.bar_write(bar, offset, size, value);
+            function.bar_read(bar, offset, size);
+        }
+    });
 }
 
 /// All of them and the small ones, at any port.

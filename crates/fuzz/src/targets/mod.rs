@@ -82,6 +82,18 @@ pub const TARGETS: &[Target] = &[
         run: devices::ports,
     },
     Target {
+        name: "fw-cfg",
+        what: "a guest's accesses and DMA requests to fw_cfg",
+        max_len: 1024,
+        run: devices::fw_cfg,
+    },
+    Target {
+        name: "testdevs",
+        what: "guest accesses to the devices of test programs while time passes",
+        max_len: 1024,
+        run: devices::testdevs,
+    },
+    Target {
         name: "virtio",
         what: "a driver's registers, rings and descriptors to a virtio disk and an entropy device",
         max_len: 1024,

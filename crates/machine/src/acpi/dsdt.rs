@@ -6,7 +6,7 @@ use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::{Aml, sdt::Sdt};
-use devices::{acpi_pm, i8042, pvpanic, rtc::Rtc};
+use devices::{acpi_pm, fw_cfg, i8042, pvpanic, rtc::Rtc};
 
 /// Present, enabled, shown in the UI, working (ACPI 6.3.7); the same for a
 /// device that is not shown.
@@ -54,6 +54,13 @@ fn rows(description: &Description) -> Vec<Row> {
             ..Row::new("PEVT", Hid::Text("QEMU0001"), &[(pvpanic::PORT, 1)], None)
         },
     ];
+    // From the selector to the end of the DMA address.
+    let fw_cfg_ports = fw_cfg::DMA_PORT + fw_cfg::DMA_LEN - fw_cfg::PORT;
+    let fw_cfg_ports = [(fw_cfg::PORT, fw_cfg_ports as u8)];
+    rows.push(Row {
+        sta: STA_HIDDEN,
+        ..Row::new("FWCF", Hid::Text("QEMU0002"), &fw_cfg_ports, None)
+    });
     for (i, &(port, irq)) in description.serial.iter().enumerate() {
         let name = format!("COM{}", i + 1);
         rows.push(Row {

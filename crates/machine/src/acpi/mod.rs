@@ -2,6 +2,7 @@
 
 mod dsdt;
 mod fadt;
+mod loader;
 mod madt;
 mod osc;
 mod pci_root;
@@ -10,7 +11,7 @@ pub use fadt::SCI;
 
 use crate::boards::{BoardKind, ECAM_LEN};
 use crate::cpu::Topology;
-use crate::layout::{BIOS_AREA, ONE_MIB};
+use crate::layout::{BIOS_AREA, SMBIOS_FIRST};
 use crate::ram::{GuestRam, NotRam};
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 
@@ -78,14 +79,19 @@ pub fn build(description: &Description) -> Vec<u8> {
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut all);
     all.resize((TABLES - RSDP) as usize, 0);
     all.extend(area.bytes);
-    // At most 255 vCPUs of 8 bytes each: far below 128 KiB.
-    assert!(all.len() as u64 <= ONE_MIB - RSDP);
+    // At most 255 vCPUs of 8 bytes each: far below 96 KiB.
+    assert!(all.len() as u64 <= SMBIOS_FIRST - RSDP);
     all
 }
 
+/// The bytes from [`RSDP`] on.
+pub struct Tables(Vec<u8>);
+
 /// Builds the tables and copies them to guest memory.
-pub fn write(description: &Description, ram: &GuestRam) -> Result<(), NotRam> {
-    ram.write(RSDP, &build(description))
+pub fn write(description: &Description, ram: &GuestRam) -> Result<Tables, NotRam> {
+    let tables = build(description);
+    ram.write(RSDP, &tables)?;
+    Ok(Tables(tables))
 }
 
 #[cfg(test)]
@@ -160,7 +166,7 @@ mod tests {
     #[test]
     fn largest_machine_fits() {
         for board in BOARDS {
-            assert!(tables(board, 255).len() < 0x2_0000);
+            assert!(tables(board, 255).len() < 0x1_8000);
         }
     }
 

@@ -55,6 +55,11 @@ struct Header {
     is_64bit: bool,
 }
 
+/// The file has a Linux setup header.
+pub fn is_linux(file: &[u8]) -> bool {
+    file.get(at::MAGIC..at::MAGIC + 4) == Some(b"HdrS")
+}
+
 /// Loads a bzImage.
 pub fn load(file: &[u8], layout: &Layout, ram: &GuestRam) -> Result<LoadedKernel, String> {
     let header = parse(file)?;

@@ -23,6 +23,8 @@ pub struct Segment {
     pub offset: u64,
     /// Guest-physical address.
     pub gpa: u64,
+    /// Linear address that the kernel gives it.
+    pub virtual_address: u64,
     /// Bytes in the file.
     pub file_size: u64,
     /// Bytes in memory.
@@ -36,6 +38,8 @@ pub struct Elf {
     pub segments: Vec<Segment>,
     /// The PVH entry point, if a note names one.
     pub pvh_entry: Option<u64>,
+    /// The file's entry point as a guest-physical address.
+    pub entry: Option<u64>,
 }
 
 /// Parses a file that starts with [`MAGIC`].
@@ -66,6 +70,7 @@ pub fn parse(file: &[u8]) -> Result<Elf, String> {
     let mut elf = Elf {
         segments: Vec::new(),
         pvh_entry: None,
+        entry: None,
     };
     for i in 0..u64::from(count) {
         let at = (i * u64::from(row)).checked_add(table);
@@ -81,7 +86,27 @@ pub fn parse(file: &[u8]) -> Result<Elf, String> {
             _ => {}
         }
     }
+    let entry = match is_64 {
+        true => u64_at(file, 24),
+        false => u32_at(file, 24).map(u64::from),
+    };
+    elf.entry = entry.map(|e| elf.physical(e));
     Ok(elf)
+}
+
+/// A file that starts with [`MAGIC`] is for 32 bits.
+pub fn is_32(file: &[u8]) -> bool {
+    file.get(4) == Some(&CLASS_32)
+}
+
+impl Elf {
+    /// Where the byte at a linear address is loaded; the address itself if no
+    /// segment has it.
+    fn physical(&self, address: u64) -> u64 {
+        let holds = |s: &&Segment| address.wrapping_sub(s.virtual_address) < s.memory_size;
+        let segment = self.segments.iter().find(holds);
+        segment.map_or(address, |s| s.gpa.wrapping_add(address - s.virtual_address))
+    }
 }
 
 /// A segment's bytes, or `None` if the file ends before them.
@@ -100,6 +125,7 @@ fn program_header(file: &[u8], at: usize, is_64: bool) -> Option<(u32, Segment)>
     let segment = Segment {
         offset: field(8, 4)?,
         gpa: field(24, 12)?,
+        virtual_address: field(16, 8)?,
         file_size: field(32, 16)?,
         memory_size: field(40, 20)?,
     };

@@ -6,6 +6,7 @@ mod bzimage;
 mod elf;
 mod firmware;
 mod linux_params;
+mod multiboot;
 mod pvh;
 mod start;
 
@@ -59,10 +60,21 @@ pub struct LoadedInitrd {
 /// Loads everything `config` names. `rsdp` is where the ACPI tables start.
 pub fn load(config: &MachineConfig, layout: &Layout, ram: &GuestRam, rsdp: u64) -> Result<Start> {
     let image = config.kernel.as_ref().ok_or(Error::NoKernel)?;
-    let kernel = load_kernel(image, layout, ram).map_err(|why| Error::Kernel {
+    let refuse = |why| Error::Kernel {
         name: image.name(),
         why,
-    })?;
+    };
+    let file = read_kernel(image, layout).map_err(refuse)?;
+    let kernel = if let Some(header) = multiboot_header(&file) {
+        check_cmdline(&config.cmdline, boot::CMDLINE_MAX - 1)?;
+        let texts = (&*config.cmdline, config.initrd.as_ref());
+        return multiboot::load(&file, header, &image.name(), texts, layout, ram).map_err(refuse);
+    } else if file.starts_with(elf::MAGIC) {
+        pvh::load(&file, layout, ram)
+    } else {
+        bzimage::load(&file, layout, ram)
+    };
+    let kernel = kernel.map_err(refuse)?;
     write_cmdline(&config.cmdline, kernel.cmdline_max, ram)?;
     let initrd = match &config.initrd {
         None => None,
@@ -101,24 +113,30 @@ pub fn load(config: &MachineConfig, layout: &Layout, ram: &GuestRam, rsdp: u64) 
     })
 }
 
-fn load_kernel(
-    image: &Image,
-    layout: &Layout,
-    ram: &GuestRam,
-) -> std::result::Result<LoadedKernel, String> {
+fn read_kernel(image: &Image, layout: &Layout) -> std::result::Result<Vec<u8>, String> {
     let bytes = image.read(layout.low_end)?;
-    if bytes.is_empty() {
-        return Err("is empty".into());
-    }
-    if bytes.starts_with(elf::MAGIC) {
-        pvh::load(&bytes, layout, ram)
-    } else {
-        bzimage::load(&bytes, layout, ram)
+    match bytes.is_empty() {
+        true => Err("is empty".into()),
+        false => Ok(bytes),
     }
 }
 
+/// As QEMU: a Linux kernel is one, whatever else its first bytes hold.
+fn multiboot_header(file: &[u8]) -> Option<multiboot::Header> {
+    (!bzimage::is_linux(file)).then(|| multiboot::find(file))?
+}
+
 fn write_cmdline(cmdline: &str, max: usize, ram: &GuestRam) -> Result<()> {
-    let max = max.min(boot::CMDLINE_MAX - 1);
+    check_cmdline(cmdline, max.min(boot::CMDLINE_MAX - 1))?;
+    let mut bytes = cmdline.as_bytes().to_vec();
+    bytes.push(0);
+    match ram.write(boot::CMDLINE, &bytes) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(Error::Cmdline("does not fit into RAM".into())),
+    }
+}
+
+fn check_cmdline(cmdline: &str, max: usize) -> Result<()> {
     let refuse = |why: String| Err(Error::Cmdline(why));
     if cmdline.len() > max {
         return refuse(format!(
@@ -126,14 +144,9 @@ fn write_cmdline(cmdline: &str, max: usize, ram: &GuestRam) -> Result<()> {
             cmdline.len()
         ));
     }
-    if cmdline.contains('\0') {
-        return refuse("contains a NUL byte".into());
-    }
-    let mut bytes = cmdline.as_bytes().to_vec();
-    bytes.push(0);
-    match ram.write(boot::CMDLINE, &bytes) {
-        Ok(()) => Ok(()),
-        Err(_) => refuse("does not fit into RAM".into()),
+    match cmdline.contains('\0') {
+        true => refuse("contains a NUL byte".into()),
+        false => Ok(()),
     }
 }
 

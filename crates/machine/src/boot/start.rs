@@ -1,5 +1,6 @@
 //! The bootstrap processor's state at a kernel's entry.
 
+use super::multiboot;
 use crate::layout::boot;
 use crate::ram::{GuestRam, NotRam};
 use hv::abi::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
@@ -14,6 +15,8 @@ pub enum EntryMode {
     Protected,
     /// PVH: as [`Self::Protected`], start info in EBX.
     Pvh,
+    /// Multiboot: as [`Self::Pvh`], with a magic number in EAX.
+    Multiboot,
 }
 
 /// How the bootstrap processor starts.
@@ -68,7 +71,7 @@ pub fn write_tables(ram: &GuestRam) -> Result<(), NotRam> {
 fn code_descriptor(mode: EntryMode) -> u64 {
     match mode {
         EntryMode::Long => descriptor::CODE_64,
-        EntryMode::Protected | EntryMode::Pvh => descriptor::CODE_32,
+        EntryMode::Protected | EntryMode::Pvh | EntryMode::Multiboot => descriptor::CODE_32,
     }
 }
 
@@ -107,6 +110,10 @@ fn registers(start: &Start) -> kvm_regs {
     match start.mode {
         EntryMode::Long | EntryMode::Protected => regs.rsi = start.info,
         EntryMode::Pvh => regs.rbx = start.info,
+        EntryMode::Multiboot => {
+            regs.rax = multiboot::BOOT_MAGIC.into();
+            regs.rbx = start.info;
+        }
     }
     regs
 }

@@ -43,6 +43,7 @@ impl Console {
         let ending = control.ending_flag();
         let output = match config {
             SerialConfig::None => Output::discard(),
+            SerialConfig::Named(id) => return Err(Error::NoChardev { id: id.clone() }),
             SerialConfig::Stdio => Output::to_file(stdio::stdout_file()?, ending),
             SerialConfig::File(path) => {
                 let file = File::create(path).map_err(|source| Error::SerialFile {
@@ -64,7 +65,7 @@ impl Console {
     /// Starts to read; `control` gets what the user asks for.
     pub fn start(&mut self, control: &Arc<Control>) -> Result<()> {
         self.reader = match &self.config {
-            SerialConfig::None | SerialConfig::File(_) => None,
+            SerialConfig::None | SerialConfig::Named(_) | SerialConfig::File(_) => None,
             SerialConfig::Stdio => {
                 let (input, output) = (self.input.clone(), self.output.clone());
                 let reader = stdio::StdinReader::start(input, output, control.clone())?;

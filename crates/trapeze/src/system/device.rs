@@ -3,16 +3,40 @@
 use super::keyval::{self, on_off};
 use super::parse::Options;
 use crate::near::did_you_mean;
-use machine::{DeviceConfig, DeviceModel, VirtioBlkConfig};
+use machine::{DeviceConfig, DeviceModel, SerialConfig, VirtioBlkConfig};
 use virtio::blk;
 
 /// A model.
 struct Model {
     name: &'static str,
+    bus: Bus,
     aliases: &'static [&'static str],
     help: &'static str,
     new: fn() -> DeviceModel,
     properties: &'static [Property],
+}
+
+/// Where a model is plugged in.
+#[derive(Clone, Copy)]
+enum Bus {
+    Pci,
+    Isa,
+}
+
+impl Bus {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pci => "PCI",
+            Self::Isa => "ISA",
+        }
+    }
+    /// Properties of everything on it.
+    fn properties(self) -> &'static [Property] {
+        match self {
+            Self::Pci => &PCI,
+            Self::Isa => &ISA,
+        }
+    }
 }
 
 /// A property of a model.
@@ -32,9 +56,10 @@ const fn property(
 }
 
 /// Every model.
-const MODELS: [Model; 2] = [
+const MODELS: [Model; 7] = [
     Model {
         name: "virtio-blk-pci",
+        bus: Bus::Pci,
         aliases: &["virtio-blk", "virtio-blk-pci-transitional"],
         help: "disk",
         new: || {
@@ -47,19 +72,147 @@ const MODELS: [Model; 2] = [
     },
     Model {
         name: "virtio-rng-pci",
+        bus: Bus::Pci,
         aliases: &["virtio-rng", "virtio-rng-pci-transitional"],
         help: "entropy from the host's random numbers",
         new: || DeviceModel::VirtioRng,
         properties: &[],
     },
+    Model {
+        name: "isa-debug-exit",
+        bus: Bus::Isa,
+        aliases: &[],
+        help: "a write of N ends the process with exit code 2N+1",
+        new: || DeviceModel::DebugExit {
+            iobase: 0x501,
+            iosize: 2,
+        },
+        properties: &DEBUG_EXIT,
+    },
+    Model {
+        name: "isa-debugcon",
+        bus: Bus::Isa,
+        aliases: &[],
+        help: "a port whose bytes go to a -chardev",
+        new: || debugcon(String::new()),
+        properties: &DEBUGCON,
+    },
+    Model {
+        name: "pc-testdev",
+        bus: Bus::Isa,
+        aliases: &[],
+        help: "registers, interrupt lines and memory for test programs",
+        new: || DeviceModel::PcTestdev,
+        properties: &[],
+    },
+    Model {
+        name: "pci-testdev",
+        bus: Bus::Pci,
+        aliases: &[],
+        help: "counts accesses, for test programs",
+        new: || DeviceModel::PciTestdev,
+        properties: &[],
+    },
+    Model {
+        name: "edu",
+        bus: Bus::Pci,
+        aliases: &[],
+        help: "educational device: factorials, interrupts, DMA",
+        new: || DeviceModel::Edu {
+            dma_mask: machine::EDU_DMA_MASK,
+        },
+        properties: &EDU,
+    },
 ];
+
+/// `isa-debugcon` before its backend is known; `-debugcon` adds one.
+pub(super) fn debugcon(chardev: String) -> DeviceModel {
+    DeviceModel::DebugCon {
+        iobase: 0xe9,
+        readback: 0xe9,
+        host: SerialConfig::Named(chardev),
+    }
+}
+
+const ID: Property = property("id", "<str> - name of the device", |d, v| {
+    d.id = Some(v.into());
+    Ok(())
+});
+
+/// Properties of every ISA device.
+const ISA: [Property; 1] = [ID];
+
+const DEBUG_EXIT: [Property; 2] = [
+    property(
+        "iobase",
+        "<uint32> - first port (default: 0x501)",
+        |d, v| match &mut d.model {
+            DeviceModel::DebugExit { iobase, .. } => set(iobase, number(v)?),
+            model => unreachable!("a property of isa-debug-exit for {model:?}"),
+        },
+    ),
+    property(
+        "iosize",
+        "<uint32> - number of ports (default: 2)",
+        |d, v| match &mut d.model {
+            DeviceModel::DebugExit { iosize, .. } => set(iosize, number(v)?),
+            model => unreachable!("a property of isa-debug-exit for {model:?}"),
+        },
+    ),
+];
+
+const DEBUGCON: [Property; 3] = [
+    property("chardev", "<str> - id of a -chardev", |d, v| {
+        match &mut d.model {
+            DeviceModel::DebugCon { host, .. } => set(host, SerialConfig::Named(v.into())),
+            model => unreachable!("a property of isa-debugcon for {model:?}"),
+        }
+    }),
+    property(
+        "iobase",
+        "<uint32> - its port (default: 0xe9)",
+        |d, v| match &mut d.model {
+            DeviceModel::DebugCon { iobase, .. } => set(iobase, number(v)?),
+            model => unreachable!("a property of isa-debugcon for {model:?}"),
+        },
+    ),
+    property(
+        "readback",
+        "<uint32> - what a read delivers (default: 0xe9)",
+        |d, v| match &mut d.model {
+            DeviceModel::DebugCon { readback, .. } => set(readback, number(v)?),
+            model => unreachable!("a property of isa-debugcon for {model:?}"),
+        },
+    ),
+];
+
+const EDU: [Property; 1] = [property(
+    "dma_mask",
+    "<uint64> - addresses its DMA reaches (default: 0xfffffff)",
+    |d, v| match &mut d.model {
+        DeviceModel::Edu { dma_mask } => set(dma_mask, number(v)?),
+        model => unreachable!("a property of edu for {model:?}"),
+    },
+)];
+
+fn set<T>(place: &mut T, value: T) -> Result<(), String> {
+    *place = value;
+    Ok(())
+}
+
+/// A number, decimal or with 0x, that fits its place.
+fn number<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    let number = parsed.map_err(|_| "not a number".to_string())?;
+    T::try_from(number).map_err(|_| "too large".into())
+}
 
 /// Properties of every PCI device.
 const PCI: [Property; 3] = [
-    property("id", "<str> - name of the device", |d, v| {
-        d.id = Some(v.into());
-        Ok(())
-    }),
+    ID,
     property(
         "bus",
         "<str> - pci.0 (q35: pcie.0), the only bus",
@@ -177,7 +330,7 @@ fn address(text: &str) -> Result<(u8, u8), String> {
 
 impl Model {
     fn properties(&self) -> impl Iterator<Item = &Property> + Clone {
-        PCI.iter().chain(self.properties)
+        self.bus.properties().iter().chain(self.properties)
     }
 
     fn help(&self) -> String {
@@ -193,8 +346,10 @@ fn list() -> String {
         let aliases = m.aliases.iter().map(|a| format!(", alias \"{a}\""));
         let aliases: String = aliases.collect();
         format!(
-            "name \"{}\", bus PCI{aliases}, desc \"{}\"\n",
-            m.name, m.help
+            "name \"{}\", bus {}{aliases}, desc \"{}\"\n",
+            m.name,
+            m.bus.name(),
+            m.help
         )
     });
     rows.collect()

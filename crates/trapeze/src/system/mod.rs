@@ -2,8 +2,10 @@
 
 mod accel;
 mod board;
+mod chardev;
 mod device;
 mod drive;
+mod firmware;
 mod help;
 mod keyval;
 mod log_items;

@@ -1,7 +1,7 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, device, drive, log_items};
+use super::{Personality, accel, chardev, device, drive, log_items};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) no_display: bool,
     /// `-nodefaults` was given.
     pub(crate) no_defaults: bool,
+    /// `-chardev` in order.
+    pub(crate) chardevs: Vec<chardev::Chardev>,
     /// `-drive` in order.
     pub(crate) drives: Vec<drive::Drive>,
     /// `-D`.
@@ -55,6 +57,7 @@ impl Options {
             nographic: false,
             no_display: false,
             no_defaults: false,
+            chardevs: Vec::new(),
             drives: Vec::new(),
             log_file: None,
         }
@@ -79,14 +82,16 @@ impl Options {
         }
         drive::resolve(self)?;
         device::check(self)?;
-        self.resolve_serial()
+        self.resolve_serial()?;
+        chardev::resolve(self)
     }
 
     /// `-nographic` puts COM1 on the terminal; so does asking for no display
     /// option at all, since there is no window COM1 could be shown in.
     fn resolve_serial(&mut self) -> Result<(), String> {
         if self.serial.is_empty() && !self.no_defaults {
-            let console = self.nographic || !self.no_display;
+            let taken = chardev::debugcon_has_terminal(self);
+            let console = self.nographic || !(self.no_display || taken);
             self.config.serial = vec![match console {
                 true => SerialConfig::Stdio,
                 false => SerialConfig::None,
@@ -97,10 +102,6 @@ impl Options {
             self.serial.pop();
         }
         let ports = std::mem::take(&mut self.serial);
-        let stdio = |p: &&Option<SerialConfig>| matches!(p, Some(SerialConfig::Stdio));
-        if ports.iter().filter(stdio).count() > 1 {
-            return Err("-serial stdio: only one serial port can have the terminal".into());
-        }
         self.config.serial = ports
             .into_iter()
             .collect::<Option<_>>()

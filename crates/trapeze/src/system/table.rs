@@ -2,7 +2,7 @@
 //! from this table.
 
 use super::parse::Options;
-use super::{board, device, drive, values as v};
+use super::{board, chardev, device, drive, firmware, values as v};
 
 /// What follows an option's name.
 pub(crate) enum Shape {
@@ -60,10 +60,12 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("initrd", &[], Value("FILE"), "initial RAM disk for -kernel", v::initrd),
     row("append", &[], Value("TEXT"), "command line for -kernel", v::append),
     row("drive", &[], Value("file=FILE,if=virtio[,PROPERTY=VALUE...]"), "a disk image: if=virtio adds a virtio disk for it, if=none leaves that to -device; id=, format=raw|qcow2 (guessed if not given), cache=writeback|none|writethrough|directsync|unsafe, readonly=on|off, discard=unmap|ignore, rerror=, werror=report|ignore", drive::apply),
-    row("device", &[], Value("MODEL[,PROPERTY=VALUE...]"), "a device on the PCI bus; 'help' lists the models, 'MODEL,help' its properties", device::apply),
+    row("device", &[], Value("MODEL[,PROPERTY=VALUE...]"), "a device of PCI or ISA; 'help' lists the models, 'MODEL,help' its properties", device::apply),
     row("nographic", &[], Flag, "COM1 on the terminal; Ctrl-A X quits, Ctrl-A H lists the other keys", v::nographic),
     row("display", &[], Value("none"), "there is no display; COM1 is not shown unless -serial says so", v::display),
-    row("serial", &[], Value("DEVICE"), "COM1 (then COM2, ...): stdio, mon:stdio, file:PATH, null (output is dropped) or none (no port)", v::serial),
+    row("serial", &[], Value("DEVICE"), "COM1 (then COM2, ...): stdio, mon:stdio, file:PATH, chardev:ID, null (output is dropped) or none (no port)", v::serial),
+    row("chardev", &[], Value("BACKEND,id=ID[,path=FILE]"), "a host end that -serial chardev:ID or a -device names: stdio, file or null", chardev::apply),
+    row("debugcon", &[], Value("DEVICE"), "bytes that the guest writes to port 0xe9 (isa-debugcon) go there; takes what -serial takes", chardev::debugcon),
     row("monitor", &[], Value("none"), "there is no monitor", v::only_none),
     row("parallel", &[], Value("none"), "there is no parallel port", v::only_none),
     row("vga", &[], Value("none"), "there is no graphics adapter", v::only_none),
@@ -71,6 +73,9 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("net", &[], Value("none"), "there is no network adapter", v::only_none),
     row("nodefaults", &[], Flag, "no serial port unless -serial asks for one", v::no_defaults),
     row("name", &[], Value("NAME"), "name of the guest, shown in messages", v::name),
+    row("uuid", &[], Value("UUID"), "the machine's UUID, in SMBIOS and fw_cfg", firmware::uuid),
+    row("smbios", &[], Value("type=N[,FIELD=VALUE...]"), "what SMBIOS tables of type 0, 1, 2, 3, 4, 11 or 17 say, as type=1,manufacturer=,product=,version=,serial=,uuid=,sku=,family=", firmware::smbios),
+    row("fw_cfg", &[], Value("[name=]opt/NAME,file=FILE|string=TEXT"), "a file for the guest, below /sys/firmware/qemu_fw_cfg/by_name in Linux", firmware::fw_cfg),
     row("no-reboot", &[], Flag, "end instead of rebooting", v::no_reboot),
     row("action", &[], Value("EVENT=ACTION[,...]"), "reboot=reset|shutdown; shutdown=poweroff; panic=none|pause|shutdown|exit-failure (default shutdown)", v::action),
     row("d", &[], Value("ITEM[,...]"), "log these items; 'help' lists", v::log_items),

@@ -1,10 +1,10 @@
 //! What each option's value means: the `apply` functions of the table.
 
 use super::parse::Options;
-use super::{accel, help, log_items, size};
+use super::{accel, chardev, help, log_items, size};
 use crate::near::did_you_mean;
 use machine::cpu::{CpuConfig, FEATURES, Feature, MODELS, Model, Smp};
-use machine::{Image, PanicAction, SerialConfig};
+use machine::{Image, PanicAction};
 use std::path::PathBuf;
 
 type Applied = Result<(), String>;
@@ -200,13 +200,9 @@ pub(super) fn only_none(_: &mut Options, value: &str) -> Applied {
 }
 
 pub(super) fn serial(options: &mut Options, value: &str) -> Applied {
-    let port = match value.split_once(':').unwrap_or((value, "")) {
-        ("stdio", "") | ("mon", "stdio") => Some(SerialConfig::Stdio),
-        ("null", "") => Some(SerialConfig::None),
-        ("none", "") => None,
-        ("file", "") => return Err("a file name is missing; write file:PATH".into()),
-        ("file", path) => Some(SerialConfig::File(PathBuf::from(path))),
-        _ => return Err("not supported; there are stdio, mon:stdio, file:PATH, null, none".into()),
+    let port = match value {
+        "none" => None,
+        value => Some(chardev::of_serial(value)?),
     };
     if options.serial.len() == 4 {
         return Err("a PC has four serial ports".into());
