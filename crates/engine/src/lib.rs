@@ -12,6 +12,7 @@
 //! * `kvmclock`: the guests' clock page and how it follows the host's clock.
 //! * `vm`: memory, interrupt controllers, code cache and timer of one VM.
 
+mod blocks;
 mod clock;
 mod counters;
 mod cpuid;

@@ -7,8 +7,7 @@ use crate::vcpu::SoftVcpu;
 use crate::vm::SoftVm;
 use iced_x86::Instruction;
 use isa::Stop;
-use jit::block::Source;
-use jit::cache::{CodeCache, JumpCache, Key, Request, unpack_flags};
+use jit::cache::{CodeCache, JumpCache, unpack_flags};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::{info, stack_change};
 use jit::{ExitKind, JitCtx};
@@ -213,9 +212,12 @@ pub(crate) enum Left {
 
 /// A link that does not lead anywhere yet.
 pub(crate) struct OpenLink {
-    id: u32,
-    crosses: bool,
-    generation: u64,
+    /// Its number.
+    pub(crate) id: u32,
+    /// It leads into another page.
+    pub(crate) crosses: bool,
+    /// [`CodeCache::generation`] of its number.
+    pub(crate) generation: u64,
 }
 
 impl SoftVcpu {
@@ -343,100 +345,6 @@ impl SoftVcpu {
         area[FDP].copy_from_slice(&fdp.to_le_bytes());
     }
 
-    /// The translation at RIP, made if there is none, entered into the jump
-    /// cache and linked to.
-    pub(crate) fn block_at_rip(&mut self, link: Option<OpenLink>) -> Result<Found, Stop> {
-        let ctx = self.ctx_mut();
-        let rip = ctx.cpu.rip;
-        if !canonical48(rip) {
-            return Err(Exception::GP0.into());
-        }
-        let (mode, bank, allowed) = mode_of(&ctx.cpu);
-        let need = Need {
-            write: false,
-            exec: true,
-            user: bank == Bank::User,
-            implicit: false,
-        };
-        let page = ctx.tlb.resolve(&ctx.cpu, &self.map, rip, need)?;
-        let key = Key {
-            gpa: page.gpa | (rip & PAGE_MASK),
-            rip,
-            mode,
-        };
-        let (Some(host), Some(tracked)) = (page.host, self.map.page(page.gpa)) else {
-            return Ok(Found::Nothing);
-        };
-        let vm = self.vm.clone();
-        let mut code = vm.code.lock();
-        let block = match code.find(&key) {
-            None if code.is_full() => {
-                drop(code);
-                self.make_room();
-                return Ok(Found::LookAgain);
-            }
-            None if !tracked.has_code() => {
-                drop(code);
-                self.track_code(page.gpa);
-                return Ok(Found::LookAgain);
-            }
-            None => self.translate(&mut code, key, host, bank, allowed),
-            found => found,
-        };
-        let Some(block) = block else {
-            return Ok(Found::Nothing);
-        };
-        let linkable = |l: &OpenLink| {
-            l.generation == code.generation()
-                && (!l.crosses || page.global && self.maps_now(rip, page.gpa))
-        };
-        if let Some(link) = link.filter(linkable) {
-            code.link(link.id, block);
-        }
-        let address = code.address(block);
-        drop(code);
-        self.remember_jump(bank, mode, page.global, address);
-        Ok(Found::Code(address))
-    }
-
-    /// Translates from the page at `host`. Its bytes are read under the
-    /// cache's lock: a write that this does not see drops the translation once
-    /// it has the lock.
-    fn translate(
-        &self,
-        code: &mut CodeCache,
-        key: Key,
-        host: u64,
-        bank: Bank,
-        allowed: Allowed,
-    ) -> Option<u32> {
-        let mut bytes = [0; PAGE_SIZE as usize];
-        // SAFETY: `host` is a whole mapped page of a slot.
-        unsafe { softmmu::host_read(host, &mut bytes) };
-        #[cfg(test)]
-        crate::lockstep::sabotage(&mut bytes);
-        code.translate(&Request {
-            key,
-            source: Source {
-                page: &bytes,
-                base: key.rip & !PAGE_MASK,
-                copyable: &self.copyable,
-                allowed,
-            },
-            bank: bank as usize,
-            link_across_pages: bank != Bank::User,
-        })
-    }
-
-    /// True if the page tables, not just the TLB, map `la` to the page: all
-    /// vCPUs will use a link made because of it, and a vCPU that flushed its
-    /// TLB must not follow one made from an older mapping.
-    fn maps_now(&self, la: u64, gpa: u64) -> bool {
-        let ctx = self.ctx_mut();
-        let now = softmmu::walk::peek(&ctx.cpu, &self.map, la, ctx.tlb.roots());
-        now.is_some_and(|now| now & !PAGE_MASK == gpa)
-    }
-
     /// The code address of RIP if the jump cache has it, as an indirect jump
     /// in translated code would find it.
     fn remembered_jump(&mut self) -> Option<u64> {
@@ -448,33 +356,12 @@ impl SoftVcpu {
     }
 
     /// Enters the code address of RIP into the jump cache in use.
-    fn remember_jump(&mut self, bank: Bank, mode: u32, global: bool, address: u64) {
+    pub(crate) fn remember_jump(&mut self, bank: Bank, mode: u32, global: bool, address: u64) {
         let ctx = self.ctx_mut();
         self.local.kernel_jumps_local |= bank != Bank::User && !global;
         let cache = self.local.jumps.get(code_space(ctx, bank), mode);
         cache.insert(ctx.cpu.rip, address);
         ctx.jit.jump_cache = cache.address();
-    }
-
-    /// From now on writes to the page are noticed. The vCPU does not run
-    /// meanwhile: it must look at its requests afterwards.
-    fn track_code(&mut self, gpa: u64) {
-        let Some(page) = self.map.page(gpa) else {
-            return;
-        };
-        page.set_code(true);
-        self.ctx_mut().tlb.write_protect(gpa);
-        self.shared.stop();
-        self.vm.ask_and_wait(self.index, |f| f.write(gpa));
-        self.vm.world_stop.start(&self.shared);
-    }
-
-    /// Drops all translations because the cache is full.
-    fn make_room(&mut self) {
-        self.local.jumps.clear();
-        self.shared.stop();
-        self.vm.make_room(self.index);
-        self.vm.world_stop.start(&self.shared);
     }
 }
 
@@ -505,7 +392,12 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
     let write = arg & info::WRITE != 0;
     let user = arg >> info::BANK_SHIFT & 3 == Bank::User as u32;
     let split = arg & info::LOCKED != 0 && !la.is_multiple_of(u64::from(size));
-    let kind = match fill(ctx, map, la, size, write, user) {
+    // Filling for a write sets the dirty bit, which an empty mask must not.
+    let filled = match arg & info::MASKED != 0 && write {
+        true => Ok(false),
+        false => fill(ctx, map, la, size, write, user),
+    };
+    let kind = match filled {
         Ok(true) if split => ExitKind::Access,
         Ok(true) => return 0,
         Ok(false) => ExitKind::Access,
@@ -513,6 +405,8 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
         Err(_) if size >= 16 && !la.is_multiple_of(u64::from(size)) => ExitKind::Access,
         // So does an x87 error of an earlier instruction with #MF.
         Err(_) if ctx.cpu.xsave.x87_error_pending() => ExitKind::Access,
+        // The part that faults may not be accessed at all.
+        Err(_) if arg & info::MASKED != 0 => ExitKind::Access,
         Err(e) => {
             ctx.slow.fault = Some(e);
             ExitKind::Fault

@@ -4,6 +4,8 @@ use crate::classify::{Allowed, Copyable, Treatment, Vector, normalise, treatment
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, RflagsBits};
 use x86::flags;
 
+const PAGE_SIZE: usize = x86::paging::PAGE_SIZE as usize;
+
 /// Longest block in instructions. Longer ones gain nothing (measured by the
 /// design's prototype) and delay the first execution.
 pub const MAX_INSTRUCTIONS: usize = 96;
@@ -25,7 +27,8 @@ pub struct Step {
 
 /// A block: a run of instructions inside one page. It ends with an
 /// unconditional transfer, an instruction for the interpreter, the end of the
-/// page or the length limit.
+/// page or the length limit. An instruction that runs over the page's end is a
+/// block of its own.
 #[derive(Debug, Default)]
 pub struct Block {
     /// The instructions.
@@ -38,7 +41,7 @@ pub struct Block {
 
 /// What decoding needs besides the bytes.
 pub struct Source<'a> {
-    /// The whole guest page.
+    /// The whole guest page, or two of them for an instruction in both.
     pub page: &'a [u8],
     /// Linear address of its first byte.
     pub base: u64,
@@ -53,11 +56,28 @@ impl Source<'_> {
         let bitness = if self.allowed.wide { 64 } else { 32 };
         Decoder::with_ip(bitness, &self.page[start..], rip, DecoderOptions::NONE)
     }
+
+    /// Longest block in instructions.
+    fn limit(&self) -> usize {
+        if self.page.len() > PAGE_SIZE {
+            1
+        } else {
+            MAX_INSTRUCTIONS
+        }
+    }
+}
+
+/// True if the instruction that begins with `bytes`, the last ones of a page,
+/// runs on into the next.
+pub fn runs_over(bytes: &[u8], wide: bool) -> bool {
+    let bitness = if wide { 64 } else { 32 };
+    let mut decoder = Decoder::new(bitness, bytes, DecoderOptions::NONE);
+    decoder.decode().is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
 }
 
 impl Block {
-    /// Decodes the block at `rip`. Empty if the first instruction crosses
-    /// into the next page.
+    /// Decodes the block at `rip`. Empty if the first instruction does not end
+    /// in the bytes given.
     pub fn decode(source: &Source<'_>, rip: u64) -> Self {
         let mut block = Self::default();
         block.fill(source, rip);
@@ -73,11 +93,11 @@ impl Block {
     }
 
     fn decode_run(&mut self, decoder: &mut Decoder<'_>, source: &Source<'_>) {
-        while self.steps.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
+        while self.steps.len() < source.limit() && decoder.can_decode() {
             let mut insn = decoder.decode();
             normalise(&mut insn);
             if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
-                break; // crosses the page end: left to the interpreter
+                break; // needs the next page, too
             }
             let treatment = treatment(&insn, source.copyable, source.allowed);
             self.vector |= treatment == Treatment::Copy && vector_class(&insn) != Vector::None;

@@ -31,6 +31,18 @@ pub struct Key {
     pub rip: u64,
     /// Everything else the code assumes (bank, register files, width).
     pub mode: u32,
+    /// Guest-physical address of the next page if the first instruction runs
+    /// on into it, else [`Key::ONE_PAGE`]. Such a block is that instruction.
+    pub next: u64,
+}
+
+impl Key {
+    /// The translation is made from one page.
+    pub const ONE_PAGE: u64 = u64::MAX;
+
+    fn page(&self) -> u64 {
+        self.gpa & !0xfff
+    }
 }
 
 /// A multiplicative hash; keys are addresses and not chosen to collide within
@@ -64,9 +76,28 @@ struct Entry {
     at: u32,
     /// 64-byte granules of its page that it was made from.
     granules: u64,
+    /// The same of the next page, see [`Key::next`].
+    next_granules: u64,
     /// Links that lead here.
     incoming: Vec<u32>,
     alive: bool,
+}
+
+impl Entry {
+    /// Granules of the guest-physical page at `gpa` that it was made from.
+    fn granules_of(&self, gpa: u64) -> u64 {
+        let own = if self.key.page() == gpa {
+            self.granules
+        } else {
+            0
+        };
+        let next = if self.key.next == gpa {
+            self.next_granules
+        } else {
+            0
+        };
+        own | next
+    }
 }
 
 /// Translations made from one guest-physical page.
@@ -121,7 +152,7 @@ pub struct CodeCache {
 pub struct Request<'a> {
     /// Its key.
     pub key: Key,
-    /// The page's bytes, and what may be copied.
+    /// The bytes of its page, or of both its pages, and what may be copied.
     pub source: Source<'a>,
     /// TLB array of its data accesses.
     pub bank: usize,
@@ -187,8 +218,8 @@ impl CodeCache {
         self.arena.rx() as u64 + u64::from(self.entries[block as usize].at)
     }
 
-    /// Translates. `None` if the first instruction cannot be (it crosses the
-    /// page end). May drop everything first to make room.
+    /// Translates. `None` if the first instruction does not end in the bytes
+    /// given. May drop everything first to make room.
     pub fn translate(&mut self, request: &Request<'_>) -> Option<u32> {
         if self.is_full() {
             self.flush();
@@ -223,7 +254,7 @@ impl CodeCache {
         self.faults.extend(&out.faults);
         self.stats.blocks += 1;
         self.stats.instructions += block.steps.len() as u64;
-        self.remember(id, key, at, granules(key.rip, block.end));
+        self.remember(id, key, at, block.end);
         Some(id)
     }
 
@@ -234,16 +265,28 @@ impl CodeCache {
             || self.faults.is_full()
     }
 
-    fn remember(&mut self, id: u32, key: Key, at: u32, granules: u64) {
+    fn remember(&mut self, id: u32, key: Key, at: u32, end: u64) {
+        let page_end = (key.rip | 0xfff).wrapping_add(1);
+        let over = end.wrapping_sub(page_end).cast_signed() > 0;
+        let own = granules(key.rip, if over { page_end } else { end });
+        let next = if over { granules(page_end, end) } else { 0 };
         self.entries.push(Entry {
             key,
             at,
-            granules,
+            granules: own,
+            next_granules: next,
             incoming: Vec::new(),
             alive: true,
         });
         self.map.insert(key, id);
-        let page = self.pages.entry(key.gpa & !0xfff).or_default();
+        self.made_from(key.page(), own, id);
+        if next != 0 {
+            self.made_from(key.next, next, id);
+        }
+    }
+
+    fn made_from(&mut self, gpa: u64, granules: u64, id: u32) {
+        let page = self.pages.entry(gpa).or_default();
         page.granules |= granules;
         page.blocks.push(id);
     }
@@ -316,7 +359,8 @@ impl CodeCache {
     /// Drops the translations made from the range (inside one page). Returns
     /// the linear addresses of the dropped ones.
     pub fn invalidate(&mut self, gpa: u64, len: u64) -> Vec<u64> {
-        let Some(mut page) = self.pages.remove(&(gpa & !0xfff)) else {
+        let at = gpa & !0xfff;
+        let Some(mut page) = self.pages.remove(&at) else {
             return Vec::new();
         };
         let written = granules(gpa, gpa + len);
@@ -325,9 +369,14 @@ impl CodeCache {
             page.granules = 0;
             page.blocks.retain(|&id| {
                 let entry = &self.entries[id as usize];
-                let keep = entry.granules & written == 0;
+                // Dropped already because of its other page.
+                if !entry.alive {
+                    return false;
+                }
+                let made_from = entry.granules_of(at);
+                let keep = made_from & written == 0;
                 if keep {
-                    page.granules |= entry.granules;
+                    page.granules |= made_from;
                 } else {
                     dropped.push(entry.key.rip);
                     self.drop_block(id);
@@ -336,7 +385,7 @@ impl CodeCache {
             });
         }
         if !page.blocks.is_empty() {
-            self.pages.insert(gpa & !0xfff, page);
+            self.pages.insert(at, page);
         }
         dropped
     }

@@ -347,7 +347,7 @@ fn system_flags(insn: &Instruction) -> bool {
 }
 
 /// True if every operand is a register, an immediate or one ordinary memory
-/// operand whose every byte is accessed.
+/// operand of known size; an opmask may hide parts of it.
 fn plain_operands(insn: &Instruction) -> bool {
     if insn.is_stack_instruction() || insn.is_string_instruction() {
         return false;
@@ -399,14 +399,13 @@ fn memory_is_plain(insn: &Instruction, high: bool) -> bool {
         && !bit_string
         && !insn.is_vsib()
         && insn.memory_index() != Register::AL // XLAT
-        && insn.op_mask() == Register::None
         && insn.memory_size() != MemorySize::Unknown
         && (1..=64).contains(&size)
         && !conditional_memory(insn.mnemonic())
 }
 
 /// Instructions that access memory only under a mask held in a register, or
-/// whose operand size the decoder does not know.
+/// whose operand size the decoder does not know or takes for one element's.
 fn conditional_memory(m: Mnemonic) -> bool {
     matches!(
         m,
@@ -417,6 +416,18 @@ fn conditional_memory(m: Mnemonic) -> bool {
             | Mnemonic::Maskmovq
             | Mnemonic::Maskmovdqu
             | Mnemonic::Vmaskmovdqu
+            | Mnemonic::Vcompressps
+            | Mnemonic::Vcompresspd
+            | Mnemonic::Vpcompressb
+            | Mnemonic::Vpcompressw
+            | Mnemonic::Vpcompressd
+            | Mnemonic::Vpcompressq
+            | Mnemonic::Vexpandps
+            | Mnemonic::Vexpandpd
+            | Mnemonic::Vpexpandb
+            | Mnemonic::Vpexpandw
+            | Mnemonic::Vpexpandd
+            | Mnemonic::Vpexpandq
             | Mnemonic::Clflush
             | Mnemonic::Clflushopt
             | Mnemonic::Clwb

@@ -12,12 +12,17 @@
 
 use crate::SlotMap;
 use crate::walk::{self, Mapping, Need};
+use std::collections::HashMap;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{CpuState, Exception, cr0, cr4, flags};
 
 /// Entries per first-level array.
 pub const L1_ENTRIES: usize = 1024;
 const L2_ENTRIES: usize = 8192;
+/// log2 of the smallest large page.
+const REGION_SHIFT: u32 = 21;
+/// Regions of large pages remembered until everything is flushed.
+const MAX_LARGE: usize = 1 << 16;
 /// First-level arrays of kernel accesses.
 const KERNEL_BANKS: usize = 2;
 /// Address spaces whose user entries are kept in the first level. Linux gives
@@ -183,7 +188,9 @@ pub struct Tlb {
     global_space: u32,
     current: u32,
     next_space: u32,
-    large: Box<[u64; 64]>,
+    /// log2 of the page size, by 2 MiB region: regions of which a fragment may
+    /// be cached of a page larger than 4 KiB.
+    large: HashMap<u64, u8>,
     phys_bits: u32,
     pdptes: [u64; 4],
     /// Counts.
@@ -205,7 +212,7 @@ impl Tlb {
             global_space: 1,
             current: 2,
             next_space: 3,
-            large: Box::new([0; 64]),
+            large: HashMap::new(),
             phys_bits,
             pdptes: [0; 4],
             stats: TlbStats::default(),
@@ -329,6 +336,9 @@ impl Tlb {
         }
         self.stats.walks += 1;
         let m = walk::translate(cpu, mem, la, need, self.roots())?;
+        if m.shift > 12 {
+            self.note_large(la, m.shift);
+        }
         let space = if m.global {
             self.global_space
         } else {
@@ -339,10 +349,6 @@ impl Tlb {
             space,
             mapping: m,
         };
-        if m.shift > 12 {
-            let bit = Self::large_bit(la);
-            self.large[bit / 64] |= 1 << (bit % 64);
-        }
         Ok(m)
     }
 
@@ -452,7 +458,7 @@ impl Tlb {
         self.pcid_space.fill(0);
         self.global_space = self.new_space();
         self.current = self.new_space();
-        self.large.fill(0);
+        self.large.clear();
         self.stats.flushes += 1;
         self.drop_first_level();
         self.select_user();
@@ -476,9 +482,8 @@ impl Tlb {
 
     /// INVLPG: drops `la` from the current space and from the global ones.
     pub fn invlpg(&mut self, la: u64) {
-        let bit = Self::large_bit(la);
-        if self.large[bit / 64] & (1 << (bit % 64)) != 0 {
-            self.invlpg_large(la);
+        if let Some(shift) = self.large.get(&(la >> REGION_SHIFT)) {
+            self.invlpg_large(la, *shift);
         }
         let vpn = la >> 12;
         let e = &mut self.l2[vpn as usize % L2_ENTRIES];
@@ -499,27 +504,22 @@ impl Tlb {
         }
     }
 
-    /// Drops every fragment of the large page around `la`.
-    fn invlpg_large(&mut self, la: u64) {
-        let mut size = 0;
-        for e in self
-            .l2
-            .iter_mut()
-            .filter(|e| e.space != 0 && e.mapping.shift > 12)
-        {
-            if ((e.vpn << 12) ^ la) >> e.mapping.shift == 0 {
-                size = size.max(e.mapping.shift);
-                e.space = 0;
-            }
+    fn note_large(&mut self, la: u64, shift: u8) {
+        if self.large.len() == MAX_LARGE {
+            self.flush_all();
         }
-        // First-level entries do not know their page size: drop them all.
-        if size != 0 || self.large.iter().any(|w| *w != 0) {
-            self.drop_first_level();
-        }
+        let region = self.large.entry(la >> REGION_SHIFT).or_default();
+        *region = shift.max(*region);
     }
 
-    fn large_bit(la: u64) -> usize {
-        (((la >> 21) ^ (la >> 33)) % 4096) as usize
+    /// Drops every fragment of the page of `1 << shift` bytes around `la`.
+    fn invlpg_large(&mut self, la: u64, shift: u8) {
+        let inside = |vpn: u64| ((vpn << 12) ^ la) >> shift == 0;
+        for e in self.l2.iter_mut().filter(|e| inside(e.vpn)) {
+            e.space = 0;
+        }
+        // First-level entries do not know their page size: drop them all.
+        self.drop_first_level();
     }
 
     /// Drops every first-level entry (permissions changed).

@@ -109,6 +109,7 @@ impl Plan {
                 gpa: GPA + start,
                 rip: self.base + start,
                 mode: self.mode,
+                next: Key::ONE_PAGE,
             },
             source: Source {
                 page: &self.page,

@@ -15,6 +15,9 @@ pub struct JumpCache {
     touched: [Vec<u16>; PAGES],
 }
 
+/// Longest instruction in bytes.
+const MAX_LENGTH: u64 = 15;
+
 /// Pages of addresses that the entries hold side by side.
 const PAGES: usize = 16;
 
@@ -71,9 +74,13 @@ impl JumpCache {
             e[0] = nothing(index); // stays in `touched`
         }
     }
-    /// Forgets the addresses of one page.
+    /// Forgets the addresses of one page, and of an instruction that runs on
+    /// into it.
     pub fn remove_page(&mut self, la: u64) {
         let page = la & !0xfff;
+        for before in 1..MAX_LENGTH {
+            self.remove(page.wrapping_sub(before));
+        }
         for i in &self.touched[bucket(la as u16)] {
             let e = &mut self.entries[usize::from(*i)];
             if e[0].wrapping_neg() & !0xfff == page {

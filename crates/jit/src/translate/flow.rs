@@ -53,9 +53,13 @@ impl Emitter<'_> {
         self.hot.bytes(NOPS[at.wrapping_neg() & 3]);
     }
 
-    /// True if a direct jump from this block to `target` may be patched.
+    /// True if a direct jump from this block to `target` may be patched. What
+    /// an instruction in two pages says depends on both mappings, and only the
+    /// jump cache's addresses follow them.
     fn linkable(&self, from: u64, target: u64) -> bool {
-        self.to.link_across_pages || self.same_page(from, target)
+        const LONGEST: u64 = 15;
+        let in_one_page = target & 0xfff <= 0x1000 - LONGEST;
+        in_one_page && (self.to.link_across_pages || self.same_page(from, target))
     }
 
     /// Unconditional jump to a known address; the flags are in place.

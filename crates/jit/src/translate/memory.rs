@@ -15,6 +15,9 @@ pub mod info {
     /// A LOCK whose operand must be aligned: hosts stop, or slow down by
     /// milliseconds, a lock that two cache lines share.
     pub const LOCKED: u32 = 1 << 11;
+    /// Only a part of the operand may be accessed, so that one that does not
+    /// hit says nothing about faults (SDM vol 2, 2.7.5, opmasks).
+    pub const MASKED: u32 = 1 << 12;
     /// The access's size in bytes.
     pub const SIZE: u32 = 0xff;
 }
@@ -51,6 +54,7 @@ pub(super) struct Operand {
     pub size: u32,
     pub write: bool,
     pub locked: bool,
+    pub masked: bool,
 }
 
 impl Operand {
@@ -59,6 +63,7 @@ impl Operand {
             size: size.cast_unsigned(),
             write: false,
             locked: false,
+            masked: false,
         }
     }
     pub fn write(size: i32) -> Self {
@@ -67,10 +72,23 @@ impl Operand {
             ..Self::read(size)
         }
     }
-    /// The same, atomic if `insn` is: XCHG needs no prefix.
+    /// The same, atomic or under a mask if `insn` is: XCHG needs no prefix.
     pub fn of(self, insn: &Instruction) -> Self {
-        let locked = insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg;
-        Self { locked, ..self }
+        Self {
+            locked: insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg,
+            masked: insn.op_mask() != Register::None,
+            ..self
+        }
+    }
+
+    /// The slow path's info argument.
+    fn info(self, bank: usize) -> u32 {
+        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+        self.size
+            | bit(self.write, info::WRITE)
+            | bit(self.locked, info::LOCKED)
+            | bit(self.masked, info::MASKED)
+            | (bank as u32) << info::BANK_SHIFT
     }
 }
 
@@ -136,6 +154,7 @@ impl Emitter<'_> {
             size,
             write,
             locked,
+            ..
         } = operand;
         self.save_flags(live);
         let field = TlbField::tag(write);
@@ -151,9 +170,7 @@ impl Emitter<'_> {
         let miss = self.hot.jcc(cc::A);
         self.hot_to_cold(miss);
         self.tlb_field(op::MOV, T1, TlbField::Host);
-        let write_bit = if write { info::WRITE } else { 0 };
-        let lock_bit = if locked { info::LOCKED } else { 0 };
-        let arg = size | write_bit | lock_bit | (self.to.bank as u32) << info::BANK_SHIFT;
+        let arg = operand.info(self.to.bank);
         self.slow_path(rip, field, arg, retry);
     }
 

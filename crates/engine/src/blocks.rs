@@ -1,0 +1,208 @@
+//! Finding and making translations.
+#![allow(unsafe_code, reason = "reads guest memory")]
+
+use crate::translated::{Found, OpenLink, mode_of};
+use crate::vcpu::SoftVcpu;
+use isa::Stop;
+use jit::block::{Source, runs_over};
+use jit::cache::{CodeCache, Key, Request};
+use jit::classify::Allowed;
+use softmmu::tlb::Bank;
+use softmmu::walk::Need;
+use x86::paging::{PAGE_MASK, PAGE_SIZE};
+use x86::{Exception, canonical48};
+
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// Longest instruction in bytes (SDM vol 2, 2.3.11).
+const LONGEST: u64 = 15;
+
+/// RAM that code is read from.
+#[derive(Clone, Copy)]
+struct CodePage {
+    gpa: u64,
+    host: u64,
+    global: bool,
+}
+
+/// Where a block lies: in a page, and in the next one if its only instruction
+/// runs on into it.
+#[derive(Clone, Copy)]
+struct Place {
+    page: CodePage,
+    next: Option<CodePage>,
+}
+
+impl Place {
+    fn pages(&self) -> impl Iterator<Item = CodePage> {
+        std::iter::once(self.page).chain(self.next)
+    }
+    fn global(&self) -> bool {
+        self.pages().all(|p| p.global)
+    }
+}
+
+impl SoftVcpu {
+    /// The translation at RIP, made if there is none, entered into the jump
+    /// cache and linked to.
+    pub(crate) fn block_at_rip(&mut self, link: Option<OpenLink>) -> Result<Found, Stop> {
+        let rip = self.ctx_mut().cpu.rip;
+        let (mode, bank, allowed) = mode_of(&self.ctx_mut().cpu);
+        let Some(page) = self.code_page(rip, bank)? else {
+            return Ok(Found::Nothing);
+        };
+        let Some(place) = self.block_place(page, rip, bank, allowed) else {
+            return Ok(Found::Nothing);
+        };
+        let key = Key {
+            gpa: page.gpa | (rip & PAGE_MASK),
+            rip,
+            mode,
+            next: place.next.map_or(Key::ONE_PAGE, |p| p.gpa),
+        };
+        let vm = self.vm.clone();
+        let mut code = vm.code.lock();
+        let found = code.find(&key);
+        if found.is_none() {
+            if code.is_full() {
+                drop(code);
+                self.make_room();
+                return Ok(Found::LookAgain);
+            }
+            if let Some(new) = place.pages().find(|p| !self.is_tracked(p.gpa)) {
+                drop(code);
+                self.track_code(new.gpa);
+                return Ok(Found::LookAgain);
+            }
+        }
+        let made = found.or_else(|| self.translate(&mut code, key, place, bank, allowed));
+        let Some(block) = made else {
+            return Ok(Found::Nothing);
+        };
+        let linkable = |l: &OpenLink| {
+            l.generation == code.generation()
+                && (!l.crosses || page.global && self.maps_now(rip, page.gpa))
+        };
+        if let Some(link) = link.filter(linkable) {
+            code.link(link.id, block);
+        }
+        let address = code.address(block);
+        drop(code);
+        self.remember_jump(bank, mode, place.global(), address);
+        Ok(Found::Code(address))
+    }
+
+    /// The page of code at `la`; none if it is not RAM.
+    fn code_page(&self, la: u64, bank: Bank) -> Result<Option<CodePage>, Stop> {
+        if !canonical48(la) {
+            return Err(Exception::GP0.into());
+        }
+        let need = Need {
+            write: false,
+            exec: true,
+            user: bank == Bank::User,
+            implicit: false,
+        };
+        let ctx = self.ctx_mut();
+        let page = ctx.tlb.resolve(&ctx.cpu, &self.map, la, need)?;
+        Ok(page.host.map(|host| CodePage {
+            gpa: page.gpa,
+            host,
+            global: page.global,
+        }))
+    }
+
+    /// Where the block at `rip` lies. None if its second page cannot be
+    /// fetched from: the interpreter finds out why.
+    fn block_place(&self, page: CodePage, rip: u64, bank: Bank, allowed: Allowed) -> Option<Place> {
+        let offset = rip & PAGE_MASK;
+        let left = PAGE_SIZE - offset;
+        if left >= LONGEST {
+            return Some(Place { page, next: None });
+        }
+        let mut bytes = [0; LONGEST as usize];
+        let bytes = &mut bytes[..left as usize];
+        // SAFETY: `host` is a whole mapped page of a slot.
+        unsafe { softmmu::host_read(page.host + offset, bytes) };
+        if !runs_over(bytes, allowed.wide) {
+            return Some(Place { page, next: None });
+        }
+        let next = rip.wrapping_add(left);
+        if !allowed.wide && next >> 32 != 0 {
+            return None;
+        }
+        let next = self.code_page(next, bank).ok()??;
+        Some(Place {
+            page,
+            next: Some(next),
+        })
+    }
+
+    /// Writes to the page are noticed.
+    fn is_tracked(&self, gpa: u64) -> bool {
+        self.map.page(gpa).is_some_and(|page| page.has_code())
+    }
+
+    /// Translates what is at `place`. Its bytes are read under the cache's
+    /// lock: a write that this does not see drops the translation once it has
+    /// the lock.
+    fn translate(
+        &self,
+        code: &mut CodeCache,
+        key: Key,
+        place: Place,
+        bank: Bank,
+        allowed: Allowed,
+    ) -> Option<u32> {
+        let mut bytes = [0; 2 * PAGE];
+        let mut len = 0;
+        for page in place.pages() {
+            // SAFETY: `host` is a whole mapped page of a slot.
+            unsafe { softmmu::host_read(page.host, &mut bytes[len..len + PAGE]) };
+            len += PAGE;
+        }
+        #[cfg(test)]
+        crate::lockstep::sabotage(&mut bytes);
+        code.translate(&Request {
+            key,
+            source: Source {
+                page: &bytes[..len],
+                base: key.rip & !PAGE_MASK,
+                copyable: &self.copyable,
+                allowed,
+            },
+            bank: bank as usize,
+            link_across_pages: bank != Bank::User,
+        })
+    }
+
+    /// True if the page tables, not just the TLB, map `la` to the page: all
+    /// vCPUs will use a link made because of it, and a vCPU that flushed its
+    /// TLB must not follow one made from an older mapping.
+    fn maps_now(&self, la: u64, gpa: u64) -> bool {
+        let ctx = self.ctx_mut();
+        let now = softmmu::walk::peek(&ctx.cpu, &self.map, la, ctx.tlb.roots());
+        now.is_some_and(|now| now & !PAGE_MASK == gpa)
+    }
+
+    /// From now on writes to the page are noticed. The vCPU does not run
+    /// meanwhile: it must look at its requests afterwards.
+    fn track_code(&mut self, gpa: u64) {
+        let Some(page) = self.map.page(gpa) else {
+            return;
+        };
+        page.set_code(true);
+        self.ctx_mut().tlb.write_protect(gpa);
+        self.shared.stop();
+        self.vm.ask_and_wait(self.index, |f| f.write(gpa));
+        self.vm.world_stop.start(&self.shared);
+    }
+
+    /// Drops all translations because the cache is full.
+    fn make_room(&mut self) {
+        self.local.jumps.clear();
+        self.shared.stop();
+        self.vm.make_room(self.index);
+        self.vm.world_stop.start(&self.shared);
+    }
+}
