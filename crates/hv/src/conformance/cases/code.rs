@@ -19,6 +19,7 @@ group! { "code":
     patch_by_the_vmm "hv::Vm::memory_written",
     patch_by_port_input "SDM 2 INS",
     code_page_remapped "SDM 3 4.10.4.1",
+    second_page_of_an_instruction_remapped "SDM 3 4.10.4.1",
     one_page_at_two_addresses "SDM 1 3.3",
     data_and_code_in_one_page "SDM 3 8.1.3",
     a_million_unmatched_calls "SDM 1 6.4",
@@ -235,6 +236,36 @@ fn code_page_remapped(hv: &dyn Hypervisor) -> Result<(), Failure> {
             a.add(ebx, eax)?;
             a.xor(dword_ptr(entry as u32), 0x1000)?; // SPARE is even
             a.invlpg(ptr(alias as u32))?;
+            a.dec(esi)?;
+            a.jne(top)?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        expect("100 * (1 + 2)", g.regs()?.rbx, 300)
+    })
+}
+
+fn second_page_of_an_instruction_remapped(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &[Mode::Paging32, Mode::Pae, Mode::Long], |g| {
+        let alias = 0x4000_0000;
+        // mov eax, imm32; ret: the immediate is on the second page, of which
+        // there are two.
+        g.write(SPARE + 0xfff, &[0xb8]);
+        for (page, value) in [(SPARE + 0x2000, 1), (SPARE + 0x3000, 2)] {
+            g.write(page, &[value, 0, 0, 0, 0xc3]);
+        }
+        g.map(alias, SPARE, pte::P | pte::RW);
+        g.map(alias + 0x1000, SPARE + 0x2000, pte::P | pte::RW);
+        let entry = g.pte_at(alias + 0x1000);
+        g.flush_tlb()?;
+        g.asm(|a| {
+            a.mov(esi, 200)?;
+            let mut top = a.create_label();
+            a.set_label(&mut top)?;
+            a.call(alias + 0xfff)?;
+            a.add(ebx, eax)?;
+            a.xor(dword_ptr(entry as u32), 0x1000)?; // SPARE is even
+            a.invlpg(ptr(alias as u32 + 0x1000))?;
             a.dec(esi)?;
             a.jne(top)?;
             a.hlt()

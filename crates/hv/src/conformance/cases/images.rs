@@ -116,7 +116,7 @@ fn fxrstor64_restores(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 /// A guest in `mode` with x87, SSE and AVX enabled and a pattern at
 /// DATA + 0x800.
-fn with_avx(hv: &dyn Hypervisor, mode: Mode) -> Result<Guest, Failure> {
+pub(super) fn with_avx(hv: &dyn Hypervisor, mode: Mode) -> Result<Guest, Failure> {
     let mut g = Guest::new(hv, mode)?;
     g.need(1, 0, ECX, 28, "AVX")?;
     g.set_sregs(|s| s.cr4 |= cr4::OSXSAVE)?;

@@ -25,6 +25,7 @@ mod fpstate;
 mod images;
 mod interrupt;
 mod irqchip;
+mod masks;
 mod mmio;
 mod offered;
 mod pio;
@@ -69,6 +70,7 @@ pub static GROUPS: &[&[Case]] = &[
     far::CASES,
     tables::CASES,
     images::CASES,
+    masks::CASES,
     processor::CASES,
 ];
 
