@@ -210,7 +210,7 @@ fn build_devices(
     layout: &Layout,
     consoles: &[Console],
     to: &pci::Connections<'_>,
-    pci: pci::Bus,
+    pci: pci::Buses,
 ) -> Devices {
     let (time, waker): (Arc<dyn Clock>, _) = (to.clock.clone(), &to.waker);
     let root: Arc<PciRoot> = pci.root;

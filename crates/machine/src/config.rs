@@ -103,9 +103,22 @@ pub struct DeviceConfig {
     pub bus: Option<String>,
     /// PCI slot and function; the first free slot if `None`.
     pub address: Option<(u8, u8)>,
+    /// The slot has more functions.
+    pub multifunction: bool,
 }
 
 impl DeviceConfig {
+    /// A device without a name, anywhere.
+    pub fn new(model: DeviceModel) -> Self {
+        Self {
+            model,
+            id: None,
+            bus: None,
+            address: None,
+            multifunction: false,
+        }
+    }
+
     /// A name for messages.
     pub(crate) fn name(&self) -> String {
         let model = self.model.name();
@@ -148,6 +161,10 @@ pub enum DeviceModel {
         /// Addresses its DMA can reach.
         dma_mask: u64,
     },
+    /// Bridge from PCI to PCI; its bus has the device's name.
+    PciBridge(PciBridgeConfig),
+    /// PCI Express root port; its bus has the device's name.
+    PcieRootPort(PcieRootPortConfig),
 }
 
 impl DeviceModel {
@@ -161,16 +178,41 @@ impl DeviceModel {
             Self::PcTestdev => "pc-testdev",
             Self::PciTestdev => "pci-testdev",
             Self::Edu { .. } => "edu",
+            Self::PciBridge(_) => "pci-bridge",
+            Self::PcieRootPort(_) => "pcie-root-port",
         }
     }
 
     /// It is on the PCI bus; the others are on ISA.
     pub fn is_pci(&self) -> bool {
         match self {
-            Self::VirtioBlk(_) | Self::VirtioRng | Self::PciTestdev | Self::Edu { .. } => true,
+            Self::VirtioBlk(_)
+            | Self::VirtioRng
+            | Self::PciTestdev
+            | Self::Edu { .. }
+            | Self::PciBridge(_)
+            | Self::PcieRootPort(_) => true,
             Self::DebugExit { .. } | Self::DebugCon { .. } | Self::PcTestdev => false,
         }
     }
+}
+
+/// A bridge from PCI to PCI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PciBridgeConfig {
+    /// Number of the chassis it opens, at least 1.
+    pub chassis: u8,
+}
+
+/// A PCI Express root port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PcieRootPortConfig {
+    /// Number of the port.
+    pub port: u8,
+    /// Numbers of chassis and slot: no two ports have the same.
+    pub chassis: u8,
+    /// 13 bits.
+    pub slot: u16,
 }
 
 /// A virtio block device.

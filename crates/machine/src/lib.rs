@@ -32,10 +32,11 @@ mod smbios;
 mod stop_pipe;
 mod timers;
 mod vcpu_loop;
+mod virtio_models;
 
 pub use config::{
-    DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, PanicAction, SerialConfig,
-    VirtioBlkConfig,
+    DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, PanicAction, PciBridgeConfig,
+    PcieRootPortConfig, SerialConfig, VirtioBlkConfig,
 };
 pub use devices::testdev::DMA_MASK as EDU_DMA_MASK;
 pub use fw_cfg::FwCfgFile;

@@ -1,6 +1,7 @@
 //! What the machine makes of exits, resets, panics and requests, on a backend
 //! that plays scripts.
 
+mod places;
 mod scripted;
 
 use hv::VcpuExit;
@@ -108,12 +109,7 @@ fn a_reset_builds_the_machine_anew() {
 #[test]
 fn a_test_program_ends_with_a_code_of_its_own() {
     let memory = MemorySerial::new();
-    let device = |model| DeviceConfig {
-        model,
-        id: None,
-        bus: None,
-        address: None,
-    };
+    let device = DeviceConfig::new;
     let host = SerialConfig::Memory(memory.clone());
     let (iobase, iosize) = (0xf4, 4);
     let config = MachineConfig {

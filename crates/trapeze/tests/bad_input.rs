@@ -104,6 +104,23 @@ fn drives_and_devices_that_cannot_be() {
         &["-device", "virtio-rng-pci,bus=pcie.0"],
         &["bus=pcie.0", "pci.0"],
     );
+    check(
+        &[
+            "-device",
+            "virtio-rng-pci,bus=br",
+            "-device",
+            "pci-bridge,id=br",
+        ],
+        &["bus=br", "before"],
+    );
+    check(
+        &["-device", "pci-bridge,chassis_nr=256"],
+        &["chassis_nr=256", "too large"],
+    );
+    check(
+        &["-M", "q35", "-device", "pcie-root-port,hotplug=on"],
+        &["hotplug=on", "not supported"],
+    );
     let twice = "virtio-blk-pci,drive=a";
     check(
         &["-drive", &none, "-device", twice, "-device", twice],

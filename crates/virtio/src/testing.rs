@@ -76,6 +76,7 @@ impl Rig {
             intx: interrupts.clone(),
             msi: interrupts.clone(),
             memory: memory.clone(),
+            express: false,
         };
         Self {
             function: VirtioPci::new(device, 4, wiring),

@@ -52,7 +52,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -137,6 +137,13 @@ const CASES: [Case; 10] = [
         guest: Guest::Board,
         options: boards::Q35_OPTIONS,
         steps: boards::Q35_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "bridges",
+        guest: Guest::Board,
+        options: boards::BRIDGES_OPTIONS,
+        steps: boards::BRIDGES_STEPS,
         exit: 0,
     },
     Case {

@@ -1,11 +1,12 @@
-//! The root bus: functions by address, and the ranges they decode.
+//! The buses: functions by place, the ranges they decode, and what bridges
+//! forward.
 
-use super::config::Space;
-use super::function::{Address, PciFunction, Window};
+use super::config::{MULTIFUNCTION, Space, header};
+use super::function::{Address, Forwarding, PciFunction, Range, Window};
 use crate::bus::{Claim, Decoder};
 use crate::{Effect, all_ones};
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Why a function cannot be plugged in.
@@ -15,16 +16,41 @@ pub enum PlugError {
     Taken(Address),
     /// All slots are taken.
     Full,
+    /// A bus behind a root port has slot 0 only.
+    NoSlot(Address),
 }
 
-/// The bus behind the host bridge, bus number 0. The guest changes nothing
-/// but the decoded ranges while the machine runs.
-#[derive(Default)]
+/// A bus, whatever number the guest gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BusId(usize);
+
+impl BusId {
+    /// The bus behind the host bridge, always number 0.
+    pub const ROOT: Self = Self(0);
+}
+
+/// A place on a bus.
+pub type Place = (BusId, Address);
+
+/// All buses of a machine. Which there are is settled before it runs; the
+/// guest changes bus numbers and decoded ranges only.
 pub struct PciRoot {
-    functions: BTreeMap<u8, Arc<dyn PciFunction>>,
+    buses: Vec<Bus>,
     /// Sorted by space and first address. Taken before any function's lock,
     /// and never held while a BAR is accessed.
     decoded: RwLock<Vec<Decoded>>,
+}
+
+#[derive(Default)]
+struct Bus {
+    functions: BTreeMap<u8, Arc<dyn PciFunction>>,
+    /// Functions that say that their slot has more, beside those that do so of
+    /// their own.
+    multifunction: BTreeSet<u8>,
+    /// Where the bridge in front of it is; none in front of the root.
+    bridge: Option<Place>,
+    /// Slots it has.
+    slots: u8,
 }
 
 struct Decoded {
@@ -38,47 +64,140 @@ impl Decoded {
     }
 }
 
+impl Default for PciRoot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Slots of a conventional bus.
+const SLOTS: u8 = 32;
+
 impl PciRoot {
-    /// A bus without functions.
+    /// The root bus without functions.
     pub fn new() -> Self {
-        Self::default()
+        let root = Bus {
+            slots: SLOTS,
+            ..Bus::default()
+        };
+        Self {
+            buses: vec![root],
+            decoded: RwLock::default(),
+        }
     }
 
     /// Plugs a function in.
     pub fn plug(
         &mut self,
-        address: Address,
+        (bus, address): Place,
         function: Arc<dyn PciFunction>,
     ) -> Result<(), PlugError> {
-        if self.functions.contains_key(&address.devfn()) {
+        let Bus {
+            functions, slots, ..
+        } = &mut self.buses[bus.0];
+        if address.slot() >= *slots {
+            return Err(PlugError::NoSlot(address));
+        }
+        if functions.contains_key(&address.devfn()) {
             return Err(PlugError::Taken(address));
         }
-        self.functions.insert(address.devfn(), function);
+        functions.insert(address.devfn(), function);
         self.refresh();
         Ok(())
     }
 
-    /// The first slot without a function, as QEMU chooses it.
-    pub fn free_slot(&self) -> Result<Address, PlugError> {
-        let taken = |slot: u8| self.functions.keys().any(|devfn| devfn >> 3 == slot);
-        let slot = (0..32).find(|&slot| !taken(slot));
+    /// Adds the bus behind the bridge at `bridge`; a `link` has one slot.
+    pub fn add_bus(&mut self, bridge: Place, link: bool) -> BusId {
+        self.buses.push(Bus {
+            bridge: Some(bridge),
+            slots: if link { 1 } else { SLOTS },
+            ..Bus::default()
+        });
+        BusId(self.buses.len() - 1)
+    }
+
+    /// The first slot of a bus without a function that is not in `reserved`, as
+    /// QEMU chooses it.
+    pub fn free_slot(&self, bus: BusId, reserved: &[u8]) -> Result<Address, PlugError> {
+        let Bus {
+            functions, slots, ..
+        } = &self.buses[bus.0];
+        let plugged = |slot: u8| functions.keys().any(|devfn| devfn >> 3 == slot);
+        let taken = |slot| plugged(slot) || reserved.contains(&slot);
+        let slot = (0..*slots).find(|&slot| !taken(slot));
         slot.and_then(|slot| Address::new(slot, 0))
             .ok_or(PlugError::Full)
     }
 
-    /// The functions, by address.
-    pub fn functions(&self) -> impl Iterator<Item = (Address, &dyn PciFunction)> {
-        let entries = self.functions.iter();
+    /// All buses; a bridge's comes before those behind it.
+    pub fn buses(&self) -> impl Iterator<Item = BusId> + use<> {
+        (0..self.buses.len()).map(BusId)
+    }
+
+    /// Where the bridge in front of a bus is; none in front of the root.
+    pub fn bridge(&self, bus: BusId) -> Option<Place> {
+        self.buses[bus.0].bridge
+    }
+
+    /// The buses behind a bus's bridges, by the bridges' addresses.
+    pub fn behind(&self, bus: BusId) -> Vec<(Address, BusId)> {
+        let bridges = self.buses().filter_map(|b| Some((self.bridge(b)?, b)));
+        let here = bridges.filter(|((front, _), _)| *front == bus);
+        let mut list: Vec<_> = here.map(|((_, address), b)| (address, b)).collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// The bus is a link: it has one slot.
+    pub fn is_link(&self, bus: BusId) -> bool {
+        self.buses[bus.0].slots == 1
+    }
+
+    /// The functions of a bus, by address.
+    pub fn functions(&self, bus: BusId) -> impl Iterator<Item = (Address, &dyn PciFunction)> {
+        let entries = self.buses[bus.0].functions.iter();
         entries.map(|(&devfn, function)| (Address::from_devfn(devfn), &**function))
+    }
+
+    /// The slot and pin (1 to 4) of the root bus that a pin reaches: each
+    /// bridge turns it by the slot (PCI-to-PCI Bridge Architecture 1.2, 9.1).
+    pub fn pin_at_root(&self, (bus, address): Place, pin: u8) -> (u8, u8) {
+        match self.bridge(bus) {
+            None => (address.slot(), pin),
+            Some(bridge) => {
+                let pin = pin.wrapping_sub(1).wrapping_add(address.slot()) % 4;
+                self.pin_at_root(bridge, pin + 1)
+            }
+        }
     }
 
     /// Reads `size` (1, 2, 4) bytes of configuration space; all ones where
     /// no function is.
     pub fn config_read(&self, bus: u8, address: Address, offset: u16, size: u8) -> u32 {
-        match self.function(bus, address) {
-            Some(function) => function.config_read(offset, size),
-            None => all_ones(size) as u32,
-        }
+        let place = self.numbered(bus).map(|bus| (bus, address));
+        let value = place.and_then(|place| self.place_read(place, offset, size));
+        value.unwrap_or(all_ones(size) as u32)
+    }
+
+    /// Reads configuration space whatever the bus's number.
+    fn place_read(&self, place: Place, offset: u16, size: u8) -> Option<u32> {
+        let value = self.function(place)?.config_read(offset, size);
+        let (bus, address) = place;
+        let marked = self.buses[bus.0].multifunction.contains(&address.devfn());
+        let byte = (header::HEADER_TYPE as u16).checked_sub(offset);
+        let bit = byte.filter(|&b| marked && b < size.into());
+        Some(value | bit.map_or(0, |b| u32::from(MULTIFUNCTION) << (8 * b)))
+    }
+
+    /// Lets the function at a place say that its slot has more.
+    pub fn set_multifunction(&mut self, (bus, address): Place) {
+        self.buses[bus.0].multifunction.insert(address.devfn());
+    }
+
+    /// The function at a place says so.
+    pub fn is_multifunction(&self, place: Place) -> bool {
+        let header = self.place_read(place, header::HEADER_TYPE as u16, 1);
+        header.is_some_and(|h| h & u32::from(MULTIFUNCTION) != 0)
     }
 
     /// Writes `size` (1, 2, 4) bytes of configuration space.
@@ -90,7 +209,19 @@ impl PciRoot {
         size: u8,
         value: u32,
     ) -> Option<Effect> {
-        let function = self.function(bus, address)?;
+        let bus = self.numbered(bus)?;
+        self.place_write((bus, address), offset, size, value)
+    }
+
+    /// Writes configuration space whatever the bus's number.
+    pub(super) fn place_write(
+        &self,
+        place: Place,
+        offset: u16,
+        size: u8,
+        value: u32,
+    ) -> Option<Effect> {
+        let function = self.function(place)?;
         let effect = function.config_write(offset, size, value);
         if function.moves_windows(offset) {
             self.refresh();
@@ -98,20 +229,61 @@ impl PciRoot {
         effect
     }
 
-    fn function(&self, bus: u8, address: Address) -> Option<&dyn PciFunction> {
-        let function = self.functions.get(&address.devfn());
-        function.filter(|_| bus == 0).map(|f| &**f)
+    fn function(&self, (bus, address): Place) -> Option<&dyn PciFunction> {
+        let function = self.buses[bus.0].functions.get(&address.devfn());
+        function.map(|f| &**f)
+    }
+
+    /// The bus with this number: bridge by bridge, each asked in the order of
+    /// their buses.
+    fn numbered(&self, number: u8) -> Option<BusId> {
+        let mut at = BusId::ROOT;
+        if number == 0 {
+            return Some(at);
+        }
+        // A bus lies behind those before it, so one pass finds the way.
+        for bus in self.buses().skip(1) {
+            let Some((parent, _)) = self.bridge(bus) else {
+                continue;
+            };
+            let Some(to) = self.forwarding(bus).filter(|_| parent == at) else {
+                continue;
+            };
+            if to.secondary != 0 && (to.secondary..=to.subordinate).contains(&number) {
+                at = bus;
+                if to.secondary == number {
+                    return Some(bus);
+                }
+            }
+        }
+        None
+    }
+
+    /// What the bridge in front of a bus forwards.
+    fn forwarding(&self, bus: BusId) -> Option<Forwarding> {
+        self.function(self.bridge(bus)?)?.forwarding()
     }
 
     /// Asks every function what it decodes.
     fn refresh(&self) {
+        // What reaches each bus; everything reaches the root.
+        let mut reach: Vec<Option<Vec<Range>>> = vec![None];
         let mut decoded = self.decoded.write();
         decoded.clear();
-        for function in self.functions.values() {
-            decoded.extend(function.windows().into_iter().map(|window| Decoded {
-                window,
-                function: function.clone(),
-            }));
+        for bus in self.buses() {
+            if let Some((parent, _)) = self.bridge(bus) {
+                let to = self.forwarding(bus).map_or(Vec::new(), |f| f.ranges);
+                reach.push(Some(clip(&to, reach[parent.0].as_deref())));
+            }
+            let reach = reach[bus.0].as_deref();
+            let passes = |w: &Window| reach.is_none_or(|r| r.iter().any(|range| range.contains(w)));
+            for function in self.buses[bus.0].functions.values() {
+                let windows = function.windows().into_iter().filter(passes);
+                decoded.extend(windows.map(|window| Decoded {
+                    window,
+                    function: function.clone(),
+                }));
+            }
         }
         decoded.sort_by_key(Decoded::key);
     }
@@ -145,6 +317,24 @@ impl PciRoot {
             None => Claim::NotMine,
         }
     }
+}
+
+/// The parts of `ranges` that lie in those of the bus in front, if that has
+/// bounds.
+fn clip(ranges: &[Range], outer: Option<&[Range]>) -> Vec<Range> {
+    let Some(outer) = outer else {
+        return ranges.to_vec();
+    };
+    let meet = |a: &Range, b: &Range| Range {
+        space: a.space,
+        first: a.first.max(b.first),
+        last: a.last.min(b.last),
+    };
+    let pairs = ranges.iter().flat_map(|a| {
+        let same = outer.iter().filter(|b| b.space == a.space);
+        same.map(move |b| meet(a, b))
+    });
+    pairs.filter(|r| r.first <= r.last).collect()
 }
 
 impl Decoder for PciRoot {
@@ -229,7 +419,7 @@ pub(super) mod tests {
     fn ranges_move_with_their_bars() {
         let address = Address::new(3, 0).unwrap();
         let mut root = PciRoot::new();
-        root.plug(address, Scratch::new(1)).unwrap();
+        root.plug((BusId::ROOT, address), Scratch::new(1)).unwrap();
         let root = Arc::new(root);
         let (ports, mmio) = buses(&root);
         let write = |offset, value| root.config_write(0, address, offset, 4, value);
@@ -253,17 +443,19 @@ pub(super) mod tests {
     fn slots_are_given_in_order_and_only_once() {
         let mut root = PciRoot::new();
         let at = |slot| Address::new(slot, 0).unwrap();
-        root.plug(at(0), Scratch::new(1)).unwrap();
-        root.plug(at(2), Scratch::new(1)).unwrap();
-        assert_eq!(root.free_slot(), Ok(at(1)));
+        let place = |slot| (BusId::ROOT, at(slot));
+        root.plug(place(0), Scratch::new(1)).unwrap();
+        root.plug(place(2), Scratch::new(1)).unwrap();
+        assert_eq!(root.free_slot(BusId::ROOT, &[]), Ok(at(1)));
+        assert_eq!(root.free_slot(BusId::ROOT, &[1, 3]), Ok(at(4)));
         assert_eq!(
-            root.plug(at(2), Scratch::new(1)),
+            root.plug(place(2), Scratch::new(1)),
             Err(PlugError::Taken(at(2)))
         );
         for slot in (1..32).filter(|&s| s != 2) {
-            root.plug(at(slot), Scratch::new(1)).unwrap();
+            root.plug(place(slot), Scratch::new(1)).unwrap();
         }
-        assert_eq!(root.free_slot(), Err(PlugError::Full));
+        assert_eq!(root.free_slot(BusId::ROOT, &[]), Err(PlugError::Full));
         assert_eq!(root.config_read(1, at(3), 0, 2), 0xffff);
         assert_eq!(root.config_read(0, at(3), 0, 2), 0x1234);
     }

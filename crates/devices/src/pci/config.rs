@@ -1,12 +1,16 @@
-//! The 256 bytes of a function's configuration space (PCI Local Bus 3.0, 6):
-//! which bits can be written, base address registers, the capability list.
+//! A function's configuration space (PCI Local Bus 3.0, 6; PCI Express Base
+//! 3.0, 7.2): which bits can be written, base address registers, the capability
+//! list.
 
 use super::function::Window;
 
 /// Bytes of a conventional configuration space.
 pub const SIZE: usize = 256;
+/// Bytes of a PCI Express function's.
+pub const EXTENDED_SIZE: usize = 4096;
 
-/// Offsets in a type 0 header (6.1).
+/// Offsets in a type 0 header (6.1), and in a bridge's, type 1 (PCI-to-PCI
+/// Bridge Architecture 1.2, 3.2).
 pub mod header {
     #![allow(missing_docs, reason = "the specification's names")]
     pub const VENDOR: usize = 0x00;
@@ -17,11 +21,24 @@ pub mod header {
     pub const CLASS: usize = 0x09;
     pub const HEADER_TYPE: usize = 0x0e;
     pub const BARS: usize = 0x10;
+    pub const PRIMARY_BUS: usize = 0x18;
+    pub const SECONDARY_BUS: usize = 0x19;
+    pub const SUBORDINATE_BUS: usize = 0x1a;
+    pub const IO_BASE: usize = 0x1c;
+    pub const IO_LIMIT: usize = 0x1d;
+    pub const SECONDARY_STATUS: usize = 0x1e;
+    pub const MEMORY_BASE: usize = 0x20;
+    pub const MEMORY_LIMIT: usize = 0x22;
+    pub const PREFETCH_BASE: usize = 0x24;
+    pub const PREFETCH_LIMIT: usize = 0x26;
+    pub const PREFETCH_BASE_UPPER: usize = 0x28;
+    pub const PREFETCH_LIMIT_UPPER: usize = 0x2c;
     pub const SUBSYSTEM_VENDOR: usize = 0x2c;
     pub const SUBSYSTEM: usize = 0x2e;
     pub const CAPABILITIES: usize = 0x34;
     pub const INTERRUPT_LINE: usize = 0x3c;
     pub const INTERRUPT_PIN: usize = 0x3d;
+    pub const BRIDGE_CONTROL: usize = 0x3e;
     /// First byte behind the header.
     pub const END: usize = 0x40;
 }
@@ -47,7 +64,17 @@ const COMMAND_BITS: u16 = command::IO
 /// Status: the function drives INTx; it has a capability list.
 const STATUS_INTX: u8 = 1 << 3;
 const STATUS_CAPABILITIES: u8 = 1 << 4;
-const MULTIFUNCTION: u8 = 1 << 7;
+/// Header type: the slot has more functions.
+pub(super) const MULTIFUNCTION: u8 = 1 << 7;
+const HEADER_BRIDGE: u8 = 1;
+/// Bits of the bridge control register that can be written: parity, SERR, ISA
+/// and VGA forwarding, master abort, reset of the bus, back-to-back transfers,
+/// discard timers.
+const BRIDGE_CONTROL_BITS: u16 = 0x0bff;
+/// SERR of the bridge control register, as firmware sets it.
+pub const BRIDGE_SERR: u16 = 1 << 1;
+/// The prefetchable window has 64-bit addresses.
+const PREFETCH_64: u8 = 1;
 
 /// The two address spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,9 +141,9 @@ pub struct Identity {
 /// A configuration space.
 #[derive(Clone, Debug)]
 pub struct ConfigSpace {
-    bytes: [u8; SIZE],
+    bytes: Vec<u8>,
     /// Bits the guest can change.
-    writable: [u8; SIZE],
+    writable: Vec<u8>,
     bars: [Option<Bar>; 6],
     /// First byte no capability occupies.
     free: usize,
@@ -126,8 +153,8 @@ impl ConfigSpace {
     /// A type 0 header without BARs, interrupt pin and capabilities.
     pub fn new(identity: &Identity) -> Self {
         let mut space = Self {
-            bytes: [0; SIZE],
-            writable: [0; SIZE],
+            bytes: vec![0; SIZE],
+            writable: vec![0; SIZE],
             bars: [None; 6],
             free: header::END,
         };
@@ -143,6 +170,33 @@ impl ConfigSpace {
         space.allow(header::COMMAND, &COMMAND_BITS.to_le_bytes());
         space.allow(header::INTERRUPT_LINE, &[0xff]);
         space
+    }
+
+    /// A type 1 header: a bridge whose windows are shut. It has no subsystem
+    /// registers, and the upper halves of its port window do not exist.
+    pub fn bridge(identity: &Identity) -> Self {
+        let mut space = Self::new(&Identity {
+            subsystem: (0, 0),
+            ..*identity
+        });
+        space.set(header::HEADER_TYPE, &[HEADER_BRIDGE]);
+        space.set(header::IO_BASE, &[0xf0]);
+        space.set(header::MEMORY_BASE, &[0xf0, 0xff]);
+        let prefetch = [0xf0 | PREFETCH_64, 0xff, PREFETCH_64, 0];
+        space.set(header::PREFETCH_BASE, &prefetch);
+        space.allow(header::PRIMARY_BUS, &[0xff; 3]);
+        space.allow(header::IO_BASE, &[0xf0; 2]);
+        space.allow(header::MEMORY_BASE, &[0xf0, 0xff, 0xf0, 0xff]);
+        space.allow(header::PREFETCH_BASE, &[0xf0, 0xff, 0xf0, 0xff]);
+        space.allow(header::PREFETCH_BASE_UPPER, &[0xff; 8]);
+        space.allow(header::BRIDGE_CONTROL, &BRIDGE_CONTROL_BITS.to_le_bytes());
+        space
+    }
+
+    /// Makes it a PCI Express function's, with no extended capabilities.
+    pub fn extend(&mut self) {
+        self.bytes.resize(EXTENDED_SIZE, 0);
+        self.writable.resize(EXTENDED_SIZE, 0);
     }
 
     /// Puts bytes at a fixed place. Panics beyond the space: places are ours.

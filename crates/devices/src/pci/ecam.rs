@@ -110,7 +110,7 @@ impl PciFunction for Mch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bus::tests::Scratch;
+    use super::super::bus::{BusId, tests::Scratch};
     use super::super::chips::Q35_CHIPS;
     use super::*;
     use crate::MmioBus;
@@ -118,9 +118,11 @@ mod tests {
     fn machine() -> (Arc<PciRoot>, MmioBus) {
         let mch = Mch::new(&Q35_CHIPS[0]);
         let mut root = PciRoot::new();
-        root.plug(Q35_CHIPS[0].address(), mch.clone()).unwrap();
+        root.plug((BusId::ROOT, Q35_CHIPS[0].address()), mch.clone())
+            .unwrap();
         let slot = Address::new(3, 0).unwrap();
-        root.plug(slot, Scratch::new(0x5678)).unwrap();
+        root.plug((BusId::ROOT, slot), Scratch::new(0x5678))
+            .unwrap();
         let root = Arc::new(root);
         mch.attach(&root);
         let mut mmio = MmioBus::new();

@@ -59,6 +59,35 @@ pub struct Window {
     pub last: u64,
 }
 
+/// Addresses of one space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Ports or memory.
+    pub space: Space,
+    /// First address.
+    pub first: u64,
+    /// Last address.
+    pub last: u64,
+}
+
+impl Range {
+    /// The other one lies inside.
+    pub fn contains(&self, window: &Window) -> bool {
+        self.space == window.space && self.first <= window.first && window.last <= self.last
+    }
+}
+
+/// What a bridge passes on to the bus behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Number of the bus behind it; 0 until somebody gives it one.
+    pub secondary: u8,
+    /// Highest number of a bus behind it.
+    pub subordinate: u8,
+    /// Addresses.
+    pub ranges: Vec<Range>,
+}
+
 /// One function. Every access may come from any vCPU's thread; what lies
 /// outside of it reads as 0 and swallows writes.
 pub trait PciFunction: Send + Sync {
@@ -73,6 +102,10 @@ pub trait PciFunction: Send + Sync {
     /// The ranges decoded now: BARs whose space the command register enables.
     fn windows(&self) -> Vec<Window> {
         Vec::new()
+    }
+    /// What it forwards, if it is a bridge.
+    fn forwarding(&self) -> Option<Forwarding> {
+        None
     }
     /// A write at `offset` of configuration space may change
     /// [`Self::windows`].

@@ -84,13 +84,14 @@ impl PortDevice for PciConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bus::tests::Scratch;
+    use super::super::bus::{BusId, tests::Scratch};
     use super::*;
 
     fn mechanism() -> PciConfig {
         let mut root = PciRoot::new();
         let host = Address::new(0, 0).unwrap();
-        root.plug(host, Scratch::new(0x1237)).unwrap();
+        root.plug((BusId::ROOT, host), Scratch::new(0x1237))
+            .unwrap();
         PciConfig::new(Arc::new(root))
     }
 

@@ -5,10 +5,12 @@
 //! [`PciRoot`] finds functions by bus address and asks them after every
 //! configuration write which ranges they decode.
 
+mod bridge;
 mod bus;
 mod chips;
 mod config;
 mod ecam;
+mod express;
 mod function;
 mod mechanism;
 mod msi;
@@ -16,13 +18,15 @@ mod msix;
 mod pirq;
 mod setup;
 
-pub use bus::{PciRoot, PlugError};
+pub use bridge::{Bridge, BridgeKind};
+pub use bus::{BusId, PciRoot, Place, PlugError};
 pub use chips::{
     Chip, ChipRow, ECAM_BASE, PC_CHIPS, PIRQ_IRQ, PM_FUNCTION, Q35_CHIPS, ich9_pirq, piix_pirq,
 };
 pub use config::{Bar, BarKind, ConfigSpace, Identity, Space, command, header};
 pub use ecam::Mch;
-pub use function::{Address, PciFunction, Window};
+pub use express::add_endpoint;
+pub use function::{Address, Forwarding, PciFunction, Range, Window};
 pub use mechanism::{LEN, PORT, PciConfig};
 pub use msi::{Msi, MsiLayout};
 pub use msix::{Message, Msix, MsixCapability};

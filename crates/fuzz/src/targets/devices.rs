@@ -5,7 +5,7 @@ use devices::acpi_pm::{self, AcpiPm, Gpe0, ICH9_GPE0, PIIX4_GPE0};
 use devices::fw_cfg::{self, DmaPort, FwCfg, Items};
 use devices::i8042::{self, CommandPort, I8042};
 use devices::pci::PciFunction;
-use devices::pci::{self, Chip, PC_CHIPS, PciConfig, PciRoot};
+use devices::pci::{self, BusId, Chip, PC_CHIPS, PciConfig, PciRoot};
 use devices::pvpanic::{self, PvPanic};
 use devices::reset::{self, FastA20};
 use devices::rtc::{MemorySize, Rtc};
@@ -301,7 +301,7 @@ pub(super) fn ports(data: &[u8]) {
     add_pm(&mut board);
     let mut root = PciRoot::new();
     for row in &PC_CHIPS {
-        let plugged = root.plug(row.address(), Arc::new(Chip::new(row, None)));
+        let plugged = root.plug((BusId::ROOT, row.address()), Arc::new(Chip::new(row, None)));
         assert!(plugged.is_ok(), "two chips at {}", row.address());
     }
     let mechanism = PciConfig::new(Arc::new(root));

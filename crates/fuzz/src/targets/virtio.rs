@@ -173,6 +173,7 @@ pub(super) fn run(data: &[u8]) {
         intx: Arc::new(Nowhere),
         msi: Arc::new(Nowhere),
         memory: memory.clone(),
+        express: false,
     };
     let function = VirtioPci::new(device, 2, wiring);
     start(&function, 0);

@@ -111,12 +111,7 @@ pub(super) fn debugcon(options: &mut Options, value: &str) -> Result<(), String>
             value => of_serial(value)?,
         };
     }
-    options.config.devices.push(DeviceConfig {
-        model,
-        id: None,
-        bus: None,
-        address: None,
-    });
+    options.config.devices.push(DeviceConfig::new(model));
     Ok(())
 }
 

@@ -3,7 +3,9 @@
 use super::keyval::{self, on_off};
 use super::parse::Options;
 use crate::near::did_you_mean;
-use machine::{DeviceConfig, DeviceModel, SerialConfig, VirtioBlkConfig};
+use machine::{
+    DeviceConfig, DeviceModel, PciBridgeConfig, PcieRootPortConfig, SerialConfig, VirtioBlkConfig,
+};
 use virtio::blk;
 
 /// A model.
@@ -56,7 +58,7 @@ const fn property(
 }
 
 /// Every model.
-const MODELS: [Model; 7] = [
+const MODELS: [Model; 9] = [
     Model {
         name: "virtio-blk-pci",
         bus: Bus::Pci,
@@ -122,6 +124,22 @@ const MODELS: [Model; 7] = [
             dma_mask: machine::EDU_DMA_MASK,
         },
         properties: &EDU,
+    },
+    Model {
+        name: "pci-bridge",
+        bus: Bus::Pci,
+        aliases: &[],
+        help: "PCI bridge; its bus has its id as name",
+        new: || DeviceModel::PciBridge(PciBridgeConfig::default()),
+        properties: &BRIDGE,
+    },
+    Model {
+        name: "pcie-root-port",
+        bus: Bus::Pci,
+        aliases: &[],
+        help: "PCI Express root port of q35; its bus has its id as name",
+        new: || DeviceModel::PcieRootPort(PcieRootPortConfig::default()),
+        properties: &ROOT_PORT,
     },
 ];
 
@@ -211,11 +229,11 @@ fn number<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
 }
 
 /// Properties of every PCI device.
-const PCI: [Property; 3] = [
+const PCI: [Property; 4] = [
     ID,
     property(
         "bus",
-        "<str> - pci.0 (q35: pcie.0), the only bus",
+        "<str> - pci.0 (q35: pcie.0), or the id of a bridge before it",
         |d, v| {
             d.bus = Some(v.into());
             Ok(())
@@ -229,7 +247,77 @@ const PCI: [Property; 3] = [
             Ok(())
         },
     ),
+    property(
+        "multifunction",
+        "<bool> - the slot has more functions (default: off)",
+        |d, v| {
+            d.multifunction = on_off(v)?;
+            Ok(())
+        },
+    ),
 ];
+
+const BRIDGE: [Property; 2] = [
+    property(
+        "chassis_nr",
+        "<uint8> - number of its chassis, from 1",
+        |d, v| {
+            bridge(d).chassis = number(v)?;
+            Ok(())
+        },
+    ),
+    property("shpc", "<bool> - off: there is no hot-plug", |_, v| {
+        no_hotplug(v)
+    }),
+];
+
+const ROOT_PORT: [Property; 4] = [
+    property("chassis", "<uint8> - number of its chassis", |d, v| {
+        root_port(d).chassis = number(v)?;
+        Ok(())
+    }),
+    property("slot", "<uint16> - number of its slot", |d, v| {
+        root_port(d).slot = at_most(number(v)?, 0x1fff)?;
+        Ok(())
+    }),
+    property("port", "<uint8> - number of the port", |d, v| {
+        root_port(d).port = number(v)?;
+        Ok(())
+    }),
+    property("hotplug", "<bool> - off: there is no hot-plug", |_, v| {
+        no_hotplug(v)
+    }),
+];
+
+fn at_most(number: u16, most: u16) -> Result<u16, String> {
+    match number <= most {
+        true => Ok(number),
+        false => Err(format!("takes a number up to {most}")),
+    }
+}
+
+fn no_hotplug(value: &str) -> Result<(), String> {
+    match on_off(value)? {
+        false => Ok(()),
+        true => Err("hot-plug is not supported".into()),
+    }
+}
+
+/// The bridge that a row of [`BRIDGE`] is about.
+fn bridge(device: &mut DeviceConfig) -> &mut PciBridgeConfig {
+    match &mut device.model {
+        DeviceModel::PciBridge(bridge) => bridge,
+        model => unreachable!("a property of bridges for {model:?}"),
+    }
+}
+
+/// The root port that a row of [`ROOT_PORT`] is about.
+fn root_port(device: &mut DeviceConfig) -> &mut PcieRootPortConfig {
+    match &mut device.model {
+        DeviceModel::PcieRootPort(port) => port,
+        model => unreachable!("a property of root ports for {model:?}"),
+    }
+}
 
 const BLK: [Property; 8] = [
     property("drive", "<str> - id of a -drive", |d, v| {
@@ -379,12 +467,7 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
         return Ok(());
     }
     let model = find(&name)?;
-    let mut device = DeviceConfig {
-        model: (model.new)(),
-        id: None,
-        bus: None,
-        address: None,
-    };
+    let mut device = DeviceConfig::new((model.new)());
     for (key, value) in words {
         if matches!(&*key, "help" | "?") {
             options.print.get_or_insert(model.help());
@@ -402,17 +485,46 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks that a device's bus is the board's or that of a bridge before it.
+fn check_bus(
+    options: &Options,
+    device: &DeviceConfig,
+    before: &[DeviceConfig],
+) -> Result<(), String> {
+    let Some(bus) = device.bus.as_deref() else {
+        return Ok(());
+    };
+    let bridge = |d: &&DeviceConfig| {
+        let model = &d.model;
+        matches!(
+            model,
+            DeviceModel::PciBridge(_) | DeviceModel::PcieRootPort(_)
+        )
+    };
+    let bridges = before.iter().filter(bridge);
+    let root = options.config.board.pci.bus;
+    let names: Vec<&str> = [root]
+        .into_iter()
+        .chain(bridges.filter_map(|d| d.id.as_deref()))
+        .collect();
+    if names.contains(&bus) {
+        return Ok(());
+    }
+    let near = did_you_mean(bus, names.iter().copied());
+    let list = names.join(", ");
+    Err(format!(
+        "-device: bus={bus}: there is no such bus before this device{near}; there are {list}"
+    ))
+}
+
 /// Checks what can be known only at the end: ids, and that every disk has a
 /// drive of its own.
 pub(super) fn check(options: &Options) -> Result<(), String> {
     let config = &options.config;
     let mut used: Vec<&str> = Vec::new();
     for (i, device) in config.devices.iter().enumerate() {
+        check_bus(options, device, &config.devices[..i])?;
         let same = |d: &DeviceConfig| d.id.is_some() && d.id == device.id;
-        if let Some(bus) = device.bus.as_deref().filter(|&b| b != config.board.pci.bus) {
-            let only = config.board.pci.bus;
-            return Err(format!("-device: bus={bus}: there is only the bus {only}"));
-        }
         if let (Some(id), true) = (&device.id, config.devices[..i].iter().any(same)) {
             return Err(format!("-device: two devices have the id '{id}'"));
         }

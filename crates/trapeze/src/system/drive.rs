@@ -166,15 +166,11 @@ pub(super) fn resolve(options: &mut Options) -> Result<(), String> {
             return Err(format!("-drive: two drives have the id '{id}'"));
         }
         if drive.interface == Interface::Virtio {
-            options.config.devices.push(DeviceConfig {
-                model: DeviceModel::VirtioBlk(VirtioBlkConfig {
-                    drive: id.clone(),
-                    options: super::device::blk_defaults(),
-                }),
-                id: None,
-                bus: None,
-                address: None,
+            let model = DeviceModel::VirtioBlk(VirtioBlkConfig {
+                drive: id.clone(),
+                options: super::device::blk_defaults(),
             });
+            options.config.devices.push(DeviceConfig::new(model));
         }
         finish_devices(options, &drive, &id);
         options.config.drives.push(DriveConfig {

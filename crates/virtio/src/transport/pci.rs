@@ -6,7 +6,8 @@ use super::{Setup, Signals, pci_legacy as legacy, pci_registers as modern};
 use crate::device::{Interrupts, VirtioDevice};
 use crate::memory::GuestMemory;
 use devices::pci::{
-    Bar, BarKind, ConfigSpace, Identity, Msix, MsixCapability, PciFunction, Window, command, header,
+    Bar, BarKind, ConfigSpace, Identity, Msix, MsixCapability, PciFunction, Window, add_endpoint,
+    command, header,
 };
 use devices::{Effect, IrqLine, MsiSink};
 use parking_lot::Mutex;
@@ -17,6 +18,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 const VENDOR: u16 = 0x1af4;
 /// QEMU's subsystem of devices that are not transitional.
 const MODERN_SUBSYSTEM: u16 = 0x1100;
+/// PCI device ids of devices that are not transitional: this plus the virtio
+/// id (4.1.2.1).
+const MODERN_IDS: u16 = 0x1040;
 
 const LEGACY_BAR: u8 = 0;
 const MSIX_BAR: u8 = 1;
@@ -59,6 +63,9 @@ pub struct PciWiring {
     pub msi: Arc<dyn MsiSink>,
     /// Guest memory.
     pub memory: GuestMemory,
+    /// It is behind a PCI Express port: then it is a PCI Express function, and
+    /// has no legacy registers.
+    pub express: bool,
 }
 
 /// A virtio device as a PCI function.
@@ -72,6 +79,8 @@ pub struct VirtioPci {
     /// Where the configuration access capability is.
     window: u16,
     vectors: u16,
+    /// BAR 0 is the legacy register block.
+    legacy: bool,
 }
 
 /// The way from a device's threads to its driver. It knows nothing of the
@@ -129,7 +138,12 @@ impl VirtioPci {
     pub fn new(device: Arc<dyn VirtioDevice>, vectors: u16, wiring: PciWiring) -> Arc<Self> {
         let signals = Arc::new(Signals::new(device.queue_sizes().len()));
         let vectors = vectors.clamp(1, MAX_VECTORS);
-        let mut config = config_space(&*device);
+        let legacy = device.kind().transitional() && !wiring.express;
+        let mut config = config_space(&*device, legacy);
+        if wiring.express {
+            config.extend();
+            add_endpoint(&mut config);
+        }
         let window = add_structures(&mut config);
         let place = MsixCapability {
             bar: MSIX_BAR,
@@ -152,6 +166,7 @@ impl VirtioPci {
             master: AtomicBool::new(false),
             window,
             vectors,
+            legacy,
         })
     }
 
@@ -281,21 +296,21 @@ impl VirtioPci {
 }
 
 /// Ids and BARs.
-fn config_space(device: &dyn VirtioDevice) -> ConfigSpace {
+fn config_space(device: &dyn VirtioDevice, legacy: bool) -> ConfigSpace {
     let kind = device.kind();
-    let subsystem = match kind.transitional() {
-        true => kind.id,
-        false => MODERN_SUBSYSTEM,
+    let (id, subsystem) = match legacy {
+        true => (kind.pci_id, kind.id),
+        false => (MODERN_IDS + kind.id, MODERN_SUBSYSTEM),
     };
     let mut config = ConfigSpace::new(&Identity {
         vendor: VENDOR,
-        device: kind.pci_id,
-        revision: u8::from(!kind.transitional()),
+        device: id,
+        revision: u8::from(!legacy),
         class: kind.class,
         subsystem: (VENDOR, subsystem),
     });
     config.set_interrupt_pin(1);
-    if kind.transitional() {
+    if legacy {
         let bytes = LEGACY_REGISTERS + device.config_len() as u64;
         let size = bytes.next_power_of_two().max(32);
         let kind = BarKind::Io;
@@ -369,7 +384,7 @@ impl PciFunction for VirtioPci {
 
     fn bar_read(&self, bar: u8, offset: u64, size: u8) -> u64 {
         match bar {
-            LEGACY_BAR if self.device.kind().transitional() => self.read_legacy(offset, size),
+            LEGACY_BAR if self.legacy => self.read_legacy(offset, size),
             MSIX_BAR => self.link.bus.lock().msix.read(offset, size),
             BAR => self.read_structure(offset, size),
             _ => 0,
@@ -378,7 +393,7 @@ impl PciFunction for VirtioPci {
 
     fn bar_write(&self, bar: u8, offset: u64, size: u8, value: u64) -> Option<Effect> {
         match bar {
-            LEGACY_BAR if self.device.kind().transitional() => {
+            LEGACY_BAR if self.legacy => {
                 self.write_legacy(offset, size, value);
             }
             MSIX_BAR => {

@@ -36,3 +36,48 @@ pub(super) const Q35_STEPS: &[(&str, &str)] = &[
     ("\nthe same", ""),
     (PROMPT, "poweroff\r"),
 ];
+
+/// A disk behind a root port, entropy behind a bridge behind a bridge, without
+/// MSI: every access passes through windows, the interrupts through pins.
+pub(super) const BRIDGES_OPTIONS: &[&str] = &[
+    "-M",
+    "q35",
+    "-device",
+    "pcie-root-port,id=rp0,chassis=1,addr=3.0,multifunction=on",
+    "-device",
+    "pcie-root-port,id=rp1,chassis=2,addr=3.1",
+    "-device",
+    "pci-bridge,id=outer,chassis_nr=1,addr=6",
+    "-device",
+    "pci-bridge,id=inner,chassis_nr=2,bus=outer,addr=5",
+    "-drive",
+    "file={folder}/target.img,if=none,id=disk,format=raw",
+    "-device",
+    "virtio-blk-pci,drive=disk,bus=rp0",
+    "-device",
+    "virtio-rng-pci,bus=inner,addr=2",
+    "-append",
+    "console=ttyS0 panic=-1 quiet TERM=vt100 TRAPEZE_ROWS=24 TRAPEZE_COLUMNS=80 pci=nomsi",
+];
+
+pub(super) const BRIDGES_STEPS: &[(&str, &str)] = &[
+    (PROMPT, LOAD),
+    ("\nin 0", ""),
+    (PROMPT, "cd /sys/bus/pci/devices; ls -d *; cd\r"),
+    ("0000:01:00.0", ""),
+    ("0000:04:02.0", ""),
+    (PROMPT, "cat /sys/bus/pci/devices/0000:0[14]*/device\r"),
+    ("\n0x1042", ""),
+    ("\n0x1005", ""),
+    (PROMPT, FILL),
+    ("\nfilled 0", ""),
+    (PROMPT, COMPARE),
+    ("\nthe same", ""),
+    (PROMPT, "head -c 64 /dev/hwrng | wc -c\r"),
+    ("\n64", ""),
+    // Slot 3, pin A; slot 2 behind slot 5 behind slot 6: PIRQH and PIRQF.
+    (PROMPT, "grep virtio /proc/interrupts\r"),
+    ("21-fasteoi", ""),
+    ("23-fasteoi", ""),
+    (PROMPT, "poweroff\r"),
+];

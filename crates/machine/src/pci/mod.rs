@@ -1,0 +1,173 @@
+//! The PCI bus: the board's chips, the configured devices, and what firmware
+//! would have set up.
+
+mod models;
+mod pins;
+mod slots;
+
+pub use self::models::Ram;
+
+use self::models::BusKind;
+use self::pins::Pins;
+use self::slots::{Slots, check_functions, explain};
+use crate::boards::PciKind;
+use crate::config::{DeviceConfig, MachineConfig};
+use crate::drives::Drives;
+use crate::layout::IOAPIC;
+use crate::outcome::{Error, Result};
+use devices::pci::{Apertures, BusId, Chip, Mch, PciFunction, PciRoot, PirqRouter, Place, assign};
+use devices::timed::{Timed, Waker};
+use devices::{Clock, IrqLine, MsiSink};
+use hv::Vm;
+use std::sync::{Arc, Weak};
+use virtio::GuestMemory;
+use virtio::transport::PciWiring;
+
+/// First port for BARs; below are the board's own.
+const FIRST_PORT: u64 = 0xc000;
+
+/// Messages of devices, to the interrupt controllers.
+struct VmMsi(Weak<dyn Vm>);
+
+impl MsiSink for VmMsi {
+    fn send(&self, address: u64, data: u32) {
+        let Some(vm) = self.0.upgrade() else {
+            return;
+        };
+        if let Err(error) = vm.signal_msi(address, data) {
+            log::warn!(target: "guest_errors", "MSI {address:#x}, {data:#x}: {error}");
+        }
+    }
+}
+
+/// What the devices on the bus are connected to.
+pub struct Connections<'a> {
+    /// The virtual machine.
+    pub vm: &'a Arc<dyn Vm>,
+    /// Guest memory.
+    pub memory: GuestMemory,
+    /// A line of the interrupt controllers.
+    pub line: fn(&Arc<dyn Vm>, u32) -> Arc<dyn IrqLine>,
+    /// Open disks.
+    pub drives: &'a Drives,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Wakes the thread that serves deadlines.
+    pub waker: Waker,
+}
+
+/// The buses, and the functions with deadlines.
+pub struct Buses {
+    /// Functions by place.
+    pub root: Arc<PciRoot>,
+    /// Those that act when time passes.
+    pub timed: Vec<Arc<dyn Timed>>,
+}
+
+/// Plugs the chips in; the bridge that shows configuration space in memory, if
+/// the board has one, must still be told of the finished bus.
+fn plug_chips(root: &mut PciRoot, kind: &PciKind, router: &Arc<PirqRouter>) -> Option<Arc<Mch>> {
+    let mut mch = None;
+    for (i, row) in kind.chips.iter().enumerate() {
+        let function: Arc<dyn PciFunction> = match (i, kind.ecam) {
+            (0, Some(_)) => mch.insert(Mch::new(row)).clone(),
+            _ => {
+                let router = row.has_routes().then(|| router.clone());
+                Arc::new(Chip::new(row, router))
+            }
+        };
+        let plugged = root.plug((BusId::ROOT, row.address()), function);
+        assert!(plugged.is_ok(), "two chips at {}", row.address());
+    }
+    mch
+}
+
+/// Builds the buses. `low_end` is where RAM below 4 GiB ends.
+pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Result<Buses> {
+    let kind = &config.board.pci;
+    let mut root = PciRoot::new();
+    let router = pins::router(kind, to);
+    let mch = plug_chips(&mut root, kind, &router);
+    let mut builder = Builder {
+        config,
+        to,
+        pins: Pins::new(kind, &router),
+        msi: Arc::new(VmMsi(Arc::downgrade(to.vm))),
+        slots: Slots::new(kind, &config.devices),
+        timed: Vec::new(),
+    };
+    for device in config.devices.iter().filter(|d| d.model.is_pci()) {
+        builder
+            .add(&mut root, device)
+            .map_err(|why| Error::Device {
+                name: device.name(),
+                why,
+            })?;
+    }
+    let timed = builder.timed;
+    set_up(&root, kind, low_end)?;
+    let root = Arc::new(root);
+    if let Some(mch) = mch {
+        mch.attach(&root);
+    }
+    Ok(Buses { root, timed })
+}
+
+/// What devices on the bus are made from.
+struct Builder<'a> {
+    config: &'a MachineConfig,
+    to: &'a Connections<'a>,
+    pins: Pins,
+    msi: Arc<dyn MsiSink>,
+    slots: Slots<'a>,
+    timed: Vec<Arc<dyn Timed>>,
+}
+
+impl<'a> Builder<'a> {
+    /// Makes a device and plugs it in; a bridge brings its bus along.
+    fn add(
+        &mut self,
+        root: &mut PciRoot,
+        device: &'a DeviceConfig,
+    ) -> std::result::Result<(), String> {
+        let place = self.slots.place(root, device)?;
+        let wiring = PciWiring {
+            intx: self.pins.inta(root, place),
+            msi: self.msi.clone(),
+            memory: self.to.memory.clone(),
+            express: root.is_link(place.0),
+        };
+        let made = models::make(&device.model, self.config, self.to, wiring)?;
+        root.plug(place, made.function).map_err(explain)?;
+        if device.multifunction {
+            root.set_multifunction(place);
+        }
+        check_functions(root, place)?;
+        self.timed.extend(made.timed);
+        if let Some(bus) = made.bus {
+            let bus = root.add_bus(place, bus == BusKind::Link);
+            self.slots.add_bus(device, bus);
+        }
+        Ok(())
+    }
+}
+
+/// What firmware does: bus numbers, addresses and interrupt lines.
+fn set_up(root: &PciRoot, kind: &PciKind, low_end: u64) -> Result<()> {
+    let apertures = Apertures {
+        io_first: FIRST_PORT,
+        io_end: 0x1_0000,
+        memory_first: low_end.max(kind.memory_first),
+        memory_end: IOAPIC.into(),
+    };
+    let own_line = |(bus, address): Place| {
+        let place = (address.slot(), address.function());
+        bus == BusId::ROOT && kind.own_line == Some(place)
+    };
+    let line = |place, pin| (!own_line(place)).then(|| pins::line(kind, root, place, pin));
+    if assign(root, &apertures, line) {
+        return Ok(());
+    }
+    let (name, why) = ("PCI".into(), "no room for all devices' addresses".into());
+    Err(Error::Device { name, why })
+}

@@ -1,0 +1,33 @@
+//! Virtio devices from their configuration, whatever carries them: the table
+//! of what [`DeviceModel`] makes.
+
+use crate::config::{DeviceModel, MachineConfig};
+use crate::drives::Drives;
+use std::sync::Arc;
+use virtio::{VirtioDevice, blk, rng};
+
+/// A device, and how many MSI-X vectors it wants.
+pub type Made = (Arc<dyn VirtioDevice>, u16);
+
+/// Makes the device of a model; `None` if it is not a virtio device.
+pub fn make(
+    model: &DeviceModel,
+    config: &MachineConfig,
+    drives: &Drives,
+) -> Result<Option<Made>, String> {
+    let made: Made = match model {
+        DeviceModel::VirtioRng => (Arc::new(rng::Rng::new()), 2),
+        DeviceModel::VirtioBlk(model) => {
+            let disk = drives.get(&model.drive)?;
+            let mut options = model.options.clone();
+            // As QEMU: a queue for each vCPU.
+            if options.queues == 0 {
+                options.queues = config.topology.vcpus().min(u16::MAX.into()) as u16;
+            }
+            let vectors = options.queues.saturating_add(1);
+            (Arc::new(blk::Blk::new(disk, options)), vectors)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(made))
+}
