@@ -62,6 +62,32 @@ fn options_that_are_not_there() {
 }
 
 #[test]
+fn buses_and_slots_that_cannot_be() {
+    check(&["-device", "virtio-rng-pci,addr=20"], &["addr=20", "0x1f"]);
+    check(
+        &["-device", "virtio-rng-pci,bus=pcie.0"],
+        &["bus=pcie.0", "pci.0"],
+    );
+    check(
+        &[
+            "-device",
+            "virtio-rng-pci,bus=br",
+            "-device",
+            "pci-bridge,id=br",
+        ],
+        &["bus=br", "before"],
+    );
+    check(
+        &["-device", "pci-bridge,chassis_nr=256"],
+        &["chassis_nr=256", "too large"],
+    );
+    check(
+        &["-M", "q35", "-device", "pcie-root-port,hotplug=on"],
+        &["hotplug=on", "not supported"],
+    );
+}
+
+#[test]
 fn drives_and_devices_that_cannot_be() {
     let image = file("drives", "a.img", &[0; 4096]);
     let drive = |more: &str| format!("file={image}{more}");
@@ -98,28 +124,6 @@ fn drives_and_devices_that_cannot_be() {
     check(
         &["-device", "virtio-rng-pci,drive=a"],
         &["'virtio-rng-pci.drive'"],
-    );
-    check(&["-device", "virtio-rng-pci,addr=20"], &["addr=20", "0x1f"]);
-    check(
-        &["-device", "virtio-rng-pci,bus=pcie.0"],
-        &["bus=pcie.0", "pci.0"],
-    );
-    check(
-        &[
-            "-device",
-            "virtio-rng-pci,bus=br",
-            "-device",
-            "pci-bridge,id=br",
-        ],
-        &["bus=br", "before"],
-    );
-    check(
-        &["-device", "pci-bridge,chassis_nr=256"],
-        &["chassis_nr=256", "too large"],
-    );
-    check(
-        &["-M", "q35", "-device", "pcie-root-port,hotplug=on"],
-        &["hotplug=on", "not supported"],
     );
     let twice = "virtio-blk-pci,drive=a";
     check(
