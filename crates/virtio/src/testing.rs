@@ -54,7 +54,20 @@ impl MsiSink for Interrupts {
 impl IrqLine for Interrupts {
     fn set_level(&self, high: bool) {
         self.pin.store(high, Ordering::SeqCst);
+        // Who waits has looked at the pin, or will.
+        drop(self.messages.lock());
         self.arrived.notify_all();
+    }
+}
+
+impl Interrupts {
+    /// Waits until the pin is high.
+    pub(crate) fn wait_pin(&self) {
+        let mut messages = self.messages.lock();
+        while !self.pin.load(Ordering::SeqCst) {
+            let waited = self.arrived.wait_for(&mut messages, PATIENCE);
+            assert!(!waited.timed_out(), "the pin stays low");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod chips;
 mod devices;
 mod disk;
 mod options;
+mod pci;
 mod tar;
 mod translate;
 mod vcpu;
@@ -92,6 +93,12 @@ pub const TARGETS: &[Target] = &[
         what: "guest accesses to the devices of test programs while time passes",
         max_len: 1024,
         run: devices::testdevs,
+    },
+    Target {
+        name: "pci",
+        what: "configuration of a tree of PCI buses, and accesses to what it decodes",
+        max_len: 1024,
+        run: pci::run,
     },
     Target {
         name: "virtio",

@@ -421,10 +421,7 @@ impl Interrupts for Link {
     }
 
     fn needs_reset(&self, why: &str) {
-        log::warn!(target: "guest_errors", "{}: {why}", self.name);
-        let status = &self.signals.status;
-        let before = status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
-        if before & status::DRIVER_OK != 0 {
+        if self.signals.set_needs_reset(self.name, why) {
             self.config_changed();
         }
     }

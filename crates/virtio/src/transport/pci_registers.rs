@@ -89,7 +89,7 @@ pub(super) fn write(
             .config_vector
             .store(exists(value), Ordering::Relaxed),
         at::QUEUE_SELECT => common.queue_select = value as u16,
-        at::QUEUE_SIZE => set_size(common, value),
+        at::QUEUE_SIZE => common.set_queue_size(value),
         at::QUEUE_VECTOR => {
             if let Some(vector) = queue_vector(common, signals) {
                 vector.store(exists(value), Ordering::Relaxed);
@@ -107,15 +107,6 @@ pub(super) fn write(
 
 /// The offset of the status register.
 pub(super) const STATUS: u64 = at::STATUS;
-
-fn set_size(common: &mut Setup, value: u64) {
-    if let Some(queue) = common.queue_mut()
-        && value.is_power_of_two()
-        && value <= queue.max_size.into()
-    {
-        queue.size = value as u16;
-    }
-}
 
 fn set_ring(common: &mut Setup, (offset, size): (u64, u8), value: u64) {
     let (ring, high) = ring_at(offset);

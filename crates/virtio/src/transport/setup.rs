@@ -61,6 +61,14 @@ impl Signals {
         }
     }
 
+    /// The device cannot go on because of what the driver did. True if the
+    /// driver is to be told: it had the device running.
+    pub fn set_needs_reset(&self, name: &str, why: &str) -> bool {
+        log::warn!(target: "guest_errors", "{name}: {why}");
+        let before = self.status.fetch_or(status::NEEDS_RESET, Ordering::AcqRel);
+        before & status::DRIVER_OK != 0
+    }
+
     fn reset(&self) {
         self.status.store(0, Ordering::Release);
         let vectors = self.queue_vectors.iter();
@@ -154,6 +162,17 @@ impl Setup {
     pub fn queue_mut(&mut self) -> Option<&mut QueueSetup> {
         let queue = self.queues.get_mut(usize::from(self.queue_select));
         queue.filter(|_| !self.active)
+    }
+
+    /// The driver chooses the size of the queue the registers show; what no
+    /// queue can have changes nothing.
+    pub fn set_queue_size(&mut self, size: u64) {
+        if let Some(queue) = self.queue_mut()
+            && size.is_power_of_two()
+            && size <= queue.max_size.into()
+        {
+            queue.size = size as u16;
+        }
     }
 
     fn offered(&self) -> u64 {
