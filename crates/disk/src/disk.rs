@@ -2,10 +2,11 @@
 
 use crate::buffer::{Dest, Source};
 use crate::device::{BlockDevice, BlockSizes, Preallocation, Status};
-use crate::errno::{IoResult, Result};
+use crate::errno::{Error, IoResult, Result};
 use crate::format::Format;
 use crate::host_file::Access;
 use crate::image::{Image, ImageOptions};
+use crate::temporary;
 use std::sync::Arc;
 
 /// What the host's caches may do, by QEMU's names.
@@ -120,6 +121,39 @@ impl Disk {
             discard: options.discard,
             image,
         })
+    }
+
+    /// Opens the image read-only and a temporary overlay on top of it, in
+    /// `$TMPDIR` or `/var/tmp`, which has no name any more when this returns.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_temporary(name: &str, options: &DiskOptions) -> Result<Self> {
+        let read = ImageOptions {
+            format: options.format,
+            direct: options.cache.direct(),
+            access: match options.unlocked {
+                true => Access::Unlocked,
+                false => Access::Read,
+            },
+            ..ImageOptions::read()
+        };
+        let base = Image::open(name, &read)?;
+        let format = base.format();
+        let path = std::fs::canonicalize(base.path())
+            .map_err(|e| Error::io(format!("Could not open '{name}'"), e.into()))?;
+        let overlay = temporary::overlay(&path, format, base.device().len())?;
+        drop(base);
+        // Nothing of it survives us, so nothing needs to be durable.
+        let writable = DiskOptions {
+            format: Some(Format::Qcow2),
+            read_only: false,
+            cache: CacheMode::Unsafe,
+            ..*options
+        };
+        let opened = Self::open(&overlay.name(), &writable);
+        drop(overlay);
+        opened
     }
 
     /// What the user must know, if anything: that the format was guessed.
@@ -253,6 +287,30 @@ mod tests {
                     assert_eq!(durable(), mode.write_through(), "{what}: discard");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_temporary_overlay_leaves_the_image_alone() {
+        let dir = TempDir::new();
+        for (format, path) in images(&dir) {
+            let options = DiskOptions {
+                format: Some(format),
+                ..DiskOptions::default()
+            };
+            let before = std::fs::read(&path).expect("there");
+            let disk = Disk::open_temporary(&path, &options).expect("there");
+            disk.write_at(&[5; 70_000], 60_000).expect("in range");
+            let mut bytes = [0; 2];
+            disk.read_at(&mut bytes, 59_999).expect("in range");
+            assert_eq!(bytes, [0, 5]);
+            // Others may look at the image meanwhile, but not write to it.
+            assert!(Disk::open(&path, &options).is_err());
+            drop(disk);
+            assert!(std::fs::read(&path).expect("there") == before);
+            let disk = Disk::open(&path, &options).expect("free again");
+            disk.read_at(&mut bytes, 60_000).expect("in range");
+            assert_eq!(bytes, [0, 0]);
         }
     }
 

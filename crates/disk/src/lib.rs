@@ -19,6 +19,7 @@ mod preallocate;
 pub mod qcow2;
 mod raw;
 mod storage;
+mod temporary;
 #[cfg(test)]
 mod testing;
 
