@@ -3,6 +3,7 @@
 
 use crate::config::MachineConfig;
 use crate::console::Console;
+use crate::control::Control;
 use crate::drives::Drives;
 use crate::layout::{HIGH_RAM, Layout};
 use crate::outcome::{Error, Result};
@@ -87,6 +88,8 @@ pub struct Host<'a> {
     pub debug_consoles: &'a [Console],
     /// Open disks.
     pub drives: &'a Drives,
+    /// Stops the machine.
+    pub control: &'a Arc<Control>,
 }
 
 /// Devices on their buses.
@@ -135,6 +138,7 @@ impl Board {
             memory: ram.for_devices(Arc::downgrade(&vm))?,
             line: gsi,
             drives: host.drives,
+            control: host.control,
             clock: clock.clone(),
             waker: waker.clone(),
         };

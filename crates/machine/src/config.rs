@@ -90,6 +90,8 @@ pub struct DriveConfig {
     pub file: String,
     /// How it is opened.
     pub options: disk::DiskOptions,
+    /// What is written goes into a temporary file on top of it.
+    pub snapshot: bool,
 }
 
 /// A device of PCI or ISA.

@@ -21,7 +21,8 @@ pub enum Ending {
 /// first to ask for an ending decides it.
 #[derive(Default)]
 pub struct Control {
-    /// Mirrors `ending.is_some() || paused`, for the vCPUs' loop.
+    /// Mirrors that there is an ending or the machine is stopped, for the
+    /// vCPUs' loop.
     attention: AtomicBool,
     /// Set for good once the machine is about to end.
     ending: Arc<AtomicBool>,
@@ -29,10 +30,24 @@ pub struct Control {
     changed: Condvar,
 }
 
+/// Whether the machine runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunState {
+    /// It does.
+    #[default]
+    Running,
+    /// It was stopped on request.
+    Paused,
+    /// It was stopped by an I/O error of a disk.
+    IoError,
+}
+
 #[derive(Default)]
 struct State {
     ending: Option<Ending>,
-    paused: bool,
+    /// Endings that were asked for since the machine was made.
+    endings: u64,
+    run_state: RunState,
     kickers: Vec<Arc<dyn Kicker>>,
 }
 
@@ -56,6 +71,7 @@ impl Control {
             self.ending.fetch_or(final_one, Ordering::Release);
             state.ending = Some(ending);
         }
+        state.endings += 1;
         self.summon(&state);
     }
 
@@ -68,8 +84,33 @@ impl Control {
     /// Stops the vCPUs until the machine ends or goes on.
     pub fn set_paused(&self, paused: bool) {
         let mut state = self.state.lock();
-        state.paused = paused;
+        state.run_state = match paused {
+            true => RunState::Paused,
+            false => RunState::Running,
+        };
         self.summon(&state);
+    }
+
+    /// Whether the machine runs.
+    pub fn run_state(&self) -> RunState {
+        self.state.lock().run_state
+    }
+
+    /// Stops the vCPUs because of an I/O error and waits: true when the
+    /// machine goes on, false when it ends or starts again. `tell` is called
+    /// if it ran until now. Not for vCPUs' threads.
+    pub fn stop_for_error(&self, tell: impl FnOnce()) -> bool {
+        let mut state = self.state.lock();
+        let endings = state.endings;
+        if state.run_state == RunState::Running {
+            tell();
+            state.run_state = RunState::IoError;
+            self.summon(&state);
+        }
+        while state.run_state != RunState::Running && state.endings == endings {
+            self.changed.wait(&mut state);
+        }
+        state.endings == endings
     }
 
     /// The vCPUs to stop from now on.
@@ -83,7 +124,7 @@ impl Control {
             return true;
         }
         let mut state = self.state.lock();
-        while state.paused && state.ending.is_none() {
+        while state.run_state != RunState::Running && state.ending.is_none() {
             self.changed.wait(&mut state);
         }
         state.ending.is_none()
@@ -94,16 +135,46 @@ impl Control {
         let mut state = self.state.lock();
         state.kickers.clear();
         let ending = state.ending.take();
-        self.attention.store(state.paused, Ordering::Release);
+        let stopped = state.run_state != RunState::Running;
+        self.attention.store(stopped, Ordering::Release);
         ending
     }
 
     fn summon(&self, state: &State) {
-        let attention = state.ending.is_some() || state.paused;
+        let attention = state.ending.is_some() || state.run_state != RunState::Running;
         self.attention.store(attention, Ordering::Release);
         self.changed.notify_all();
         if attention {
             state.kickers.iter().for_each(|k| k.kick());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_stopped_by_an_error_goes_on_or_ends() {
+        for goes_on in [true, false] {
+            let control = Control::default();
+            std::thread::scope(|scope| {
+                let (told, telling) = std::sync::mpsc::channel();
+                let tell = move || told.send(()).expect("we listen");
+                let waits = scope.spawn(|| control.stop_for_error(tell));
+                telling.recv().expect("it stops");
+                // `tell` is called under the lock.
+                assert_eq!(control.run_state(), RunState::IoError);
+                match goes_on {
+                    true => control.set_paused(false),
+                    false => {
+                        control.request(Ending::Reset);
+                        // Even if the ending is over before anybody looks.
+                        assert!(control.take_ending().is_some());
+                    }
+                }
+                assert_eq!(waits.join().expect("no panic"), goes_on);
+            });
         }
     }
 }

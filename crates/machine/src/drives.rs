@@ -1,9 +1,11 @@
 //! The disks a machine has open, by id. They stay open across resets.
 
 use crate::config::DriveConfig;
+use crate::control::Control;
 use crate::outcome::{Error, Result};
 use disk::{BlockDevice, Disk};
 use std::sync::Arc;
+use virtio::blk::{IoError, Resumed, Supervisor};
 
 /// The disks.
 #[derive(Default)]
@@ -15,7 +17,11 @@ impl Drives {
     pub fn open(configs: &[DriveConfig]) -> Result<Self> {
         let mut drives = Self::default();
         for config in configs {
-            let disk = Disk::open(&config.file, &config.options).map_err(|why| Error::Drive {
+            let opened = match config.snapshot {
+                true => Disk::open_temporary(&config.file, &config.options),
+                false => Disk::open(&config.file, &config.options),
+            };
+            let disk = opened.map_err(|why| Error::Drive {
                 id: config.id.clone(),
                 why: why.to_string(),
             })?;
@@ -33,6 +39,31 @@ impl Drives {
         match found {
             Some((_, disk)) => Ok(disk.clone()),
             None => Err(format!("there is no drive '{id}'")),
+        }
+    }
+}
+
+/// Stops the machine for errors of a drive.
+pub struct StopsMachine {
+    /// The machine's.
+    pub control: Arc<Control>,
+    /// Id of the drive.
+    pub drive: String,
+}
+
+impl Supervisor for StopsMachine {
+    fn stop_and_wait(&self, error: &IoError) -> Resumed {
+        let tell = || {
+            let what = if error.read { "reading" } else { "writing" };
+            // Nobody would know otherwise: there may be no monitor.
+            eprintln!(
+                "trapeze: drive '{}': {what}: {}; the machine is stopped (io-error)",
+                self.drive, error.errno
+            );
+        };
+        match self.control.stop_for_error(tell) {
+            true => Resumed::Yes,
+            false => Resumed::No,
         }
     }
 }

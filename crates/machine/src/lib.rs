@@ -38,6 +38,7 @@ pub use config::{
     DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, PanicAction, PciBridgeConfig,
     PcieRootPortConfig, SerialConfig, VirtioBlkConfig,
 };
+pub use control::RunState;
 pub use devices::testdev::DMA_MASK as EDU_DMA_MASK;
 pub use fw_cfg::FwCfgFile;
 pub use machine::{Machine, MachineHandle};

@@ -3,7 +3,7 @@
 use crate::board::{Board, Host, SERIAL_PORTS};
 use crate::config::{DeviceModel, MachineConfig};
 use crate::console::Console;
-use crate::control::{Control, Ending};
+use crate::control::{Control, Ending, RunState};
 use crate::drives::Drives;
 use crate::layout::Layout;
 use crate::outcome::{Error, Outcome, Result};
@@ -62,6 +62,11 @@ impl MachineHandle {
     /// Stops the vCPUs, or lets them go on.
     pub fn set_paused(&self, paused: bool) {
         self.0.control.set_paused(paused);
+    }
+
+    /// Whether the machine runs.
+    pub fn run_state(&self) -> RunState {
+        self.0.control.run_state()
     }
 
     /// Presses the power button; an ACPI guest shuts down.
@@ -154,6 +159,7 @@ impl Machine {
                 consoles: &self.consoles,
                 debug_consoles: &self.debug_consoles,
                 drives: &self.drives,
+                control: &self.handle.0.control,
             },
         )
     }

@@ -2,7 +2,8 @@
 //! of what [`DeviceModel`] makes.
 
 use crate::config::{DeviceModel, MachineConfig};
-use crate::drives::Drives;
+use crate::control::Control;
+use crate::drives::{Drives, StopsMachine};
 use std::sync::Arc;
 use virtio::{VirtioDevice, blk, rng};
 
@@ -14,6 +15,7 @@ pub fn make(
     model: &DeviceModel,
     config: &MachineConfig,
     drives: &Drives,
+    control: &Arc<Control>,
 ) -> Result<Option<Made>, String> {
     let made: Made = match model {
         DeviceModel::VirtioRng => (Arc::new(rng::Rng::new()), 2),
@@ -25,7 +27,14 @@ pub fn make(
                 options.queues = config.topology.vcpus().min(u16::MAX.into()) as u16;
             }
             let vectors = options.queues.saturating_add(1);
-            (Arc::new(blk::Blk::new(disk, options)), vectors)
+            let stops = StopsMachine {
+                control: control.clone(),
+                drive: model.drive.clone(),
+            };
+            (
+                Arc::new(blk::Blk::new(disk, options).supervised(Arc::new(stops))),
+                vectors,
+            )
         }
         _ => return Ok(None),
     };

@@ -12,6 +12,7 @@ use self::pins::Pins;
 use self::slots::{Slots, check_functions, explain};
 use crate::boards::PciKind;
 use crate::config::{DeviceConfig, MachineConfig};
+use crate::control::Control;
 use crate::drives::Drives;
 use crate::layout::IOAPIC;
 use crate::outcome::{Error, Result};
@@ -50,6 +51,8 @@ pub struct Connections<'a> {
     pub line: fn(&Arc<dyn Vm>, u32) -> Arc<dyn IrqLine>,
     /// Open disks.
     pub drives: &'a Drives,
+    /// Stops the machine.
+    pub control: &'a Arc<Control>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Wakes the thread that serves deadlines.

@@ -1,5 +1,6 @@
 //! `-device`: models and their properties, one table for parser and lists.
 
+use super::drive;
 use super::keyval::{self, on_off};
 use super::parse::Options;
 use crate::near::did_you_mean;
@@ -319,11 +320,15 @@ fn root_port(device: &mut DeviceConfig) -> &mut PcieRootPortConfig {
     }
 }
 
-const BLK: [Property; 8] = [
-    property("drive", "<str> - id of a -drive", |d, v| {
-        blk(d).drive = v.into();
-        Ok(())
-    }),
+const BLK: [Property; 10] = [
+    property(
+        "drive",
+        "<str> - id of a -drive, or node name of a -blockdev",
+        |d, v| {
+            blk(d).drive = v.into();
+            Ok(())
+        },
+    ),
     property("serial", "<str> - serial number, up to 20 bytes", |d, v| {
         if v.len() > blk::SERIAL_LEN {
             return Err(format!(
@@ -371,6 +376,22 @@ const BLK: [Property; 8] = [
         },
     ),
     property(
+        "rerror",
+        "<str> - report, ignore or stop (default: report)",
+        |d, v| {
+            blk(d).options.read_error = auto(v, drive::read_error)?;
+            Ok(())
+        },
+    ),
+    property(
+        "werror",
+        "<str> - report, ignore, stop or enospc (default: enospc)",
+        |d, v| {
+            blk(d).options.write_error = auto(v, drive::write_error)?;
+            Ok(())
+        },
+    ),
+    property(
         "scsi",
         "<bool> - off: SCSI requests are no longer part of virtio",
         |_, v| match on_off(v)? {
@@ -389,6 +410,14 @@ const BLK: [Property; 8] = [
         },
     ),
 ];
+
+/// `auto` leaves it to the drive.
+fn auto<T>(value: &str, parse: fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    match value {
+        "auto" => Ok(None),
+        value => parse(value).map(Some),
+    }
+}
 
 /// A disk as `-drive if=virtio` makes it: queues by the number of vCPUs.
 pub(super) fn blk_defaults() -> blk::Options {

@@ -26,6 +26,7 @@ pub(crate) struct Drive {
     pub(super) options: DiskOptions,
     pub(super) read_error: Option<OnError>,
     pub(super) write_error: Option<OnError>,
+    snapshot: Option<bool>,
 }
 
 /// One property.
@@ -47,7 +48,7 @@ const fn property(
     }
 }
 
-const PROPERTIES: [Property; 10] = [
+const PROPERTIES: [Property; 12] = [
     property("file", "the image", |d, v| {
         d.file = Some(v.into());
         Ok(())
@@ -89,16 +90,30 @@ const PROPERTIES: [Property; 10] = [
         };
         Ok(())
     }),
-    property("rerror", "report or ignore", |d, v| {
-        d.read_error = Some(on_error(v)?);
+    property("rerror", READ_ERRORS, |d, v| {
+        d.read_error = Some(read_error(v)?);
         Ok(())
     }),
-    property("werror", "report or ignore", |d, v| {
-        d.write_error = Some(on_error(v)?);
+    property("werror", WRITE_ERRORS, |d, v| {
+        d.write_error = Some(write_error(v)?);
+        Ok(())
+    }),
+    property(
+        "aio",
+        "threads; native and io_uring are not there",
+        |_, v| match v {
+            "threads" => Ok(()),
+            _ => Err(NO_SUCH.into()),
+        },
+    ),
+    property("snapshot", "on or off", |d, v| {
+        d.snapshot = Some(on_off(v)?);
         Ok(())
     }),
 ];
 
+const READ_ERRORS: &str = "report, ignore or stop";
+const WRITE_ERRORS: &str = "report, ignore, stop or enospc";
 const NO_SUCH: &str = "no such value";
 
 fn interface(drive: &mut Drive, value: &str) -> Result<(), String> {
@@ -110,12 +125,33 @@ fn interface(drive: &mut Drive, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn on_error(value: &str) -> Result<OnError, String> {
+/// A value of `rerror=`.
+pub(super) fn read_error(value: &str) -> Result<OnError, String> {
     match value {
         "report" => Ok(OnError::Report),
         "ignore" => Ok(OnError::Ignore),
+        "stop" => Ok(OnError::Stop),
         _ => Err(NO_SUCH.into()),
     }
+}
+
+/// A value of `werror=`.
+pub(super) fn write_error(value: &str) -> Result<OnError, String> {
+    match value {
+        "enospc" => Ok(OnError::Enospc),
+        other => read_error(other),
+    }
+}
+
+/// `-hda` to `-hdd`, and an image without an option: a virtio disk, as long as
+/// there is no IDE.
+pub(super) fn plain(options: &mut Options, file: &str) -> Result<(), String> {
+    options.drives.push(Drive {
+        interface: Interface::Virtio,
+        file: Some(file.into()),
+        ..Drive::default()
+    });
+    Ok(())
 }
 
 /// `-drive`.
@@ -173,25 +209,30 @@ pub(super) fn resolve(options: &mut Options) -> Result<(), String> {
             options.config.devices.push(DeviceConfig::new(model));
         }
         finish_devices(options, &drive, &id);
+        let snapshot = drive.snapshot.unwrap_or(options.snapshot);
         options.config.drives.push(DriveConfig {
             id,
             file: drive.file.unwrap_or_default(),
+            // What is written goes elsewhere.
+            snapshot: snapshot && !drive.options.read_only,
             options: drive.options,
         });
     }
     Ok(())
 }
 
-/// What a drive says about the devices in front of it.
+/// What a drive says about the devices in front of it. What a device says
+/// itself counts more.
 fn finish_devices(options: &mut Options, drive: &Drive, id: &str) {
     for device in &mut options.config.devices {
         let DeviceModel::VirtioBlk(blk) = &mut device.model else {
             continue;
         };
         if blk.drive == id {
-            blk.options.write_cache &= !drive.options.cache.write_through();
-            blk.options.read_error = drive.read_error.unwrap_or(OnError::Report);
-            blk.options.write_error = drive.write_error.unwrap_or(OnError::Report);
+            let options = &mut blk.options;
+            options.write_cache &= !drive.options.cache.write_through();
+            options.read_error = options.read_error.or(drive.read_error);
+            options.write_error = options.write_error.or(drive.write_error);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `trapeze system`: a machine from QEMU's options.
 
 mod accel;
+mod blockdev;
 mod board;
 mod chardev;
 mod device;

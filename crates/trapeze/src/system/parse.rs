@@ -1,7 +1,7 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, chardev, device, drive, log_items};
+use super::{Personality, accel, blockdev, chardev, device, drive, log_items};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;
@@ -34,6 +34,10 @@ pub(crate) struct Options {
     pub(crate) chardevs: Vec<chardev::Chardev>,
     /// `-drive` in order.
     pub(crate) drives: Vec<drive::Drive>,
+    /// `-blockdev` in order.
+    pub(crate) nodes: Vec<blockdev::Node>,
+    /// `-snapshot` was given.
+    pub(crate) snapshot: bool,
     /// `-D`.
     pub(crate) log_file: Option<PathBuf>,
 }
@@ -59,6 +63,8 @@ impl Options {
             no_defaults: false,
             chardevs: Vec::new(),
             drives: Vec::new(),
+            nodes: Vec::new(),
+            snapshot: false,
             log_file: None,
         }
     }
@@ -68,6 +74,11 @@ impl Options {
     pub(crate) fn parse(&mut self, arguments: &[String]) -> Result<(), String> {
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
+            if !word.starts_with('-') {
+                // An image.
+                drive::plain(self, word)?;
+                continue;
+            }
             let row = find(word)?;
             let value = match row.shape {
                 Shape::Flag => "",
@@ -81,6 +92,7 @@ impl Options {
             })?;
         }
         drive::resolve(self)?;
+        blockdev::resolve(self)?;
         device::check(self)?;
         self.resolve_serial()?;
         chardev::resolve(self)
@@ -112,11 +124,7 @@ impl Options {
 
 /// The row for a word such as `-kernel` or `--kernel`.
 fn find(word: &str) -> Result<&'static Row, String> {
-    let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
-        return Err(format!(
-            "{word}: disk images are not supported yet; options begin with '-'"
-        ));
-    };
+    let name = word.trim_start_matches('-');
     let matches = |row: &&Row| row.name == name || row.aliases.contains(&name);
     OPTIONS.iter().find(matches).ok_or_else(|| {
         let names = OPTIONS

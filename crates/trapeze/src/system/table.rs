@@ -2,7 +2,7 @@
 //! from this table.
 
 use super::parse::Options;
-use super::{board, chardev, device, drive, firmware, values as v};
+use super::{blockdev, board, chardev, device, drive, firmware, values as v};
 
 /// What follows an option's name.
 pub(crate) enum Shape {
@@ -59,7 +59,10 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("kernel", &[], Value("FILE"), "boot this Linux bzImage or PVH ELF file", v::kernel),
     row("initrd", &[], Value("FILE"), "initial RAM disk for -kernel", v::initrd),
     row("append", &[], Value("TEXT"), "command line for -kernel", v::append),
-    row("drive", &[], Value("file=FILE,if=virtio[,PROPERTY=VALUE...]"), "a disk image: if=virtio adds a virtio disk for it, if=none leaves that to -device; id=, format=raw|qcow2 (guessed if not given), cache=writeback|none|writethrough|directsync|unsafe, readonly=on|off, discard=unmap|ignore, rerror=, werror=report|ignore", drive::apply),
+    row("drive", &[], Value("file=FILE,if=virtio[,PROPERTY=VALUE...]"), "a disk image: if=virtio adds a virtio disk for it, if=none leaves that to -device; id=, format=raw|qcow2 (guessed if not given), cache=writeback|none|writethrough|directsync|unsafe, readonly=on|off, discard=unmap|ignore, rerror=report|ignore|stop, werror=enospc|report|ignore|stop (stop: the machine stops and tries again when it goes on; enospc: only for a full host), snapshot=on|off, aio=threads", drive::apply),
+    row("blockdev", &[], Value("DRIVER,node-name=NAME[,PROPERTY=VALUE...]"), "an image for a -device that has drive=NAME: driver=file,filename=FILE; driver=raw or qcow2 with file=NODE or file.driver=file,file.filename=FILE; cache.direct=, cache.no-flush=, read-only=, auto-read-only=on|off, discard=unmap|ignore; also as a JSON object", blockdev::apply),
+    row("hda", &["hdb", "hdc", "hdd"], Value("FILE"), "a disk image as a virtio disk, since there is no IDE; the same as an argument without an option", drive::plain),
+    row("snapshot", &[], Flag, "what guests write to -drive, -hda goes into temporary files (in $TMPDIR or /var/tmp) and is gone at the end", |o, _| { o.snapshot = true; Ok(()) }),
     row("device", &[], Value("MODEL[,PROPERTY=VALUE...]"), "a device of PCI or ISA; 'help' lists the models, 'MODEL,help' its properties", device::apply),
     row("nographic", &[], Flag, "COM1 on the terminal; Ctrl-A X quits, Ctrl-A H lists the other keys", v::nographic),
     row("display", &[], Value("none"), "there is no display; COM1 is not shown unless -serial says so", v::display),

@@ -2,6 +2,7 @@
 //! [`Crew`]; a request's data goes straight between guest memory and the disk.
 
 mod config;
+mod error;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -12,13 +13,14 @@ use crate::device::{Activation, Kind, VirtioDevice, copy_config};
 use crate::workers::Workers;
 use config::Config;
 use disk::BlockDevice;
+use error::Policies;
 use parking_lot::Mutex;
-use request::{Disk, Policies};
+use request::Disk;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use request::OnError;
+pub use error::{IoError, OnError, Resumed, Supervisor};
 
 /// The type.
 pub const KIND: Kind = Kind {
@@ -62,10 +64,10 @@ pub struct Options {
     pub write_cache: bool,
     /// The guest may discard.
     pub discard: bool,
-    /// What an error of a read does.
-    pub read_error: OnError,
-    /// What an error of a write does.
-    pub write_error: OnError,
+    /// What an error of a read does; [`OnError::READ`] if nothing is said.
+    pub read_error: Option<OnError>,
+    /// What an error of a write does; [`OnError::WRITE`] if nothing is said.
+    pub write_error: Option<OnError>,
 }
 
 impl Default for Options {
@@ -76,8 +78,8 @@ impl Default for Options {
             serial: String::new(),
             write_cache: true,
             discard: true,
-            read_error: OnError::Report,
-            write_error: OnError::Report,
+            read_error: None,
+            write_error: None,
         }
     }
 }
@@ -89,6 +91,7 @@ pub struct Blk {
     config: Mutex<Config>,
     /// The driver asked for a write cache; requests look at it.
     write_cache: Arc<AtomicBool>,
+    supervisor: Option<Arc<dyn Supervisor>>,
     workers: Arc<Workers>,
 }
 
@@ -100,8 +103,16 @@ impl Blk {
             write_cache: Arc::new(AtomicBool::new(options.write_cache)),
             disk,
             options,
+            supervisor: None,
             workers: Arc::default(),
         }
+    }
+
+    /// With someone who stops the machine; without, errors that would stop it
+    /// are reported.
+    pub fn supervised(mut self, supervisor: Arc<dyn Supervisor>) -> Self {
+        self.supervisor = Some(supervisor);
+        self
     }
 }
 
@@ -153,9 +164,10 @@ impl VirtioDevice for Blk {
             write_cache: self.write_cache.clone(),
             serial: self.options.serial.clone(),
             policies: Policies {
-                read: self.options.read_error,
-                write: self.options.write_error,
+                read: self.options.read_error.unwrap_or(OnError::READ),
+                write: self.options.write_error.unwrap_or(OnError::WRITE),
             },
+            supervisor: self.supervisor.clone(),
         };
         let disk = Arc::new(disk);
         for queue in activation.queues {

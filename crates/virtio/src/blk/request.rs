@@ -3,6 +3,7 @@
 
 use super::SERIAL_LEN;
 use super::config::{MAX_RANGE_SECTORS, MAX_SEGMENTS, SECTOR};
+use super::error::{IoError, Policies, Reaction, Resumed, Supervisor};
 use crate::chain::{Chain, Slice};
 use crate::crew::Turn;
 use crate::queue::Broken;
@@ -36,21 +37,6 @@ const UNMAP: u32 = 1;
 const HEADER: usize = 16;
 const SEGMENT: usize = 16;
 
-/// What an I/O error does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    /// The guest is told.
-    Report,
-    /// The guest is told that all went well.
-    Ignore,
-}
-
-/// For reads and for writes.
-pub(super) struct Policies {
-    pub(super) read: OnError,
-    pub(super) write: OnError,
-}
-
 /// A disk as requests use it.
 pub(super) struct Disk {
     pub(super) device: Arc<dyn BlockDevice>,
@@ -59,6 +45,7 @@ pub(super) struct Disk {
     pub(super) write_cache: Arc<AtomicBool>,
     pub(super) serial: String,
     pub(super) policies: Policies,
+    pub(super) supervisor: Option<Arc<dyn Supervisor>>,
 }
 
 /// Why a request did not succeed.
@@ -88,7 +75,7 @@ impl Disk {
         if waits(kind) || kind == kind::OUT && !self.caches() {
             turn.hand_over()?;
         }
-        let (code, filled) = self.conclude(kind, self.act(kind, sector, &chain));
+        let (code, filled) = self.until_concluded(kind, turn, || self.act(kind, sector, &chain))?;
         status.copy_from(&[code]);
         // At most 2^32 - 1 bytes in all (2.7.5.2).
         Ok(u32::try_from(filled).unwrap_or(u32::MAX).saturating_add(1))
@@ -111,23 +98,37 @@ impl Disk {
         }
     }
 
-    /// The status byte for the guest, by the error policy.
-    fn conclude(&self, kind: u32, result: Result<usize, Failure>) -> (u8, usize) {
-        let policy = match kind {
-            kind::IN => self.policies.read,
-            _ => self.policies.write,
-        };
-        match (result, policy) {
-            (Ok(filled), _) => (OK, filled),
-            (Err(Failure::Unsupported), _) => (UNSUPPORTED, 0),
-            (Err(Failure::Disk(errno)), OnError::Report) => {
-                log::warn!("virtio-blk: request {kind}: {errno}");
-                (IO_ERROR, 0)
+    /// Status byte and filled bytes of a request that `act` does: again after
+    /// an error that stopped the machine.
+    fn until_concluded(
+        &self,
+        kind: u32,
+        turn: &Turn<'_>,
+        act: impl Fn() -> Result<usize, Failure>,
+    ) -> Result<(u8, usize), Broken> {
+        let read = kind == kind::IN;
+        loop {
+            let errno = match act() {
+                Ok(filled) => return Ok((OK, filled)),
+                Err(Failure::Unsupported) => return Ok((UNSUPPORTED, 0)),
+                Err(Failure::Disk(errno)) => errno,
+            };
+            let reaction = self.policies.reaction(read, errno);
+            let stopped = match (reaction, &self.supervisor) {
+                (Reaction::Stop, Some(supervisor)) => {
+                    // Others in flight come to their end.
+                    turn.hand_over()?;
+                    supervisor.stop_and_wait(&IoError { read, errno })
+                }
+                _ => Resumed::No,
+            };
+            if stopped == Resumed::Yes {
+                continue;
             }
-            (Err(Failure::Disk(errno)), OnError::Ignore) => {
-                log::warn!("virtio-blk: request {kind}: {errno} (ignored)");
-                (OK, 0)
-            }
+            let ignored = reaction == Reaction::Ignore;
+            let note = if ignored { " (ignored)" } else { "" };
+            log::warn!("virtio-blk: request {kind}: {errno}{note}");
+            return Ok((if ignored { OK } else { IO_ERROR }, 0));
         }
     }
 

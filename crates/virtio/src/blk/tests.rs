@@ -282,7 +282,7 @@ fn without_a_write_cache_every_write_is_flushed() {
 fn errors_are_reported_or_ignored_as_asked() {
     for (policy, status) in [(OnError::Report, 1), (OnError::Ignore, 0)] {
         let (rig, disk) = rig(Options {
-            write_error: policy,
+            write_error: Some(policy),
             ..Options::default()
         });
         rig.start(FEATURES);
@@ -290,6 +290,75 @@ fn errors_are_reported_or_ignored_as_asked() {
         assert_eq!(request(&rig, 1, 0, (512, 0)).0, status);
         assert_eq!(request(&rig, 0, 0, (512, WRITE)).0, 1);
     }
+}
+
+/// Repairs the disk and lets the machine go on, or ends it.
+struct Repairer {
+    disk: Arc<RamDisk>,
+    goes_on: bool,
+    errors: Mutex<Vec<IoError>>,
+}
+
+impl Supervisor for Repairer {
+    fn stop_and_wait(&self, error: &IoError) -> Resumed {
+        self.errors.lock().push(*error);
+        self.disk.fails.store(false, Ordering::SeqCst);
+        match self.goes_on {
+            true => Resumed::Yes,
+            false => Resumed::No,
+        }
+    }
+}
+
+fn supervised(options: Options, goes_on: bool) -> (Rig, Arc<RamDisk>, Arc<Repairer>) {
+    let disk = RamDisk::new();
+    let repairer = Arc::new(Repairer {
+        disk: disk.clone(),
+        goes_on,
+        errors: Mutex::default(),
+    });
+    let blk = Blk::new(disk.clone(), options).supervised(repairer.clone());
+    let rig = Rig::new(Arc::new(blk));
+    rig.start(FEATURES);
+    disk.fails.store(true, Ordering::SeqCst);
+    (rig, disk, repairer)
+}
+
+#[test]
+fn a_full_host_stops_the_machine_and_the_write_is_tried_again() {
+    let (rig, disk, repairer) = supervised(Options::default(), true);
+    assert_eq!(request(&rig, 1, 3, (512, 0)).0, 0);
+    let error = IoError {
+        read: false,
+        errno: Errno::ENOSPC,
+    };
+    assert_eq!(*repairer.errors.lock(), [error]);
+    assert_eq!(disk.take_log(), ["write 1536", "write 1536"]);
+    // Reads are reported by default.
+    disk.fails.store(true, Ordering::SeqCst);
+    assert_eq!(request(&rig, 0, 0, (512, WRITE)).0, 1);
+    assert_eq!(repairer.errors.lock().len(), 1);
+}
+
+#[test]
+fn other_errors_stop_only_if_asked_to() {
+    let asked = Options {
+        read_error: Some(OnError::Stop),
+        ..Options::default()
+    };
+    let (rig, _, repairer) = supervised(asked, true);
+    assert_eq!(request(&rig, 0, 0, (512, WRITE)).0, 0);
+    assert!(repairer.errors.lock()[0].read);
+    // Beyond the end is no matter of space.
+    assert_eq!(request(&rig, 1, SECTORS, (512, 0)).0, 1);
+    assert_eq!(repairer.errors.lock().len(), 1);
+}
+
+#[test]
+fn a_machine_that_ends_does_not_try_again() {
+    let (rig, disk, _) = supervised(Options::default(), false);
+    assert_eq!(request(&rig, 1, 3, (512, 0)).0, 1);
+    assert_eq!(disk.take_log(), ["write 1536"]);
 }
 
 #[test]
