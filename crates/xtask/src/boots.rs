@@ -2,6 +2,7 @@
 
 mod boards;
 mod disks;
+mod full;
 
 pub(crate) use self::disks::modules as virtio_modules;
 
@@ -27,6 +28,8 @@ enum Guest {
     Virtio,
     /// The same; what the disks hold afterwards is not looked at.
     Board,
+    /// The same, with disks on a file system that is too small.
+    Full,
 }
 
 struct Case {
@@ -52,7 +55,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -144,6 +147,13 @@ const CASES: [Case; 11] = [
         guest: Guest::Board,
         options: boards::BRIDGES_OPTIONS,
         steps: boards::BRIDGES_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "disk-full",
+        guest: Guest::Full,
+        options: full::OPTIONS,
+        steps: full::STEPS,
         exit: 0,
     },
     Case {
@@ -252,6 +262,12 @@ fn command(trapeze: &Path, guest: &Guest, folder: &Scratch) -> Result<Command> {
         Guest::Virtio | Guest::Board => {
             let image = fetch(Flavour::Cloud)?;
             let initramfs = disks::prepare(&image, folder)?;
+            system(&mut command, &image, &initramfs)
+        }
+        Guest::Full => {
+            let image = fetch(Flavour::Cloud)?;
+            let initramfs = disks::initramfs(&image, folder)?;
+            command = full::command(trapeze, folder);
             system(&mut command, &image, &initramfs)
         }
     };

@@ -26,8 +26,8 @@ const TARGET: &str = "target.img";
 pub(super) const OPTIONS: &[&str] = &[
     "-smp",
     "2",
-    "-drive",
-    "file={folder}/source.img,if=none,id=source,format=raw,readonly=on",
+    "-blockdev",
+    "raw,node-name=source,read-only=on,file.driver=file,file.filename={folder}/source.img",
     "-device",
     "virtio-blk-pci,drive=source,addr=0xb,serial=W-18",
     "-device",
@@ -88,7 +88,7 @@ impl Scratch {
         Ok(Self(path))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
@@ -117,6 +117,11 @@ fn pattern() -> Vec<u8> {
 pub(super) fn prepare(image: &Image, folder: &Scratch) -> Result<PathBuf> {
     fs::write(folder.path(SOURCE), pattern())?;
     fs::write(folder.path(TARGET), vec![0; SIZE])?;
+    initramfs(image, folder)
+}
+
+/// An initramfs with the modules; its path.
+pub(super) fn initramfs(image: &Image, folder: &Scratch) -> Result<PathBuf> {
     let mut bytes = fs::read(guestimg::initramfs(image)?)?;
     bytes.extend(modules(image)?);
     let path = folder.path("initramfs.cpio");
