@@ -1,10 +1,12 @@
-//! `cargo xtask bench boot`: process start to the guest's first process, here
-//! and under QEMU TCG, in turns so that both see the same weather.
+//! `cargo xtask bench boot`: process start to the guest's first process, and
+//! to the login of a Debian on a disk, here and under QEMU TCG, in turns so
+//! that both see the same weather.
 //! `cargo xtask bench io` is in [`io`].
 
 mod io;
 
-use crate::paths::{self, installed};
+use crate::debian::Debian;
+use crate::paths::{self, TempFolder, installed};
 use crate::process::wait_measured;
 use anyhow::{Context, Result, bail};
 use guestimg::{Flavour, Mode, Progress};
@@ -15,8 +17,23 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 const QEMU: &str = "qemu-system-x86_64";
-const MARK: &str = "TRAPEZE-FIRST-PROCESS";
 const DEFAULT_RUNS: usize = 5;
+
+/// What is booted.
+struct Guest {
+    /// Its name in reports and on the command line.
+    name: &'static str,
+    /// Packages and versions.
+    versions: String,
+    /// Options that every contender takes; the guest is the same in every byte.
+    options: Vec<String>,
+    /// Where the clock stops: a part of a line on the console.
+    mark: &'static str,
+    /// The guest ends by itself; else it is killed at the mark.
+    ends: bool,
+    /// The disk, made anew for each boot.
+    disk: Option<(Debian, TempFolder)>,
+}
 
 /// One way of booting.
 struct Contender {
@@ -47,8 +64,15 @@ struct Series {
 /// The whole measurement.
 #[derive(Serialize)]
 struct Report {
-    guest: String,
     host: String,
+    rows: Vec<Row>,
+}
+
+/// What became of one guest.
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    guest: String,
     series: Vec<Series>,
     /// Trapeze's median time over QEMU's.
     ratio: Option<f64>,
@@ -63,10 +87,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     }
 }
 
-/// `cargo xtask bench boot [--runs N] [--json FILE]`.
+/// `cargo xtask bench boot [--runs N] [--json FILE] [--only NAME]`.
 fn boots(arguments: &[String]) -> Result<bool> {
     let mut words = arguments.iter();
-    let (mut runs, mut json) = (DEFAULT_RUNS, None);
+    let (mut runs, mut json, mut only) = (DEFAULT_RUNS, None, None);
     while let Some(word) = words.next() {
         let value = words
             .next()
@@ -74,13 +98,14 @@ fn boots(arguments: &[String]) -> Result<bool> {
         match word.as_str() {
             "--runs" => runs = value.parse().context("--runs")?,
             "--json" => json = Some(value),
+            "--only" => only = Some(value),
             _ => bail!("unknown option {word}"),
         }
     }
     if runs == 0 {
         bail!("--runs 0 measures nothing");
     }
-    let report = measure(runs)?;
+    let report = measure(runs, only.map(String::as_str))?;
     print!("{}", table(&report));
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?).context("--json")?;
@@ -88,67 +113,121 @@ fn boots(arguments: &[String]) -> Result<bool> {
     Ok(true)
 }
 
-/// Options both take; the guest is the same in every byte.
-fn guest_options() -> Result<(String, Vec<String>)> {
-    let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
-    let initramfs = guestimg::initramfs(&image)?;
-    let line = guestimg::command_line(Mode::Bench, None, None);
-    let path = |p: PathBuf| p.to_string_lossy().into_owned();
-    let fixed = [
-        "-m",
-        "1G",
-        "-nodefaults",
-        "-display",
-        "none",
-        "-serial",
-        "stdio",
-        "-no-reboot",
-    ];
-    let mut options: Vec<String> = fixed.map(str::to_string).to_vec();
-    options.extend([
-        "-kernel".into(),
-        path(image.kernel),
-        "-initrd".into(),
-        path(initramfs),
-    ]);
-    options.extend(["-append".into(), line]);
-    Ok((image.versions.trim_end().replace('\n', ", "), options))
-}
+/// Options of every boot that is measured.
+const COMMON: [&str; 6] = [
+    "-nodefaults",
+    "-display",
+    "none",
+    "-serial",
+    "stdio",
+    "-no-reboot",
+];
 
-/// The boot of Trapeze that is measured.
-fn ours(options: &[String]) -> Result<Contender> {
-    let mut arguments = ["system", "-accel", "soft"].map(str::to_string).to_vec();
-    arguments.extend_from_slice(options);
-    Ok(Contender {
-        name: "trapeze",
-        program: paths::trapeze()?,
-        arguments,
-    })
-}
+impl Guest {
+    /// The kernel and an initramfs.
+    fn initramfs() -> Result<Self> {
+        let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
+        let initramfs = guestimg::initramfs(&image)?;
+        let line = guestimg::command_line(Mode::Bench, None, None);
+        let path = |p: PathBuf| p.to_string_lossy().into_owned();
+        let kernel = path(image.kernel);
+        let initramfs = path(initramfs);
+        let files = ["-kernel", &kernel, "-initrd", &initramfs];
+        let own = ["-m", "1G", "-append", line.as_str()];
+        let all = COMMON.iter().chain(&own).chain(&files);
+        Ok(Self {
+            name: "initramfs",
+            versions: image.versions.trim_end().replace('\n', ", "),
+            options: all.map(|s| s.to_string()).collect(),
+            mark: "TRAPEZE-FIRST-PROCESS",
+            ends: true,
+            disk: None,
+        })
+    }
 
-fn measure(runs: usize) -> Result<Report> {
-    let (guest, options) = guest_options()?;
-    let mut contenders = vec![ours(&options)?];
-    if installed(QEMU) {
+    /// A whole Debian on a qcow2 disk, to its login.
+    fn debian() -> Result<Self> {
+        let debian = Debian::get()?;
+        let folder = TempFolder::new("bench-boot")?;
+        let mut options: Vec<String> = COMMON.map(str::to_string).to_vec();
+        options.extend(["-m".into(), "2G".into()]);
+        options.extend(debian.options(&folder.path("disk.qcow2")));
+        Ok(Self {
+            name: "debian",
+            versions: debian.version.clone(),
+            options,
+            mark: "trapeze ttyS0",
+            ends: false,
+            disk: Some((debian, folder)),
+        })
+    }
+
+    /// Puts everything as it is before each boot.
+    fn prepare(&self) -> Result<()> {
+        let Some((debian, folder)) = &self.disk else {
+            return Ok(());
+        };
+        let path = folder.path("disk.qcow2");
+        // There is none before the first boot.
+        let _ = std::fs::remove_file(&path);
+        debian.overlay(&path)
+    }
+
+    /// The boot of Trapeze that is measured.
+    fn ours(&self) -> Result<Contender> {
+        let mut arguments = ["system", "-accel", "soft"].map(str::to_string).to_vec();
+        arguments.extend_from_slice(&self.options);
+        Ok(Contender {
+            name: "trapeze",
+            program: paths::trapeze()?,
+            arguments,
+        })
+    }
+
+    /// The same under QEMU.
+    fn tcg(&self) -> Contender {
         let mut arguments = ["-accel", "tcg", "-cpu", "max"]
             .map(str::to_string)
             .to_vec();
-        arguments.extend(options);
-        contenders.push(Contender {
+        arguments.extend_from_slice(&self.options);
+        Contender {
             name: "qemu tcg",
             program: QEMU.into(),
             arguments,
-        });
+        }
+    }
+}
+
+type Make = fn() -> Result<Guest>;
+
+/// What is booted, by name.
+const GUESTS: [(&str, Make); 2] = [("initramfs", Guest::initramfs), ("debian", Guest::debian)];
+
+fn measure(runs: usize, only: Option<&str>) -> Result<Report> {
+    let wanted = GUESTS.iter().filter(|(n, _)| only.is_none_or(|o| o == *n));
+    let rows: Vec<Row> = wanted
+        .map(|(_, make)| measure_guest(&make()?, runs))
+        .collect::<Result<_>>()?;
+    if rows.is_empty() {
+        bail!("--only what? there are: initramfs, debian");
+    }
+    Ok(Report { host: host(), rows })
+}
+
+fn measure_guest(guest: &Guest, runs: usize) -> Result<Row> {
+    let mut contenders = vec![guest.ours()?];
+    if installed(QEMU) {
+        contenders.push(guest.tcg());
     } else {
         eprintln!("bench: {QEMU} is not installed, so there is nothing to compare with");
     }
     let mut results: Vec<Vec<Run>> = contenders.iter().map(|_| Vec::new()).collect();
     for round in 1..=runs {
         for (contender, results) in contenders.iter().zip(&mut results) {
-            let run = boot(contender)?;
+            let run = boot(guest, contender)?;
             eprintln!(
-                "round {round}/{runs} {:<9}{:7.3} s {:7.1} MiB",
-                contender.name, run.seconds, run.peak_mib
+                "{} {round}/{runs} {:<9}{:7.3} s {:7.1} MiB",
+                guest.name, contender.name, run.seconds, run.peak_mib
             );
             results.push(run);
         }
@@ -156,9 +235,9 @@ fn measure(runs: usize) -> Result<Report> {
     let rows = contenders.iter().zip(results);
     let series: Vec<Series> = rows.map(|(c, runs)| series(c, runs)).collect();
     let ratio = (series.len() == 2).then(|| series[0].median_seconds / series[1].median_seconds);
-    Ok(Report {
-        guest,
-        host: host(),
+    Ok(Row {
+        name: guest.name,
+        guest: guest.versions.clone(),
         series,
         ratio,
     })
@@ -166,15 +245,17 @@ fn measure(runs: usize) -> Result<Report> {
 
 /// Packages and versions of the guest that is measured.
 pub(crate) fn guest_versions() -> Result<String> {
-    Ok(guest_options()?.0)
+    Ok(Guest::initramfs()?.versions)
 }
 
 /// One boot of what `cargo xtask bench boot` measures, for the soak test.
 pub(crate) fn one_boot() -> Result<Run> {
-    boot(&ours(&guest_options()?.1)?)
+    let guest = Guest::initramfs()?;
+    boot(&guest, &guest.ours()?)
 }
 
-fn boot(contender: &Contender) -> Result<Run> {
+fn boot(guest: &Guest, contender: &Contender) -> Result<Run> {
+    guest.prepare()?;
     let begin = Instant::now();
     let mut child = Command::new(&contender.program)
         .args(&contender.arguments)
@@ -188,15 +269,19 @@ fn boot(contender: &Contender) -> Result<Run> {
     while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
         let text = String::from_utf8_lossy(&line);
         panicked |= text.contains("Kernel panic");
-        if text.contains(MARK) {
-            seconds.get_or_insert_with(|| begin.elapsed().as_secs_f64());
+        if seconds.is_none() && text.contains(guest.mark) {
+            seconds = Some(begin.elapsed().as_secs_f64());
+            if !guest.ends {
+                child.kill()?;
+            }
         }
         last = text.trim_end().to_string();
         line.clear();
     }
     let (code, peak_kib) = wait_measured(child)?;
+    let ended = code == 0 || !guest.ends;
     match seconds {
-        Some(seconds) if code == 0 && !panicked => Ok(Run {
+        Some(seconds) if ended && !panicked => Ok(Run {
             seconds,
             peak_mib: peak_kib as f64 / 1024.0,
         }),
@@ -258,11 +343,19 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn table(report: &Report) -> String {
-    let mut text = format!("guest: {}\nhost:  {}\n\n", report.guest, report.host);
+    let mut text = format!("host: {}\n", report.host);
+    for row in &report.rows {
+        row_table(row, &mut text);
+    }
+    text
+}
+
+fn row_table(row: &Row, text: &mut String) {
+    text.push_str(&format!("\n{}: {}\n\n", row.name, row.guest));
     text.push_str(
         "| | version | median s | fastest | slowest | peak MiB |\n|---|---|--:|--:|--:|--:|\n",
     );
-    for s in &report.series {
+    for s in &row.series {
         let times = || s.runs.iter().map(|r| r.seconds);
         let (low, high) = (
             times().fold(f64::MAX, f64::min),
@@ -273,13 +366,12 @@ fn table(report: &Report) -> String {
             s.name, s.version, s.median_seconds, s.median_peak_mib
         ));
     }
-    if let Some(ratio) = report.ratio {
+    if let Some(ratio) = row.ratio {
         text.push_str(&format!(
             "\nratio {ratio:.3} (trapeze / QEMU TCG, {} runs each)\n",
-            report.series[0].runs.len()
+            row.series[0].runs.len()
         ));
     }
-    text
 }
 
 #[cfg(test)]

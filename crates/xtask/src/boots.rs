@@ -6,9 +6,9 @@ mod full;
 
 pub(crate) use self::disks::modules as virtio_modules;
 
-use self::disks::Scratch;
+use crate::debian::Debian;
 use crate::expect::Session;
-use crate::paths;
+use crate::paths::{self, TempFolder};
 use crate::process::Counts;
 use anyhow::{Context, Result, bail};
 use guestimg::{Flavour, Image, Mode, Progress};
@@ -30,6 +30,8 @@ enum Guest {
     Board,
     /// The same, with disks on a file system that is too small.
     Full,
+    /// A whole Debian on a disk.
+    System,
 }
 
 struct Case {
@@ -44,7 +46,7 @@ struct Case {
 
 const PROMPT: &str = ":~# ";
 /// Longest wait for one step; a debug aid, not a promise of speed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// What a healthy kernel never says.
 const ALARMS: [&str; 6] = [
     "WARNING: CPU",
@@ -55,7 +57,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -157,6 +159,35 @@ const CASES: [Case; 12] = [
         exit: 0,
     },
     Case {
+        name: "debian",
+        guest: Guest::System,
+        options: &["-m", "2G", "-smp", "4"],
+        steps: &[
+            ("trapeze login: ", "root\r"),
+            (PROMPT, "bind 'set enable-bracketed-paste off'\r"),
+            (PROMPT, "systemctl is-system-running --wait\r"),
+            ("\nrunning", ""),
+            (PROMPT, "systemctl --no-pager --failed; nproc\r"),
+            ("\n4", ""),
+            (PROMPT, "dmesg | grep -c 'EXT4-fs error'\r"),
+            ("\n0", ""),
+            // What is read back comes from the disk.
+            (
+                PROMPT,
+                "head -c 30M /dev/urandom > a; md5sum a > sum; sync\r",
+            ),
+            (PROMPT, "echo 3 > /proc/sys/vm/drop_caches; md5sum -c sum\r"),
+            ("\na: OK", ""),
+            (
+                PROMPT,
+                "stress-ng --cpu 2 --vm 1 --vm-bytes 64M --fork 2 --timeout 5 --verify\r",
+            ),
+            ("successful run completed", ""),
+            (PROMPT, "poweroff\r"),
+        ],
+        exit: 0,
+    },
+    Case {
         name: "i686",
         guest: Guest::Debian(Flavour::I686),
         options: &[],
@@ -222,7 +253,7 @@ fn some(accel: &str, wanted: impl Fn(&Case) -> bool) -> Result<Counts> {
 }
 
 fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
-    let folder = Scratch::new(case.name)?;
+    let folder = TempFolder::new(&format!("boot-{}", case.name))?;
     let mut command = command(trapeze, &case.guest, &folder)?;
     command
         .args(["-accel", accel])
@@ -249,7 +280,7 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
     }
 }
 
-fn command(trapeze: &Path, guest: &Guest, folder: &Scratch) -> Result<Command> {
+fn command(trapeze: &Path, guest: &Guest, folder: &TempFolder) -> Result<Command> {
     let mut command = Command::new(trapeze);
     match guest {
         Guest::Embedded => command.arg("guest"),
@@ -269,6 +300,13 @@ fn command(trapeze: &Path, guest: &Guest, folder: &Scratch) -> Result<Command> {
             let initramfs = disks::initramfs(&image, folder)?;
             command = full::command(trapeze, folder);
             system(&mut command, &image, &initramfs)
+        }
+        Guest::System => {
+            let debian = Debian::get()?;
+            let overlay = folder.path("debian.qcow2");
+            debian.overlay(&overlay)?;
+            command.args(["system", "-nographic", "-no-reboot"]);
+            command.args(debian.options(&overlay))
         }
     };
     Ok(command)

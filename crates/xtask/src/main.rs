@@ -2,6 +2,7 @@
 
 mod bench;
 mod boots;
+mod debian;
 mod expect;
 mod fuzz;
 mod hosts;

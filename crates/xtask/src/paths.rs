@@ -37,6 +37,36 @@ pub(crate) fn trapeze() -> Result<PathBuf> {
     Ok(target()?.join("release/trapeze"))
 }
 
+/// A folder that goes away with its owner.
+pub(crate) struct TempFolder(PathBuf);
+
+impl TempFolder {
+    /// In the folder for temporary files, with `name` in its own.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let folder = format!("trapeze-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(folder);
+        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+
+    /// A file in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// `text` with the folder's name for `{folder}`.
+    pub(crate) fn fill_in(&self, text: &str) -> String {
+        text.replace("{folder}", &self.0.to_string_lossy())
+    }
+}
+
+impl Drop for TempFolder {
+    fn drop(&mut self) {
+        // What is left in the temporary folder harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// True if `program` is in the PATH.
 pub(crate) fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

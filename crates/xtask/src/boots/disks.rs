@@ -2,6 +2,7 @@
 //! read, and copied to a second one whose bytes the host then compares. The
 //! guest numbers them by slot: the first, in slot 0xb, is `/dev/vdb`.
 
+use crate::paths::TempFolder;
 use anyhow::{Context, Result, bail};
 use guestimg::{Archive, Image, Progress};
 use std::fs;
@@ -77,34 +78,6 @@ pub(super) const STEPS: &[(&str, &str)] = &[
     (PROMPT, "poweroff\r"),
 ];
 
-/// A folder that goes away with the test.
-pub(super) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(super) fn new(name: &str) -> Result<Self> {
-        let folder = format!("trapeze-boot-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(folder);
-        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-        Ok(Self(path))
-    }
-
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// An option with the folder's name in it.
-    pub(super) fn fill_in(&self, option: &str) -> String {
-        option.replace("{folder}", &self.0.to_string_lossy())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left in the temporary folder harms nobody.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Every 8 bytes hold their own offset.
 fn pattern() -> Vec<u8> {
     (0..SIZE as u64)
@@ -114,14 +87,14 @@ fn pattern() -> Vec<u8> {
 }
 
 /// Makes the disks and an initramfs with the modules; its path.
-pub(super) fn prepare(image: &Image, folder: &Scratch) -> Result<PathBuf> {
+pub(super) fn prepare(image: &Image, folder: &TempFolder) -> Result<PathBuf> {
     fs::write(folder.path(SOURCE), pattern())?;
     fs::write(folder.path(TARGET), vec![0; SIZE])?;
     initramfs(image, folder)
 }
 
 /// An initramfs with the modules; its path.
-pub(super) fn initramfs(image: &Image, folder: &Scratch) -> Result<PathBuf> {
+pub(super) fn initramfs(image: &Image, folder: &TempFolder) -> Result<PathBuf> {
     let mut bytes = fs::read(guestimg::initramfs(image)?)?;
     bytes.extend(modules(image)?);
     let path = folder.path("initramfs.cpio");
@@ -147,7 +120,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The copy is the original, and the original is as it was.
-pub(super) fn check(folder: &Scratch) -> Result<()> {
+pub(super) fn check(folder: &TempFolder) -> Result<()> {
     let expected = pattern();
     for name in [SOURCE, TARGET] {
         if read(&folder.path(name))? != expected {

@@ -3,7 +3,7 @@
 //! stops the machine. Both images are sound afterwards.
 
 use super::boards::LOAD;
-use super::disks::Scratch;
+use crate::paths::TempFolder;
 use std::path::Path;
 use std::process::Command;
 
@@ -54,7 +54,7 @@ pub(super) const STEPS: &[(&str, &str)] = &[
     ("No errors were found on the image", ""),
 ];
 
-pub(super) fn command(trapeze: &Path, folder: &Scratch) -> Command {
+pub(super) fn command(trapeze: &Path, folder: &TempFolder) -> Command {
     // What fails here fails again, with a message, when it is mounted.
     let _ = std::fs::create_dir_all(folder.path("small"));
     let mut command = Command::new("unshare");

@@ -22,6 +22,8 @@ const PACKAGES: &[Package] = &[
     package("cpio", "cpio", "judging our archives"),
     package("unshare", "util-linux", "the sandbox test"),
     package("fio", "fio", "measuring disks"),
+    package("mmdebstrap", "mmdebstrap", "making a Debian disk"),
+    package("fakeroot", "fakeroot", "making a Debian disk"),
 ];
 
 /// As new as the tests need it.
