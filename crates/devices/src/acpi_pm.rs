@@ -3,10 +3,13 @@
 //! block of 12 ports with PM1_EVT at 0, PM1_CNT at 4, PM_TMR at 8. GPE0 is
 //! somewhere else on each.
 
+mod saved;
+
 use crate::timed::{Timed, Waker};
 use crate::{Clock, Effect, IrqLine, PortDevice};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Base port of the PM block and its length.
 pub const PM_BASE: u16 = 0x600;
@@ -188,6 +191,9 @@ pub struct AcpiPm {
     state: Mutex<(PmCore, bool)>,
     sci: Arc<dyn IrqLine>,
     clock: Arc<dyn Clock>,
+    /// What the timer is ahead of the clock, in ns: after a saved state was
+    /// restored it goes on from there. Changed under the lock of `state`.
+    ahead_ns: AtomicU64,
     waker: Waker,
 }
 
@@ -198,8 +204,20 @@ impl AcpiPm {
             state: Mutex::new((PmCore::new(), false)),
             sci,
             clock,
+            ahead_ns: AtomicU64::new(0),
             waker,
         }
+    }
+
+    /// Time of the timer.
+    fn timer_ns(&self) -> u64 {
+        let ahead = self.ahead_ns.load(Ordering::Relaxed);
+        self.clock.monotonic_ns().wrapping_add(ahead)
+    }
+
+    fn set_timer_ns(&self, ns: u64) {
+        let ahead = ns.wrapping_sub(self.clock.monotonic_ns());
+        self.ahead_ns.store(ahead, Ordering::Relaxed);
     }
 
     /// Presses the power button: an ACPI guest shuts down.
@@ -210,7 +228,7 @@ impl AcpiPm {
     fn with<R>(&self, act: impl FnOnce(&mut PmCore, u64) -> R) -> R {
         let mut state = self.state.lock();
         let (pm, level) = &mut *state;
-        let result = act(pm, self.clock.monotonic_ns());
+        let result = act(pm, self.timer_ns());
         let now = pm.sci();
         if now != *level {
             *level = now;
@@ -222,7 +240,8 @@ impl AcpiPm {
 
 impl Timed for AcpiPm {
     fn run_due(&self) -> Option<u64> {
-        self.with(PmCore::run_due)
+        let due = self.with(PmCore::run_due)?;
+        Some(due.wrapping_sub(self.ahead_ns.load(Ordering::Relaxed)))
     }
 }
 

@@ -9,6 +9,10 @@ pub trait IrqLine: Send + Sync {
     /// Drives the line. Setting the level it already has is harmless. Called
     /// with the device's lock held: it must not call back into the device.
     fn set_level(&self, high: bool);
+
+    /// After a saved state was restored: this is the level the device drives.
+    /// The interrupt controllers know it already.
+    fn restore_level(&self, _high: bool) {}
 }
 
 /// A line that leads nowhere.
@@ -62,6 +66,18 @@ impl IrqLine for OrInput {
         let after = *high != 0;
         if before != after {
             self.gate.output.set_level(after);
+        }
+    }
+
+    fn restore_level(&self, level: bool) {
+        let mut high = self.gate.high.lock();
+        if self.level.swap(level, Ordering::Relaxed) != level {
+            let before = *high != 0;
+            *high = if level { *high + 1 } else { *high - 1 };
+            let after = *high != 0;
+            if before != after {
+                self.gate.output.restore_level(after);
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
 pub mod sink_port;
+mod stateful;
 pub mod testdev;
 pub mod timed;
 pub mod uart;
@@ -27,6 +28,8 @@ pub use bus::{BusError, Claim, Decoder, MmioBus, MmioDevice, PortBus, PortDevice
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use dma::Dma;
 pub use irq::{IrqLine, MsiSink, NoIrq, OrGate};
+
+pub use stateful::Stateful;
 
 /// A machine-level consequence of a register write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

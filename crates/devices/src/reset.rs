@@ -1,7 +1,8 @@
 //! The chipset's reset ports: 0xcf9 (PIIX3/ICH reset control) and 0x92
 //! (system control port A: fast A20 and INIT).
 
-use crate::{Effect, PortDevice};
+use crate::{Effect, PortDevice, Stateful};
+use state::{Image, Result};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Reset control register, port 0xcf9 (Intel ICH datasheet, RST_CNT): bit 1
@@ -49,6 +50,30 @@ impl PortDevice for FastA20 {
         let old = self.0.swap(value as u8 & !FAST_RESET, Ordering::Relaxed);
         // Only the 0-to-1 edge of bit 0 resets; it never stays set here.
         (value as u8 & !old & FAST_RESET != 0).then_some(Effect::Reset)
+    }
+}
+
+impl ResetControl {
+    pub(crate) fn value(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_value(&self, value: u8) {
+        self.0.store(value & 0x0a, Ordering::Relaxed);
+    }
+}
+
+impl Stateful for FastA20 {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let value = self.0.load(Ordering::Relaxed);
+        image.put(instance, &state::devices::FastA20 { value });
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved: state::devices::FastA20 = image.take(instance)?;
+        self.0.store(saved.value & !FAST_RESET, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use crate::drives::Drives;
 use crate::layout::{HIGH_RAM, Layout};
 use crate::outcome::{Error, Result};
 use crate::ram::GuestRam;
+use crate::saved::Named;
 use crate::smbios::Smbios;
 use crate::{acpi, boot, cpu, fw_cfg, isa, pci, routing};
 use devices::acpi_pm::{self, AcpiPm, Gpe0};
@@ -20,7 +21,7 @@ use devices::rtc::{MemorySize, Rtc};
 use devices::sink_port::SinkPort;
 use devices::timed::{Timed, Waker};
 use devices::uart::SerialPort;
-use devices::{Clock, IrqLine, MmioBus, OrGate, PortBus, PortDevice, SystemClock};
+use devices::{Clock, IrqLine, MmioBus, OrGate, PortBus, PortDevice, Stateful, SystemClock};
 use hv::{Hypervisor, MemFlags, MemSlot, Vcpu, Vm};
 use std::sync::{Arc, Weak};
 use virtio::GuestMemory;
@@ -52,7 +53,10 @@ pub struct Board {
     pub pm: Arc<AcpiPm>,
     /// The virtual machine.
     pub vm: Arc<dyn Vm>,
-    _ram: GuestRam,
+    /// What a saved state holds of the devices.
+    pub stateful: Vec<Named>,
+    /// Guest memory.
+    pub ram: GuestRam,
 }
 
 /// An interrupt input of the VM.
@@ -98,6 +102,7 @@ struct Devices {
     mmio: MmioBus,
     timed: Vec<Arc<dyn Timed>>,
     pm: Arc<AcpiPm>,
+    stateful: Vec<Named>,
 }
 
 impl Board {
@@ -144,10 +149,11 @@ impl Board {
         };
         let pci = pci::build(config, &connections, layout.low_end)?;
         let mut devices = build_devices(&vm, config, layout, host.consoles, &connections, pci);
-        add_fw_cfg(&mut devices.ports, items, connections.memory.clone());
+        add_fw_cfg(&mut devices, items, connections.memory.clone());
         let mut buses = isa::Buses {
             ports: &mut devices.ports,
             mmio: &mut devices.mmio,
+            stateful: &mut devices.stateful,
         };
         isa::add(config, host.debug_consoles, |n| gsi(&vm, n), &mut buses)?;
         let vcpus = create_vcpus(hypervisor, &*vm, config, &start, &ram)?;
@@ -160,7 +166,8 @@ impl Board {
             clock,
             pm: devices.pm,
             vm,
-            _ram: ram,
+            stateful: devices.stateful,
+            ram,
         })
     }
 }
@@ -221,15 +228,22 @@ fn build_devices(
     let kind = config.board;
     let sci = gsi(vm, acpi::SCI.into());
     let pm = Arc::new(AcpiPm::new(sci, time.clone(), waker.clone()));
-    let memory = MemorySize {
-        below_4g: layout.low_end,
-        above_4g: layout.high_end - HIGH_RAM,
-    };
-    let rtc = Arc::new(Rtc::new(memory, gsi(vm, RTC_IRQ), time, waker.clone()));
+    let rtc = build_rtc(vm, layout, time, waker);
     let mut timed: Vec<Arc<dyn Timed>> = vec![pm.clone(), rtc.clone()];
     timed.extend(pci.timed);
     let keyboard = Arc::new(I8042::new(gsi(vm, KEYBOARD_IRQ), gsi(vm, MOUSE_IRQ)));
     let sink = Arc::new(SinkPort);
+    let fast_a20 = Arc::new(FastA20::default());
+    let mechanism = Arc::new(PciConfig::new(root.clone()));
+    let alone: [Arc<dyn Stateful>; 6] = [
+        pm.clone(),
+        rtc.clone(),
+        keyboard.clone(),
+        fast_a20.clone(),
+        mechanism.clone(),
+        root.clone(),
+    ];
+    let mut stateful: Vec<Named> = alone.map(|d| (String::new(), d)).into();
     let fixed: [(u16, u16, Arc<dyn PortDevice>); 10] = [
         (acpi_pm::PM_BASE, acpi_pm::PM_LEN, pm.clone()),
         (
@@ -240,13 +254,15 @@ fn build_devices(
         (Rtc::PORT, 2, rtc.clone()),
         (i8042::DATA_PORT, 1, keyboard.clone()),
         (i8042::COMMAND_PORT, 1, Arc::new(CommandPort(keyboard))),
-        (PORT, LEN, Arc::new(PciConfig::new(root.clone()))),
-        (reset::FAST_A20_PORT, 1, Arc::new(FastA20::default())),
+        (PORT, LEN, mechanism),
+        (reset::FAST_A20_PORT, 1, fast_a20),
         (pvpanic::PORT, 1, Arc::new(PvPanic)),
         (POST_PORT, 1, sink.clone()),
         (DELAY_PORT, 1, sink),
     ];
     let serial = build_serial(vm, consoles);
+    let ends = serial.iter().enumerate();
+    stateful.extend(ends.map(|(i, s)| (format!("com{}", i + 1), s.clone() as _)));
     let mut ports = PortBus::new();
     let serial_rows = SERIAL_PORTS.iter().zip(&serial);
     let serial_rows =
@@ -266,11 +282,22 @@ fn build_devices(
         mmio,
         timed,
         pm,
+        stateful,
     }
 }
 
-fn add_fw_cfg(ports: &mut PortBus, items: Items, memory: GuestMemory) {
+fn build_rtc(vm: &Arc<dyn Vm>, layout: &Layout, time: Arc<dyn Clock>, waker: &Waker) -> Arc<Rtc> {
+    let memory = MemorySize {
+        below_4g: layout.low_end,
+        above_4g: layout.high_end - HIGH_RAM,
+    };
+    Arc::new(Rtc::new(memory, gsi(vm, RTC_IRQ), time, waker.clone()))
+}
+
+fn add_fw_cfg(to: &mut Devices, items: Items, memory: GuestMemory) {
     let device = FwCfg::new(items, Arc::new(pci::Ram(memory)));
+    to.stateful.push((String::new(), device.clone()));
+    let ports = &mut to.ports;
     let dma = Arc::new(DmaPort(device.clone()));
     let registered = ports
         .register(device_fw_cfg::PORT, device_fw_cfg::PORT_LEN, device)

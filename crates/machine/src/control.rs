@@ -4,7 +4,7 @@ use crate::outcome::{Error, Outcome};
 use hv::Kicker;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Why the vCPUs stop.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Control {
     /// Mirrors that there is an ending or the machine is stopped, for the
     /// vCPUs' loop.
     attention: AtomicBool,
+    /// Exits until the machine is saved; 0 for never.
+    save_after: AtomicU64,
     /// Set for good once the machine is about to end.
     ending: Arc<AtomicBool>,
     state: Mutex<State>,
@@ -73,6 +75,20 @@ impl Control {
         }
         state.endings += 1;
         self.summon(&state);
+    }
+
+    /// Saves the machine after so many exits of its vCPUs.
+    pub fn save_after(&self, exits: u64) {
+        self.save_after.store(exits, Ordering::Relaxed);
+    }
+
+    /// A vCPU left the guest and its exit was served.
+    pub fn count_exit(&self) {
+        if self.save_after.load(Ordering::Relaxed) != 0
+            && self.save_after.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            self.end(Outcome::Saved);
+        }
     }
 
     /// A flag that is set once the machine is about to end, for those who

@@ -3,6 +3,7 @@
 use crate::config::{DeviceConfig, DeviceModel, MachineConfig};
 use crate::console::Console;
 use crate::outcome::{Error, Result};
+use crate::saved::Named;
 use devices::testdev::{DebugCon, DebugExit, Iomem, PcTestdev};
 use devices::{BusError, IrqLine, MmioBus, PortBus, PortDevice};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ pub struct Buses<'a> {
     pub ports: &'a mut PortBus,
     /// Guest-physical addresses without RAM.
     pub mmio: &'a mut MmioBus,
+    /// What a saved state holds of devices.
+    pub stateful: &'a mut Vec<Named>,
 }
 
 /// Adds the configured devices. `consoles` are those of `isa-debugcon`;
@@ -55,7 +58,8 @@ fn add_testdev(
     buses: &mut Buses<'_>,
 ) -> Result<()> {
     let lines = (0..devices::testdev::LINE_COUNT.into()).map(line);
-    for (port, count, part) in PcTestdev::new(lines.collect()).rows() {
+    let registers = PcTestdev::new(lines.collect());
+    for (port, count, part) in registers.rows() {
         // A console at 0xe9 hides one byte of the register, as under QEMU.
         let hidden = count == 1;
         match buses.ports.register(port, count, part) {
@@ -64,6 +68,8 @@ fn add_testdev(
         }
     }
     let iomem = Arc::new(Iomem::default());
+    let all: [Named; 2] = [(String::new(), registers), (String::new(), iomem.clone())];
+    buses.stateful.extend(all);
     let registered = buses.mmio.register(Iomem::GPA, Iomem::SIZE, iomem);
     registered.map_err(|_| Error::Device {
         name: device.name(),

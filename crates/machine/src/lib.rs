@@ -27,6 +27,7 @@ mod outcome;
 mod pci;
 pub mod ram;
 mod routing;
+mod saved;
 mod signals;
 mod smbios;
 mod stop_pipe;

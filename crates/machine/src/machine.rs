@@ -7,12 +7,14 @@ use crate::control::{Control, Ending, RunState};
 use crate::drives::Drives;
 use crate::layout::Layout;
 use crate::outcome::{Error, Outcome, Result};
+use crate::saved;
 use crate::signals::SignalGuard;
 use crate::timers;
 use crate::vcpu_loop::Context;
 use devices::acpi_pm::AcpiPm;
 use hv::{Hypervisor, Vm};
 use parking_lot::Mutex;
+use state::Image;
 use std::sync::{Arc, Weak};
 
 /// APIC ids are 8 bits and 255 is the broadcast.
@@ -28,6 +30,8 @@ pub struct Machine {
     debug_consoles: Vec<Console>,
     drives: Drives,
     handle: MachineHandle,
+    /// The first board continues from here.
+    restored: Option<Image>,
 }
 
 /// Acts on a machine from other threads; also outlives it.
@@ -46,9 +50,26 @@ struct Live {
     vm: Option<Weak<dyn Vm>>,
     pm: Weak<AcpiPm>,
     counters: Vec<(&'static str, u64)>,
+    saved: Option<Image>,
 }
 
 impl MachineHandle {
+    /// Stops the machine and saves its state: it ends with
+    /// [`Outcome::Saved`], then [`Self::take_saved`] has it.
+    pub fn save(&self) {
+        self.0.control.end(Outcome::Saved);
+    }
+
+    /// The same after so many exits of its vCPUs, from now on.
+    pub fn save_after_exits(&self, exits: u64) {
+        self.0.control.save_after(exits);
+    }
+
+    /// The state that was saved.
+    pub fn take_saved(&self) -> Option<Image> {
+        self.0.live.lock().saved.take()
+    }
+
     /// Ends the machine with [`Outcome::Quit`].
     pub fn quit(&self) {
         self.0.control.end(Outcome::Quit);
@@ -121,7 +142,25 @@ impl Machine {
             drives,
             config,
             handle,
+            restored: None,
         })
+    }
+
+    /// Makes the machine go on from a saved state instead of starting. It must
+    /// be configured as the saved one was; if it is not, [`Self::run`] says
+    /// what is in the way.
+    pub fn restore(&mut self, image: Image) {
+        self.restored = Some(image);
+    }
+
+    /// Restores a state into a fresh machine, saves that and says where the
+    /// two differ; what time alone changes aside.
+    pub fn compare_restored(&self, image: &Image) -> Result<Option<String>> {
+        let mut board = self.build()?;
+        let mut vcpus = std::mem::take(&mut board.vcpus);
+        saved::restore(&board, &mut vcpus, image.clone())?;
+        let again = saved::save(&*self.hypervisor, &board, &mut vcpus)?;
+        saved::difference(image, &again)
     }
 
     /// A handle for other threads.
@@ -136,6 +175,12 @@ impl Machine {
         // What can fail for reasons of the user comes before the terminal is
         // touched.
         let mut board = self.build()?;
+        if let Some(image) = self.restored.take() {
+            let mut vcpus = std::mem::take(&mut board.vcpus);
+            saved::restore(&board, &mut vcpus, image)?;
+            board.vcpus = vcpus;
+            saved::resume(&board);
+        }
         let control = self.handle.0.control.clone();
         let _signals = SignalGuard::new(control.clone())?;
         for console in self.consoles.iter_mut().chain(&mut self.debug_consoles) {
@@ -187,9 +232,29 @@ impl Machine {
             }
         });
         self.consoles.iter().for_each(Console::detach);
+        let ending = control.take_ending();
+        let ending = match ending {
+            Some(Ending::Done(Outcome::Saved)) => Some(self.save(&board, &mut vcpus)),
+            ending => ending,
+        };
         self.handle.0.live.lock().clear(&board);
         drop(vcpus);
-        control.take_ending()
+        ending
+    }
+}
+
+impl Machine {
+    /// Saves a board whose vCPUs have stopped.
+    fn save(&self, board: &Board, vcpus: &mut [Box<dyn hv::Vcpu>]) -> Ending {
+        let settled = vcpus.iter_mut().try_for_each(|v| saved::settle(&mut **v));
+        let image = settled.and_then(|()| saved::save(&*self.hypervisor, board, vcpus));
+        match image {
+            Ok(image) => {
+                self.handle.0.live.lock().saved = Some(image);
+                Ending::Done(Outcome::Saved)
+            }
+            Err(error) => Ending::Failed(error),
+        }
     }
 }
 

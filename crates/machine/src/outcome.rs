@@ -16,6 +16,8 @@ pub enum Outcome {
     GuestPanic(PanicAction),
     /// The user quit (Ctrl-A X, or a request through the handle).
     Quit,
+    /// The machine was saved ([`crate::MachineHandle::save`]).
+    Saved,
     /// The guest ended the process by `isa-debug-exit`; the exit code.
     DebugExit(u8),
     /// The process got SIGINT, SIGTERM or SIGHUP; the signal's number.
@@ -76,6 +78,10 @@ pub enum Error {
     },
     #[error(transparent)]
     Backend(#[from] hv::Error),
+    #[error(transparent)]
+    SavedState(#[from] state::Error),
+    #[error("saved state: {0}")]
+    State(String),
     #[error("vCPU {vcpu} stopped: {why}")]
     VcpuStopped { vcpu: u32, why: String },
 }

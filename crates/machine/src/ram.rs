@@ -114,7 +114,6 @@ impl GuestRam {
     }
 
     /// Copies guest memory to `bytes`.
-    #[cfg(test)]
     pub fn read(&self, gpa: u64, bytes: &mut [u8]) -> std::result::Result<(), NotRam> {
         let from = self.host(gpa, bytes.len())?;
         // SAFETY: as in `write`, with source and destination exchanged.

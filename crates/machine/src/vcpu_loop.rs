@@ -51,6 +51,7 @@ impl<'a> Context<'a> {
                 let error = Error::VcpuStopped { vcpu: id, why };
                 self.control.request(Ending::Failed(error));
             }
+            self.control.count_exit();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::memory::GuestMemory;
 use crate::queue::ActiveQueue;
+use state::Image;
 use std::io;
 use std::sync::Arc;
 
@@ -79,6 +80,20 @@ pub trait VirtioDevice: Send + Sync {
     fn activate(&self, activation: Activation) -> io::Result<()>;
     /// Stops. When it returns nothing of the device touches guest memory.
     fn reset(&self);
+    /// Stops its threads after what they have begun, and keeps what the
+    /// driver set; false for a device that cannot.
+    fn suspend(&self) -> bool {
+        false
+    }
+    /// Puts what the transport does not know of it into a saved state.
+    fn save(&self, _instance: &str, _image: &mut Image) {}
+    /// Takes that.
+    ///
+    /// # Errors
+    /// What the saved state lacks.
+    fn restore(&self, _instance: &str, _image: &mut Image) -> state::Result<()> {
+        Ok(())
+    }
 }
 
 /// Copies what `config` has at `offset`; the rest of `bytes` is left alone.

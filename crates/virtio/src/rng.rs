@@ -67,6 +67,11 @@ impl VirtioDevice for Rng {
         }
         Ok(())
     }
+    fn suspend(&self) -> bool {
+        self.reset();
+        true
+    }
+
     fn reset(&self) {
         self.workers.stop();
     }

@@ -1,5 +1,7 @@
 //! Selector, read position and the DMA interface.
 
+mod saved;
+
 use super::items::{Content, Items};
 use crate::Dma;
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ const CHUNK: usize = 4096;
 /// The interface's state.
 pub(super) struct Core {
     items: BTreeMap<u16, Content>,
+    key: u16,
     selected: Arc<[u8]>,
     at: u64,
     /// Address of the next DMA request, as written so far.
@@ -33,6 +36,7 @@ impl Core {
     pub(super) fn new(items: Items) -> Self {
         let mut core = Self {
             items: items.finish(),
+            key: 0,
             selected: Arc::new([]),
             at: 0,
             dma: 0,
@@ -45,6 +49,7 @@ impl Core {
     pub(super) fn select(&mut self, key: u16) {
         let item = self.items.get(&(key & !KEY_FLAGS));
         self.selected = item.map_or_else(|| Arc::new([]) as _, Content::bytes);
+        self.key = key;
         self.at = 0;
     }
 

@@ -2,8 +2,9 @@
 
 use super::core::Core;
 use super::items::Items;
-use crate::{Dma, Effect, PortDevice};
+use crate::{Dma, Effect, PortDevice, Stateful};
 use parking_lot::Mutex;
+use state::{Image, Result};
 use std::sync::Arc;
 
 /// Selector; the data port follows.
@@ -49,6 +50,18 @@ impl PortDevice for FwCfg {
             self.core.lock().select(value as u16);
         }
         None
+    }
+}
+
+impl Stateful for FwCfg {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        image.put(instance, &self.core.lock().saved());
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        self.core.lock().restore(&image.take(instance)?);
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The 8042 (IBM PS/2 Technical Reference, "Keyboard/auxiliary device
 //! controller"): a keyboard on the first port, a mouse on the second.
 
+mod saved;
+
 use super::keyboard::Keyboard;
 use super::mouse::Mouse;
 use crate::Effect;

@@ -33,6 +33,24 @@ impl Keyboard {
         }
     }
 
+    /// What a saved state says of it.
+    pub fn save(&self, saved: &mut state::devices::I8042) {
+        saved.keyboard_out = self.out.iter().copied().collect();
+        saved.keyboard_waiting = self.waiting;
+        saved.scan_set = self.scan_set;
+        saved.keyboard_disabled = self.disabled;
+    }
+
+    /// What a saved state describes; `None` if its buffer holds too much.
+    pub fn from_saved(saved: &state::devices::I8042) -> Option<Self> {
+        (saved.keyboard_out.len() <= BUFFER).then(|| Self {
+            out: saved.keyboard_out.iter().copied().collect(),
+            waiting: saved.keyboard_waiting,
+            scan_set: saved.scan_set,
+            disabled: saved.keyboard_disabled,
+        })
+    }
+
     /// The next byte for the controller.
     pub fn take(&mut self) -> Option<u8> {
         self.out.pop_front()

@@ -50,6 +50,29 @@ impl Default for Mouse {
 }
 
 impl Mouse {
+    /// What a saved state says of it.
+    pub fn save(&self, saved: &mut state::devices::I8042) {
+        saved.mouse_out = self.out.iter().copied().collect();
+        saved.mouse_waiting = self.waiting;
+        saved.mouse_status = self.status;
+        saved.resolution = self.resolution;
+        saved.rate = self.rate;
+        saved.buttons = self.buttons;
+    }
+
+    /// What a saved state describes; `None` if there is none such.
+    pub fn from_saved(saved: &state::devices::I8042) -> Option<Self> {
+        let fits = saved.mouse_out.len() <= BUFFER && saved.resolution <= 3;
+        fits.then(|| Self {
+            out: saved.mouse_out.iter().copied().collect(),
+            waiting: saved.mouse_waiting,
+            status: saved.mouse_status,
+            resolution: saved.resolution,
+            rate: saved.rate,
+            buttons: saved.buttons & 7,
+        })
+    }
+
     /// The next byte for the controller.
     pub fn take(&mut self) -> Option<u8> {
         self.out.pop_front()

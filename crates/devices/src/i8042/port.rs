@@ -1,8 +1,10 @@
 //! The keyboard controller on its two ports.
 
 use super::controller::Controller;
-use crate::{Effect, IrqLine, PortDevice};
+use crate::stateful::impossible;
+use crate::{Effect, IrqLine, PortDevice, Stateful};
 use parking_lot::Mutex;
+use state::{Image, Result};
 use std::sync::Arc;
 
 /// The controller behind port 0x60; [`CommandPort`] is its port 0x64.
@@ -78,6 +80,27 @@ impl PortDevice for I8042 {
     }
     fn write(&self, _offset: u16, _size: u8, value: u32) -> Option<Effect> {
         self.with(|c| c.write_data(value as u8))
+    }
+}
+
+impl Stateful for I8042 {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let state = self.state.lock();
+        image.put(instance, &state.controller.saved(state.levels));
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved = image.take(instance)?;
+        let controller = Controller::from_saved(&saved);
+        let controller =
+            controller.ok_or_else(|| impossible("i8042", instance, "no such buffers"))?;
+        let levels = saved.levels;
+        *self.state.lock() = State { controller, levels };
+        for (irq, level) in self.irqs.iter().zip(levels) {
+            irq.restore_level(level);
+        }
+        Ok(())
     }
 }
 

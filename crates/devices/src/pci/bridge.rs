@@ -2,11 +2,13 @@
 //! `pcie-root-port` of QEMU. A bridge forwards configuration accesses by bus
 //! number and the ranges of its windows; [`super::PciRoot`] asks it for both.
 
+mod saved;
+
 use super::config::{Bar, BarKind, ConfigSpace, Identity, Space, command, header};
 use super::express::{self, PortLayout};
 use super::function::{Forwarding, PciFunction, Range, Window};
 use super::msix::{Msix, MsixCapability};
-use crate::{Effect, MsiSink};
+use crate::{Effect, MsiSink, Stateful};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -152,6 +154,10 @@ fn forwarding(config: &ConfigSpace) -> Forwarding {
 }
 
 impl PciFunction for Bridge {
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        Some(self)
+    }
+
     fn config_read(&self, offset: u16, size: u8) -> u32 {
         self.state.lock().config.read(offset, size)
     }

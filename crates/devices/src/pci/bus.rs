@@ -1,6 +1,8 @@
 //! The buses: functions by place, the ranges they decode, and what bridges
 //! forward.
 
+mod saved;
+
 use super::config::{MULTIFUNCTION, Space, header};
 use super::function::{Address, Forwarding, PciFunction, Range, Window};
 use crate::bus::{Claim, Decoder};

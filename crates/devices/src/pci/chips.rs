@@ -8,8 +8,9 @@ use super::config::{ConfigSpace, Identity, command, header};
 use super::ecam::{PCIEXBAR, PCIEXBAR_BITS};
 use super::function::{Address, PciFunction};
 use super::pirq::PirqRouter;
-use crate::{Effect, acpi_pm};
+use crate::{Effect, Stateful, acpi_pm};
 use parking_lot::Mutex;
+use state::{Image, Result};
 use std::sync::Arc;
 
 /// One chip of a board.
@@ -205,15 +206,15 @@ impl Chip {
             router,
             routes: row.routes,
         };
-        chip.route(&chip.config.lock());
+        chip.route(&chip.config.lock(), PirqRouter::set_route);
         chip
     }
 
     /// Tells the router what the registers say.
-    fn route(&self, config: &ConfigSpace) {
+    fn route(&self, config: &ConfigSpace, set: fn(&PirqRouter, usize, u8)) {
         if let Some(router) = &self.router {
             for (number, &offset) in self.routes.iter().enumerate() {
-                router.set_route(number, config.read(offset as u16, 1) as u8);
+                set(router, number, config.read(offset as u16, 1) as u8);
             }
         }
     }
@@ -238,8 +239,24 @@ impl PciFunction for Chip {
     fn config_write(&self, offset: u16, size: u8, value: u32) -> Option<Effect> {
         let mut config = self.config.lock();
         config.write(offset, size, value);
-        self.route(&config);
+        self.route(&config, PirqRouter::set_route);
         None
+    }
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        Some(self)
+    }
+}
+
+impl Stateful for Chip {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        self.config.lock().save(instance, image);
+        Ok(())
+    }
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let mut config = self.config.lock();
+        config.restore(instance, image)?;
+        self.route(&config, PirqRouter::restore_route);
+        Ok(())
     }
 }
 

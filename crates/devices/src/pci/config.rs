@@ -2,6 +2,8 @@
 //! 3.0, 7.2): which bits can be written, base address registers, the capability
 //! list.
 
+mod saved;
+
 use super::function::Window;
 
 /// Bytes of a conventional configuration space.

@@ -6,7 +6,7 @@ use super::bus::PciRoot;
 use super::chips::{Chip, ChipRow};
 use super::config::Space;
 use super::function::{Address, PciFunction, Window};
-use crate::{Effect, all_ones};
+use crate::{Effect, Stateful, all_ones};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Offset of PCIEXBAR, 64 bits.
@@ -82,6 +82,10 @@ impl PciFunction for Mch {
 
     fn config_write(&self, offset: u16, size: u8, value: u32) -> Option<Effect> {
         self.chip.config_write(offset, size, value)
+    }
+
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        self.chip.stateful()
     }
 
     fn windows(&self) -> Vec<Window> {

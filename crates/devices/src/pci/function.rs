@@ -1,7 +1,7 @@
 //! What the bus asks of a function.
 
 use super::config::{Bar, Space, header};
-use crate::Effect;
+use crate::{Effect, Stateful};
 use std::fmt;
 
 /// Slot and function on a bus.
@@ -115,6 +115,10 @@ pub trait PciFunction: Send + Sync {
     /// Reads `size` (1..=8) bytes behind a BAR.
     fn bar_read(&self, _bar: u8, _offset: u64, _size: u8) -> u64 {
         0
+    }
+    /// The function as part of a saved state, if it can be one.
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        None
     }
     /// Writes `size` (1..=8) bytes behind a BAR.
     fn bar_write(&self, _bar: u8, _offset: u64, _size: u8, _value: u64) -> Option<Effect> {

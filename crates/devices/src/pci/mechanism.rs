@@ -4,8 +4,10 @@
 use super::bus::PciRoot;
 use super::function::Address;
 use crate::reset::ResetControl;
-use crate::{Effect, PortDevice};
+use crate::{Effect, PortDevice, Stateful};
 use parking_lot::Mutex;
+use state::pci::Mechanism;
+use state::{Image, Result};
 use std::sync::Arc;
 
 /// CONFIG_ADDRESS at 0xcf8, CONFIG_DATA at 0xcfc.
@@ -43,6 +45,24 @@ impl PciConfig {
         let function = Address::from_devfn((address >> 8) as u8);
         let register = u16::from(address as u8 & 0xfc);
         (address & ENABLE != 0).then_some(((address >> 16) as u8, function, register))
+    }
+}
+
+impl Stateful for PciConfig {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved = Mechanism {
+            address: *self.address.lock(),
+            reset: self.reset.value(),
+        };
+        image.put(instance, &saved);
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved: Mechanism = image.take(instance)?;
+        *self.address.lock() = saved.address & (ENABLE | TARGET);
+        self.reset.set_value(saved.reset);
+        Ok(())
     }
 }
 

@@ -2,6 +2,8 @@
 //! array of those that wait behind a mask.
 
 use super::config::ConfigSpace;
+use crate::stateful::impossible;
+use state::{Image, Result};
 
 const CAPABILITY: u8 = 0x11;
 /// Message control: bits the guest changes.
@@ -55,6 +57,32 @@ impl Msix {
             control: 0,
             master: false,
         }
+    }
+
+    /// Puts the table into `image`.
+    pub fn save(&self, instance: &str, image: &mut Image) {
+        let (table, pending) = (self.table.clone(), self.pending.clone());
+        image.put(instance, &state::pci::Msix { table, pending });
+    }
+
+    /// Takes the table, after `config` was restored. What is pending goes
+    /// out with the next refresh.
+    pub fn restore(
+        &mut self,
+        config: &ConfigSpace,
+        instance: &str,
+        image: &mut Image,
+    ) -> Result<()> {
+        let saved: state::pci::Msix = image.take(instance)?;
+        let lens = (saved.table.len(), saved.pending.len());
+        if lens != (self.table.len(), self.pending.len()) {
+            return Err(impossible("msix", instance, "another number of vectors"));
+        }
+        self.table = saved.table;
+        self.pending = saved.pending;
+        self.control = config.read(self.capability + 2, 2) as u16;
+        self.master = config.command() & super::config::command::MASTER != 0;
+        Ok(())
     }
 
     /// The guest uses MSI-X, not INTx.

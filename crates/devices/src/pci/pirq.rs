@@ -62,6 +62,32 @@ impl PirqRouter {
         self.drive(&mut state);
     }
 
+    /// The same after a saved state was restored: the interrupt controllers
+    /// know the levels already.
+    pub fn restore_route(&self, number: usize, value: u8) {
+        let mut state = self.state.lock();
+        if let Some((_, route)) = state.lines.get_mut(number) {
+            *route = value;
+        }
+        self.settle(&mut state);
+    }
+
+    fn restore_level(&self, number: usize, high: bool) {
+        let mut state = self.state.lock();
+        if let Some((level, _)) = state.lines.get_mut(number) {
+            *level = high;
+        }
+        self.settle(&mut state);
+    }
+
+    /// Takes the outputs to be as the lines say, without driving them.
+    fn settle(&self, state: &mut State) {
+        let State { lines, driven } = state;
+        for ((irq, _), driven) in self.outputs.isa.iter().zip(driven) {
+            *driven = is_high(lines, *irq);
+        }
+    }
+
     fn set_level(&self, number: usize, high: bool) {
         let mut state = self.state.lock();
         if let Some((level, _)) = state.lines.get_mut(number) {
@@ -77,14 +103,19 @@ impl PirqRouter {
     fn drive(&self, state: &mut State) {
         let State { lines, driven } = state;
         for ((irq, output), driven) in self.outputs.isa.iter().zip(driven) {
-            let reaches = |route: u8| route & ROUTE_OFF == 0 && route & ROUTE_IRQ == *irq;
-            let level = lines.iter().any(|&(high, route)| high && reaches(route));
+            let level = is_high(lines, *irq);
             if level != *driven {
                 *driven = level;
                 output.set_level(level);
             }
         }
     }
+}
+
+/// A line routed to ISA interrupt `irq` is high.
+fn is_high(lines: &[(bool, u8)], irq: u8) -> bool {
+    let reaches = |route: u8| route & ROUTE_OFF == 0 && route & ROUTE_IRQ == irq;
+    lines.iter().any(|&(high, route)| high && reaches(route))
 }
 
 struct Line {
@@ -95,6 +126,9 @@ struct Line {
 impl IrqLine for Line {
     fn set_level(&self, high: bool) {
         self.router.set_level(self.number, high);
+    }
+    fn restore_level(&self, high: bool) {
+        self.router.restore_level(self.number, high);
     }
 }
 

@@ -44,6 +44,8 @@ mod c {
     pub const UF: u8 = 1 << 4;
 }
 
+mod saved;
+
 /// Valid RAM and time.
 const D_VRT: u8 = 1 << 7;
 const NS: u64 = 1_000_000_000;

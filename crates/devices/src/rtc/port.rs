@@ -2,9 +2,11 @@
 
 use super::core::RtcCore;
 use super::memory_size::MemorySize;
+use crate::stateful::impossible;
 use crate::timed::{Timed, Waker};
-use crate::{Clock, Effect, IrqLine, PortDevice};
+use crate::{Clock, Effect, IrqLine, PortDevice, Stateful};
 use parking_lot::Mutex;
+use state::{Image, Result};
 use std::sync::Arc;
 
 /// First of the two ports.
@@ -95,6 +97,33 @@ impl PortDevice for Rtc {
         self.with(|state, now| state.chip.write(state.index, value as u8, now));
         self.waker.wake();
         None
+    }
+}
+
+impl Stateful for Rtc {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let state = self.state.lock();
+        let saved = state::devices::Rtc {
+            index: state.index,
+            level: state.level,
+            ..state.chip.saved()
+        };
+        image.put(instance, &saved);
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved = image.take(instance)?;
+        let chip = RtcCore::from_saved(&saved);
+        let chip = chip.ok_or_else(|| impossible("rtc", instance, "no such time or memory"))?;
+        *self.state.lock() = State {
+            chip,
+            index: saved.index,
+            level: saved.level,
+        };
+        self.irq.restore_level(saved.level);
+        self.waker.wake();
+        Ok(())
     }
 }
 

@@ -4,9 +4,11 @@ use super::edu_core::Core;
 use crate::pci::{
     Bar, BarKind, ConfigSpace, Identity, Msi, MsiLayout, PciFunction, Window, command,
 };
+use crate::stateful::impossible;
 use crate::timed::{Timed, Waker};
-use crate::{Clock, Dma, Effect, IrqLine, MsiSink};
+use crate::{Clock, Dma, Effect, IrqLine, MsiSink, Stateful};
 use parking_lot::Mutex;
+use state::{Image, Result};
 use std::sync::Arc;
 
 const MEMORY: Bar = Bar {
@@ -111,7 +113,34 @@ impl Timed for Edu {
     }
 }
 
+impl Stateful for Edu {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let state = self.state.lock();
+        state.config.save(instance, image);
+        let now = self.wiring.clock.monotonic_ns();
+        image.put(instance, &state.core.saved(now));
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let mut state = self.state.lock();
+        state.config.restore(instance, image)?;
+        let now = self.wiring.clock.monotonic_ns();
+        if !state.core.restore(&image.take(instance)?, now) {
+            return Err(impossible("edu", instance, "its buffer has another size"));
+        }
+        let State { core, config, msi } = &mut *state;
+        let level = !msi.enabled(config) && config.drive_intx(core.interrupts());
+        self.wiring.intx.restore_level(level);
+        self.wiring.waker.wake();
+        Ok(())
+    }
+}
+
 impl PciFunction for Edu {
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        Some(self)
+    }
     fn config_read(&self, offset: u16, size: u8) -> u32 {
         self.state.lock().config.read(offset, size)
     }

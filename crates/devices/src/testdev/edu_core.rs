@@ -1,5 +1,7 @@
 //! The registers of the educational device (QEMU docs/specs/edu).
 
+mod saved;
+
 /// Where the device's own buffer is, as DMA addresses it.
 const BUFFER: u64 = 0x4_0000;
 const BUFFER_SIZE: usize = 4096;

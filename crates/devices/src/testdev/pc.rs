@@ -2,8 +2,10 @@
 //! ports of any width, interrupt lines at the guest's command, and memory
 //! that is not RAM.
 
-use crate::{Effect, IrqLine, MmioDevice, PortDevice, all_ones};
+use crate::stateful::impossible;
+use crate::{Effect, IrqLine, MmioDevice, PortDevice, Stateful, all_ones};
 use parking_lot::Mutex;
+use state::{Image, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -139,6 +141,37 @@ impl MmioDevice for Iomem {
             }
         }
         None
+    }
+}
+
+impl Stateful for PcTestdev {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let data = self.data.load(Ordering::Relaxed);
+        image.put(instance, &state::devices::PcTestdev { data });
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved: state::devices::PcTestdev = image.take(instance)?;
+        self.data.store(saved.data, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Stateful for Iomem {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let bytes = self.0.lock().clone();
+        image.put(instance, &state::devices::Iomem { bytes });
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved: state::devices::Iomem = image.take(instance)?;
+        if saved.bytes.len() as u64 != Self::SIZE {
+            return Err(impossible("pc-testdev-memory", instance, "another size"));
+        }
+        *self.0.lock() = saved.bytes;
+        Ok(())
     }
 }
 

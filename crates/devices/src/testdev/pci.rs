@@ -2,9 +2,11 @@
 //! it names. BAR 0 is memory, BAR 1 ports; each has three tests, of which
 //! those with an eventfd take their writes without counting.
 
-use crate::Effect;
 use crate::pci::{Bar, BarKind, ConfigSpace, Identity, PciFunction, Window};
+use crate::stateful::impossible;
+use crate::{Effect, Stateful};
 use parking_lot::Mutex;
+use state::{Image, Result};
 
 const MEMORY: Bar = Bar {
     kind: BarKind::Memory32,
@@ -91,7 +93,35 @@ impl Default for PciTestdev {
     }
 }
 
+impl Stateful for PciTestdev {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let state = self.0.lock();
+        state.config.save(instance, image);
+        let run = state.run.as_ref();
+        let run = run.map(|r| (r.bar, r.number % TESTS.len() as u8, r.count));
+        image.put(instance, &state::pci::PciTestdev { run });
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let mut state = self.0.lock();
+        state.config.restore(instance, image)?;
+        let saved: state::pci::PciTestdev = image.take(instance)?;
+        state.run = saved.run.and_then(|(bar, number, count)| {
+            let run = Run::new(bar, number)?;
+            Some(Run { count, ..run })
+        });
+        match state.run.is_some() == saved.run.is_some() {
+            true => Ok(()),
+            false => Err(impossible("pci-testdev", instance, "there is no such test")),
+        }
+    }
+}
+
 impl PciFunction for PciTestdev {
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        Some(self)
+    }
     fn config_read(&self, offset: u16, size: u8) -> u32 {
         self.0.lock().config.read(offset, size)
     }

@@ -2,6 +2,8 @@
 //! sheet, section 8). The line is infinitely fast: a byte written to THR is
 //! gone at once, so THRE and TEMT always read 1.
 
+mod saved;
+
 use std::collections::VecDeque;
 
 /// Receive FIFO depth in bytes.

@@ -1,8 +1,10 @@
 //! The UART on a port bus, between an interrupt line and a host stream.
 
 use super::core::Uart;
-use crate::{Effect, IrqLine, PortDevice};
+use crate::stateful::impossible;
+use crate::{Effect, IrqLine, PortDevice, Stateful};
 use parking_lot::Mutex;
+use state::{Image, Result};
 use std::sync::Arc;
 
 /// Where sent bytes go.
@@ -92,6 +94,27 @@ impl PortDevice for SerialPort {
             self.sink.put(byte);
         }
         None
+    }
+}
+
+impl Stateful for SerialPort {
+    fn save(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let state = self.state.lock();
+        image.put(instance, &state.0.saved(state.1));
+        Ok(())
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> Result<()> {
+        let saved = image.take(instance)?;
+        let uart = Uart::from_saved(&saved);
+        let uart = uart.ok_or_else(|| impossible("uart", instance, "its FIFO is too full"))?;
+        *self.state.lock() = (uart, saved.level);
+        self.irq.restore_level(saved.level);
+        Ok(())
+    }
+
+    fn resume(&self) {
+        self.pump();
     }
 }
 

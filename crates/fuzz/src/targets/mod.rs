@@ -6,6 +6,7 @@ mod devices;
 mod disk;
 mod options;
 mod pci;
+mod saved;
 mod tar;
 mod translate;
 mod vcpu;
@@ -117,6 +118,12 @@ pub const TARGETS: &[Target] = &[
         what: "a qcow2 file, then a guest's requests to it",
         max_len: 16384,
         run: disk::run,
+    },
+    Target {
+        name: "saved",
+        what: "a saved state to the devices of a board, then accesses to them",
+        max_len: 16384,
+        run: saved::run,
     },
     Target {
         name: "options",

@@ -83,7 +83,11 @@ fn host_memory(meminfo: &str) -> Option<u64> {
 /// What the user is told at the end, if anything.
 fn farewell(outcome: Outcome) -> Option<String> {
     match outcome {
-        Outcome::PowerOff | Outcome::Reset | Outcome::Quit | Outcome::DebugExit(_) => None,
+        Outcome::PowerOff
+        | Outcome::Reset
+        | Outcome::Quit
+        | Outcome::Saved
+        | Outcome::DebugExit(_) => None,
         Outcome::TripleFault => Some("the guest triple-faulted".into()),
         Outcome::GuestPanic(_) => Some("the guest kernel panicked; its console says why".into()),
         Outcome::Signal(number) => Some(format!("terminating on signal {number}")),

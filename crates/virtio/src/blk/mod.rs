@@ -16,6 +16,7 @@ use disk::BlockDevice;
 use error::Policies;
 use parking_lot::Mutex;
 use request::Disk;
+use state::Image;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -175,6 +176,23 @@ impl VirtioDevice for Blk {
             let act = Box::new(move |chain: Chain<'_>, turn: &Turn<'_>| disk.serve(chain, turn));
             Crew::start(KIND.name, queue, &self.workers, act)?;
         }
+        Ok(())
+    }
+
+    fn suspend(&self) -> bool {
+        self.workers.stop();
+        true
+    }
+
+    fn save(&self, instance: &str, image: &mut Image) {
+        let write_cache = self.write_cache.load(Ordering::Acquire);
+        image.put(instance, &state::virtio::Blk { write_cache });
+    }
+
+    fn restore(&self, instance: &str, image: &mut Image) -> state::Result<()> {
+        let saved: state::virtio::Blk = image.take(instance)?;
+        self.config.lock().set_write_cache(saved.write_cache);
+        self.write_cache.store(saved.write_cache, Ordering::Release);
         Ok(())
     }
 

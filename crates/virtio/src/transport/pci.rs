@@ -1,6 +1,8 @@
 //! Virtio over PCI (4.1): the structures of W-18's layout behind BAR 4, MSI-X
 //! behind BAR 1, for transitional devices the legacy block behind BAR 0.
 
+mod saved;
+
 use super::setup::status;
 use super::{Setup, Signals, pci_legacy as legacy, pci_registers as modern};
 use crate::device::{Interrupts, VirtioDevice};
@@ -9,7 +11,7 @@ use devices::pci::{
     Bar, BarKind, ConfigSpace, Identity, Msix, MsixCapability, PciFunction, Window, add_endpoint,
     command, header,
 };
-use devices::{Effect, IrqLine, MsiSink};
+use devices::{Effect, IrqLine, MsiSink, Stateful};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
@@ -352,6 +354,10 @@ fn structure(kind: u8, bar: u8, offset: u32, length: u32, more: Option<u32>) -> 
 }
 
 impl PciFunction for VirtioPci {
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        Some(self)
+    }
+
     fn config_read(&self, offset: u16, size: u8) -> u32 {
         if self.window_data(offset)
             && let Some((bar, at, width)) = self.window()

@@ -1,5 +1,7 @@
 //! Device status, features and queue set-up, whatever the registers look like.
 
+mod saved;
+
 use crate::device::{Activation, Interrupts, VirtioDevice, feature};
 use crate::doorbell::Doorbell;
 use crate::memory::GuestMemory;
@@ -89,6 +91,8 @@ pub struct QueueSetup {
     pub enabled: bool,
     /// Guest-physical addresses of descriptor table, available and used ring.
     pub rings: [u64; 3],
+    /// Index of its next request.
+    pub next: u16,
 }
 
 impl QueueSetup {
@@ -109,6 +113,8 @@ impl QueueSetup {
         queue.try_set_avail_ring_address(available).ok()?;
         queue.try_set_used_ring_address(used).ok()?;
         queue.set_event_idx(event_idx);
+        queue.set_next_avail(self.next);
+        queue.set_next_used(self.next);
         queue.set_ready(true);
         queue.is_valid(&**memory).then_some(queue)
     }

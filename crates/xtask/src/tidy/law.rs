@@ -4,7 +4,7 @@ use super::Source;
 
 /// (crate, what it may depend on). Tests may use more: only `[dependencies]`
 /// and `[build-dependencies]` count.
-const LAW: [(&str, &[&str]); 19] = [
+const LAW: [(&str, &[&str]); 20] = [
     ("x86", &[]),
     ("hv", &["x86"]),
     ("irqchip", &["x86"]),
@@ -13,10 +13,14 @@ const LAW: [(&str, &[&str]); 19] = [
     ("softmmu", &["x86"]),
     ("engine", &["x86", "hv", "isa", "jit", "softmmu", "irqchip"]),
     ("kvm", &["x86", "hv"]),
-    ("devices", &["x86"]),
+    ("state", &[]),
+    ("devices", &["x86", "state"]),
     ("disk", &[]),
-    ("virtio", &["devices", "disk"]),
-    ("machine", &["x86", "hv", "devices", "virtio", "disk"]),
+    ("virtio", &["devices", "disk", "state"]),
+    (
+        "machine",
+        &["x86", "hv", "devices", "virtio", "disk", "state"],
+    ),
     ("guest", &[]),
     ("guestimg", &[]),
     (
@@ -31,7 +35,7 @@ const LAW: [(&str, &[&str]); 19] = [
         "fuzz",
         &[
             "x86", "hv", "irqchip", "isa", "jit", "softmmu", "engine", "devices", "disk", "virtio",
-            "machine", "guestimg", "trapeze",
+            "machine", "guestimg", "trapeze", "state",
         ],
     ),
     ("xtask", &["guestimg"]),

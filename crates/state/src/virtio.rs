@@ -1,0 +1,51 @@
+//! Virtio: a transport's registers, its queues, and what devices keep.
+
+use crate::image::schema;
+use serde::{Deserialize, Serialize};
+
+/// A queue as the driver set it up. No request is in flight.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// Size chosen by the driver.
+    pub size: u16,
+    /// The driver uses it.
+    pub enabled: bool,
+    /// Guest-physical addresses of descriptor table, available and used ring.
+    pub rings: [u64; 3],
+    /// MSI-X vector.
+    pub vector: u16,
+    /// Index of the next request, in the available and in the used ring.
+    pub next: u16,
+}
+
+/// The registers of a transport.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the specification's names")]
+pub struct Transport {
+    pub status: u8,
+    pub generation: u8,
+    pub isr: u8,
+    pub config_vector: u16,
+    pub device_feature_select: u32,
+    pub driver_feature_select: u32,
+    pub driver_features: u64,
+    pub queue_select: u16,
+    pub queues: Vec<Queue>,
+    /// The device serves its queues.
+    pub active: bool,
+}
+
+/// A virtio disk beside its image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blk {
+    /// Configuration field `writeback`.
+    pub write_cache: bool,
+}
+
+schema! {
+    Transport "virtio" 1;
+    Blk "virtio-blk" 1;
+}
