@@ -59,8 +59,8 @@ mod offered {
     pub const L7_ECX_ALWAYS: u32 = bits(&[2, 22]);
     /// FSRM.
     pub const L7_EDX: u32 = bits(&[4]);
-    /// SPEC_CTRL, ARCH_CAPABILITIES, SSBD.
-    pub const L7_EDX_ALWAYS: u32 = bits(&[26, 29, 31]);
+    /// SERIALIZE, SPEC_CTRL, ARCH_CAPABILITIES, SSBD.
+    pub const L7_EDX_ALWAYS: u32 = bits(&[14, 26, 29, 31]);
     /// AVX-VNNI, AVX512_BF16.
     pub const L7_1_EAX: u32 = bits(&[4, 5]);
     /// BHI_CTRL: newer kernels ask for it in spite of BHI_NO, and without it

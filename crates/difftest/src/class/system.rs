@@ -36,6 +36,7 @@ pub(super) const ROWS: &[Row] = &[
     (&[C::Rdtsc], &["syscall::tsd_stops_user_rdtsc", "control::tsc_can_be_set"]),
     (&[C::Rdtscp], &["syscall::rdtscp_gives_tsc_aux"]),
     (&[C::Rdpid_r32, C::Rdpid_r64], &["processor::rdpid_reads_tsc_aux"]),
+    (&[C::Serialize], &["processor::serialize_changes_nothing"]),
     (&[
         C::Rdrand_r16, C::Rdrand_r32, C::Rdrand_r64, C::Rdseed_r16, C::Rdseed_r32,
         C::Rdseed_r64,

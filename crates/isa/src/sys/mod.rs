@@ -69,6 +69,7 @@ pub(crate) fn execute<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
         M::Rdtscp => processor::rdtsc(ctx, true),
         M::Rdpid => processor::rdpid(ctx),
         M::Rdpmc => processor::rdpmc(),
+        M::Serialize => processor::serialize(ctx),
         M::Invd | M::Wbinvd | M::Wbnoinvd => processor::cache(ctx),
         M::Invlpg => processor::invlpg(ctx),
         M::Invpcid => processor::invpcid(ctx),

@@ -51,6 +51,12 @@ pub(super) fn rdpid<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
     Ok(Handled::Next)
 }
 
+/// SERIALIZE: what is interpreted was serialized already.
+pub(super) fn serialize<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
+    needs(ctx, CpuidFeature::SERIALIZE)?;
+    Ok(Handled::Next)
+}
+
 /// RDPMC: the guest is offered no counters, so every index faults.
 pub(super) fn rdpmc() -> Result<Handled, Stop> {
     Err(Exception::GP0.into())

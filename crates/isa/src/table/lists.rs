@@ -141,7 +141,7 @@ const ROWS: &[(Class, &[M])] = &[
         M::Xrstor, M::Xrstor64, M::Xrstors, M::Xrstors64, M::Fxsave, M::Fxsave64,
         M::Fxrstor, M::Fxrstor64, M::Fldenv, M::Fnstenv, M::Fnsave, M::Frstor,
         M::Clac, M::Stac, M::Monitor, M::Mwait, M::Vmcall, M::Vmmcall, M::Ud0,
-        M::Ud1, M::Ud2,
+        M::Ud1, M::Ud2, M::Serialize,
     ]),
     (Class::Excluded(Why::NotAnInstruction), &[
         M::INVALID, M::Db, M::Dw, M::Dd, M::Dq, M::Zero_bytes,
@@ -163,7 +163,7 @@ const ROWS: &[(Class, &[M])] = &[
         M::Setssbsy, M::Clrssbsy, M::Rstorssp, M::Saveprevssp, M::Xbegin, M::Xabort,
         M::Xend, M::Xtest, M::Rdpkru, M::Wrpkru, M::Monitorx, M::Mwaitx,
         M::Umonitor, M::Umwait, M::Tpause, M::Clzero, M::Mcommit, M::Rdpru,
-        M::Invlpgb, M::Tlbsync, M::Serialize, M::Xsusldtrk, M::Xresldtrk, M::Hreset,
+        M::Invlpgb, M::Tlbsync, M::Xsusldtrk, M::Xresldtrk, M::Hreset,
         M::Lkgs, M::Eretu, M::Erets, M::Uiret, M::Clui, M::Stui, M::Testui,
         M::Senduipi, M::Enqcmd, M::Enqcmds, M::Movdir64b, M::Movdiri, M::Ptwrite,
         M::Pcommit, M::Pconfig, M::Rdudbg, M::Wrudbg, M::Rdmsrlist, M::Wrmsrlist,

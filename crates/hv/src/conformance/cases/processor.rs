@@ -18,6 +18,7 @@ group! { "processor":
     monitor_and_mwait_as_offered "SDM 2 MONITOR, MWAIT",
     unknown_hypercall "Linux Documentation/virt/kvm/x86/hypercalls.rst",
     rdpid_reads_tsc_aux "SDM 2 RDPID",
+    serialize_changes_nothing "SDM 2 SERIALIZE",
     random_numbers "SDM 2 RDRAND, RDSEED",
     invpcid_in_protected_mode "SDM 2 INVPCID",
     base_instructions_with_32_bits "SDM 2 RDFSBASE, WRFSBASE",
@@ -28,6 +29,7 @@ group! { "processor":
 
 const EBX: fn(&kvm_cpuid_entry2) -> u32 = |e| e.ebx;
 const ECX: fn(&kvm_cpuid_entry2) -> u32 = |e| e.ecx;
+const EDX: fn(&kvm_cpuid_entry2) -> u32 = |e| e.edx;
 
 fn int1_is_a_trap(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &Mode::ALL, |g| {
@@ -159,6 +161,31 @@ fn rdpid_reads_tsc_aux(hv: &dyn Hypervisor) -> Result<(), Failure> {
         expect(&format!("{code:?}"), g.regs()?.rbx, 0x8765_4321)?;
     }
     Ok(())
+}
+
+fn serialize_changes_nothing(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    for mode in [Mode::Prot32, Mode::Pae, Mode::Long] {
+        let mut g = Guest::new(hv, mode)?;
+        g.need(7, 0, EDX, 14, "SERIALIZE")?;
+        g.asm(|a| {
+            a.mov(eax, -1)?;
+            a.add(eax, 1)?;
+            a.serialize()?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let expected = flags::CF | flags::PF | flags::AF | flags::ZF;
+        expect("flags", g.regs()?.rflags & flags::ARITH, expected)?;
+    }
+    // It is not privileged: the HLT after it is.
+    in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
+        g.user_asm(|a| {
+            a.serialize()?;
+            a.hlt()
+        })?;
+        g.enter_user()?;
+        g.run_to_exception()?.expect(13, Some(0), USER_CODE + 3)
+    })
 }
 
 fn random_numbers(hv: &dyn Hypervisor) -> Result<(), Failure> {
