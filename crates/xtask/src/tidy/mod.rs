@@ -1,8 +1,10 @@
-//! Checks the compiler does not make: the dependency law, lengths, words.
+//! Checks the compiler does not make: the dependency law, lengths, words,
+//! licences.
 
 mod functions;
 mod law;
 mod lengths;
+mod licences;
 mod words;
 
 use crate::paths;
@@ -19,13 +21,14 @@ pub(crate) struct Source {
 /// One check: its complaints, one line each.
 type Check = (&'static str, fn(&[Source]) -> Vec<String>);
 
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     ("dependency law", law::check),
     ("function lengths", |s| {
         lengths::check(s, lengths::Kind::Function)
     }),
     ("file lengths", |s| lengths::check(s, lengths::Kind::File)),
     ("words", words::check),
+    ("licences", licences::check),
 ];
 
 /// `cargo xtask tidy [--bless]`.
