@@ -89,11 +89,12 @@ pub trait MsiSink: Send + Sync {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// Keeps every level that was driven.
     #[derive(Default)]
-    struct Levels(Mutex<Vec<bool>>);
+    pub(crate) struct Levels(pub(crate) Mutex<Vec<bool>>);
     impl IrqLine for Levels {
         fn set_level(&self, high: bool) {
             self.0.lock().push(high);

@@ -441,33 +441,36 @@ pub fn set_irqchip(c: &mut Chipset, k: &kvm_irqchip) -> Result<()> {
     Ok(())
 }
 
+/// Two structs with the same fields, and the functions from one to the other.
+macro_rules! same_fields {
+    ($to:ident, $from:ident: $ours:ident, $theirs:ident { $($field:ident),* $(,)? }) => {
+        fn $to(s: &$ours) -> $theirs {
+            $theirs { $($field: s.$field),* }
+        }
+        fn $from(s: &$theirs) -> $ours {
+            $ours { $($field: s.$field),* }
+        }
+    };
+}
+
+same_fields! { pit_channel_to, pit_channel_from: PitChannelState, kvm_pit_channel_state {
+    count, latched_count, count_latched, status_latched, status, read_state, write_state,
+    write_latch, rw_mode, mode, bcd, gate, count_load_time,
+} }
+
+same_fields! { pic_state_to, pic_state_from: PicState, kvm_pic_state {
+    last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask,
+    init_state, auto_eoi, rotate_on_auto_eoi, special_fully_nested_mode, init4, elcr, elcr_mask,
+} }
+
 /// State of the 8254.
 pub fn pit(c: &mut Chipset, now_ns: u64) -> Result<kvm_pit_state2> {
     let s = c
         .pit()
         .ok_or(Error::Missing("pit", "create_pit"))?
         .state(now_ns);
-    let channel = |c: &PitChannelState| kvm_pit_channel_state {
-        count: c.count,
-        latched_count: c.latched_count,
-        count_latched: c.count_latched,
-        status_latched: c.status_latched,
-        status: c.status,
-        read_state: c.read_state,
-        write_state: c.write_state,
-        write_latch: c.write_latch,
-        rw_mode: c.rw_mode,
-        mode: c.mode,
-        bcd: c.bcd,
-        gate: c.gate,
-        count_load_time: c.count_load_time,
-    };
     Ok(kvm_pit_state2 {
-        channels: [
-            channel(&s.channels[0]),
-            channel(&s.channels[1]),
-            channel(&s.channels[2]),
-        ],
+        channels: s.channels.each_ref().map(pit_channel_to),
         flags: s.flags,
         ..Default::default()
     })
@@ -475,23 +478,8 @@ pub fn pit(c: &mut Chipset, now_ns: u64) -> Result<kvm_pit_state2> {
 
 /// Restores the 8254.
 pub fn set_pit(c: &mut Chipset, k: &kvm_pit_state2, now_ns: u64) -> Result<()> {
-    let channel = |c: &kvm_pit_channel_state| PitChannelState {
-        count: c.count,
-        latched_count: c.latched_count,
-        count_latched: c.count_latched,
-        status_latched: c.status_latched,
-        status: c.status,
-        read_state: c.read_state,
-        write_state: c.write_state,
-        write_latch: c.write_latch,
-        rw_mode: c.rw_mode,
-        mode: c.mode,
-        bcd: c.bcd,
-        gate: c.gate,
-        count_load_time: c.count_load_time,
-    };
     let state = PitState {
-        channels: k.channels.each_ref().map(channel),
+        channels: k.channels.each_ref().map(pit_channel_from),
         flags: k.flags,
     };
     let pit = c.pit().ok_or(Error::Missing("set_pit", "create_pit"))?;
@@ -519,47 +507,12 @@ mod union {
             chip_id: chip,
             ..Default::default()
         };
-        k.chip.pic = kvm_pic_state {
-            last_irr: s.last_irr,
-            irr: s.irr,
-            imr: s.imr,
-            isr: s.isr,
-            priority_add: s.priority_add,
-            irq_base: s.irq_base,
-            read_reg_select: s.read_reg_select,
-            poll: s.poll,
-            special_mask: s.special_mask,
-            init_state: s.init_state,
-            auto_eoi: s.auto_eoi,
-            rotate_on_auto_eoi: s.rotate_on_auto_eoi,
-            special_fully_nested_mode: s.special_fully_nested_mode,
-            init4: s.init4,
-            elcr: s.elcr,
-            elcr_mask: s.elcr_mask,
-        };
+        k.chip.pic = pic_state_to(s);
         k
     }
     pub fn pic_from(k: &kvm_irqchip) -> PicState {
         // SAFETY: all variants are integers.
-        let s = unsafe { k.chip.pic };
-        PicState {
-            last_irr: s.last_irr,
-            irr: s.irr,
-            imr: s.imr,
-            isr: s.isr,
-            priority_add: s.priority_add,
-            irq_base: s.irq_base,
-            read_reg_select: s.read_reg_select,
-            poll: s.poll,
-            special_mask: s.special_mask,
-            init_state: s.init_state,
-            auto_eoi: s.auto_eoi,
-            rotate_on_auto_eoi: s.rotate_on_auto_eoi,
-            special_fully_nested_mode: s.special_fully_nested_mode,
-            init4: s.init4,
-            elcr: s.elcr,
-            elcr_mask: s.elcr_mask,
-        }
+        pic_state_from(unsafe { &k.chip.pic })
     }
     pub fn ioapic_to(s: &IoApicState) -> kvm_irqchip {
         let mut k = kvm_irqchip {

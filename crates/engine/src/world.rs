@@ -103,7 +103,7 @@ pub fn need(cpu: &CpuState, how: Access) -> Need {
     Need {
         write: how.is_write(),
         exec: false,
-        user: how == Access::UserRead || (cpu.cpl() == 3 && !how.is_system()),
+        user: cpu.cpl() == 3 && !how.is_system(),
         implicit: how.is_system() && cpu.cpl() == 3,
     }
 }

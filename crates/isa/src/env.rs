@@ -36,9 +36,6 @@ pub enum Access {
     SystemRead,
     /// Implicit supervisor write.
     SystemWrite,
-    /// Shadow of a read done with user privilege whatever the CPL
-    /// (none of today's instructions but kept distinct for WRUSS-alikes).
-    UserRead,
 }
 
 impl Access {

@@ -120,14 +120,7 @@ impl PortDevice for CommandPort {
 mod tests {
     use super::*;
     use crate::NoIrq;
-
-    #[derive(Default)]
-    struct Levels(Mutex<Vec<bool>>);
-    impl IrqLine for Levels {
-        fn set_level(&self, high: bool) {
-            self.0.lock().push(high);
-        }
-    }
+    use crate::irq::tests::Levels;
 
     #[test]
     fn every_byte_is_an_edge() {
