@@ -23,6 +23,18 @@ counters! {
     efer_reload,
     /// Returns from generated code to the engine or from a run to the VMM.
     exits,
+    /// Exits from generated code to make a link between blocks.
+    exits_link,
+    /// Exits for a jump that missed the jump cache.
+    exits_lookup,
+    /// Exits for an instruction that is interpreted.
+    exits_interp,
+    /// Exits for a memory access that is interpreted.
+    exits_access,
+    /// Exits for a memory access that faults.
+    exits_fault,
+    /// Exits to look at events.
+    exits_poll,
     /// Guest vector state was loaded into the host's registers.
     fpu_reload,
     /// HLT executed.
@@ -75,6 +87,20 @@ counters! {
     translated_insns,
     /// Translations dropped because their bytes were written.
     invalidations,
+}
+
+impl Counters {
+    /// Exits from generated code, in the order of [`jit::ExitKind`].
+    pub fn exits_by_kind(&self) -> [&AtomicU64; 6] {
+        [
+            &self.exits_link,
+            &self.exits_lookup,
+            &self.exits_interp,
+            &self.exits_access,
+            &self.exits_fault,
+            &self.exits_poll,
+        ]
+    }
 }
 
 /// Adds one.

@@ -9,7 +9,7 @@ use softmmu::tlb::{Entry, Tlb};
 use std::cell::UnsafeCell;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
-use x86::{CpuState, Seg, Segment};
+use x86::{CpuState, Msrs, Seg, Segment};
 
 /// One vCPU's memory. `jit` is first: the signal handler relies on it.
 #[repr(C, align(64))]
@@ -27,6 +27,7 @@ pub struct Ctx {
 /// Offsets of [`Ctx`] for the translator.
 pub const LAYOUT: Layout = {
     let cpu = offset_of!(Ctx, cpu);
+    let msr = cpu + offset_of!(CpuState, msr);
     let kernel = offset_of!(Ctx, tlb) + offset_of!(Tlb, kernel);
     let size = size_of::<softmmu::tlb::Array>();
     Layout {
@@ -36,6 +37,14 @@ pub const LAYOUT: Layout = {
         rflags: (cpu + offset_of!(CpuState, rflags)) as u32,
         fs_base: seg_base(Seg::Fs) as u32,
         gs_base: seg_base(Seg::Gs) as u32,
+        kernel_gs_base: (msr + offset_of!(Msrs, kernel_gs_base)) as u32,
+        tsc_aux: (msr + offset_of!(Msrs, tsc_aux)) as u32,
+        control: [
+            (cpu + offset_of!(CpuState, cr0)) as u32,
+            (cpu + offset_of!(CpuState, cr2)) as u32,
+            (cpu + offset_of!(CpuState, cr3)) as u32,
+            (cpu + offset_of!(CpuState, cr4)) as u32,
+        ],
         selectors: (cpu + offset_of!(CpuState, seg) + offset_of!(Segment, selector)) as u32,
         seg_stride: size_of::<Segment>() as u32,
         xsave: (cpu + offset_of!(CpuState, xsave)) as u32,

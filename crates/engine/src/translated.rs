@@ -5,7 +5,7 @@
 use crate::ctx::Ctx;
 use crate::vcpu::SoftVcpu;
 use crate::vm::SoftVm;
-use iced_x86::Instruction;
+use iced_x86::{Code, Instruction};
 use isa::Stop;
 use jit::cache::{CodeCache, JumpCache, unpack_flags};
 use jit::classify::{Allowed, Copyable};
@@ -61,6 +61,16 @@ impl Jumps {
         }
         &mut self.caches[self.last].cache
     }
+    /// Brings the cache of a space and mode into force, and into reach that of
+    /// the mode to which STAC or CLAC leads.
+    fn select(&mut self, jit: &mut JitCtx, space: u32, mode: u32) -> &mut JumpCache {
+        if let Some(other) = other_ac(mode) {
+            jit.other_jump_cache = self.get(space, other).address();
+        }
+        let cache = self.get(space, mode);
+        jit.jump_cache = cache.address();
+        cache
+    }
     fn replace(&mut self, space: u32, mode: u32) -> usize {
         if self.caches.len() < KEPT {
             let cache = JumpCache::new();
@@ -100,6 +110,11 @@ impl Jumps {
     }
 }
 
+/// Mode bit: CR4.SMAP.
+const SMAP: u32 = 1 << 9;
+/// Mode bits of the bank.
+const BANK: u32 = 3;
+
 /// Mode bits of a translation's key.
 pub(crate) fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
     let bank = Bank::of(cpu);
@@ -110,8 +125,12 @@ pub(crate) fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
         | u32::from(allowed.avx512) << 3
         | u32::from(allowed.wide) << 4
         | u32::from(allowed.fs) << 5
-        | u32::from(allowed.gs) << 6;
-    (bank as u32 | bits << 2, bank, allowed)
+        | u32::from(allowed.gs) << 6
+        | u32::from(allowed.smap) << 7
+        | u32::from(allowed.fsgsbase) << 8
+        | u32::from(allowed.tsc) << 9;
+    let mode = bank as u32 | bits << BANK.count_ones();
+    (mode, bank, allowed)
 }
 
 /// Register files usable without #NM, #UD or emulated x87 errors.
@@ -129,6 +148,10 @@ fn allowed(cpu: &CpuState) -> Allowed {
         fs: wide || unlimited(cpu.seg(Seg::Fs)),
         gs: wide || unlimited(cpu.seg(Seg::Gs)),
         cpl0: cpu.cpl() == 0,
+        smap: cpu.cr4 & cr4::SMAP != 0,
+        reaches_user: Bank::of(cpu) == Bank::KernelAc,
+        fsgsbase: cpu.cr4 & cr4::FSGSBASE != 0,
+        tsc: cpu.cpl() == 0 || cpu.cr4 & cr4::TSD == 0,
         x87: on && cpu.cr0 & cr0::NE != 0,
         sse,
         avx: sse && xcr0 & xstate::AVX != 0,
@@ -192,6 +215,12 @@ fn code_space(ctx: &Ctx, bank: Bank) -> u32 {
     }
 }
 
+/// The mode of kernel code with the other value of RFLAGS.AC, if there is one.
+fn other_ac(mode: u32) -> Option<u32> {
+    const SWITCH: u32 = Bank::Kernel as u32 ^ Bank::KernelAc as u32;
+    (mode & BANK != Bank::User as u32 && mode & SMAP != 0).then_some(mode ^ SWITCH)
+}
+
 /// Result of looking for the translation at RIP.
 pub(crate) enum Found {
     /// Its code address.
@@ -247,6 +276,7 @@ impl SoftVcpu {
         crate::counters::bump(&self.vm.counters.exits);
         let ctx = self.ctx_mut();
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
+        ctx.jit.tsc_offset = self.local.clock.tsc_offset;
         // SAFETY: `code` is the address of a translation for this mode, alive
         // since this vCPU runs (see `world_stop`), and GS base was set to its
         // memory when the run began. The code follows the System V ABI towards
@@ -258,6 +288,7 @@ impl SoftVcpu {
         self.hide_host_addresses();
         let ctx = self.ctx_mut();
         let kind = ExitKind::from_raw(ctx.jit.exit_kind);
+        crate::counters::bump(self.vm.counters.exits_by_kind()[kind as usize]);
         if let Some(fault) = self.refused_branch(kind) {
             return Left::Ended(Ended::Fault(fault));
         }
@@ -350,8 +381,8 @@ impl SoftVcpu {
     fn remembered_jump(&mut self) -> Option<u64> {
         let ctx = self.ctx_mut();
         let (mode, bank, _) = mode_of(&ctx.cpu);
-        let cache = self.local.jumps.get(code_space(ctx, bank), mode);
-        ctx.jit.jump_cache = cache.address();
+        let space = code_space(ctx, bank);
+        let cache = self.local.jumps.select(&mut ctx.jit, space, mode);
         cache.find(ctx.cpu.rip)
     }
 
@@ -359,20 +390,22 @@ impl SoftVcpu {
     pub(crate) fn remember_jump(&mut self, bank: Bank, mode: u32, global: bool, address: u64) {
         let ctx = self.ctx_mut();
         self.local.kernel_jumps_local |= bank != Bank::User && !global;
-        let cache = self.local.jumps.get(code_space(ctx, bank), mode);
+        let space = code_space(ctx, bank);
+        let cache = self.local.jumps.select(&mut ctx.jit, space, mode);
         cache.insert(ctx.cpu.rip, address);
-        ctx.jit.jump_cache = cache.address();
     }
 }
 
 /// The instructions that run as copies: unprivileged, offered to the guest,
-/// with known operands.
+/// with known operands; and those that read the TSC, which run in place.
 pub fn copyable(features: &crate::features::FeatureSet, lockstep: bool) -> Copyable {
     use isa::table::{Class, Int, class};
     Copyable::new(|code| {
-        matches!(class(code), Class::Int(_) | Class::Native(_))
+        let time = matches!(code, Code::Rdtsc | Code::Rdtscp);
+        let random = class(code) == Class::Int(Int::Random);
+        (time || matches!(class(code), Class::Int(_) | Class::Native(_)))
             // What differs from run to run is executed once only.
-            && !(lockstep && class(code) == Class::Int(Int::Random))
+            && !(lockstep && (time || random))
             && code.cpuid_features().iter().all(|f| features.has(*f))
     })
 }
@@ -482,6 +515,8 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         flags: 0,
         temp: 0,
         jump_cache: 0,
+        other_jump_cache: 0,
+        tsc_offset: 0,
         this: std::ptr::null_mut(),
         slow: slow_path as *const () as u64,
         xsave_mask: wide,

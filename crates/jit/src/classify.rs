@@ -40,8 +40,22 @@ pub enum Treatment {
     Cli,
     /// STI at CPL 0.
     Sti,
-    /// MOV of a segment selector to a register.
+    /// MOV of a segment selector to a register or memory.
     ReadSelector,
+    /// CLD or STD.
+    Direction,
+    /// STAC or CLAC that selects the other TLB bank; ends the block.
+    SwitchAc,
+    /// SWAPGS at CPL 0.
+    SwapGs,
+    /// RDFSBASE or RDGSBASE.
+    ReadBase,
+    /// WRFSBASE or WRGSBASE.
+    WriteBase,
+    /// MOV from CR0, CR2, CR3 or CR4 at CPL 0.
+    ReadControl,
+    /// RDTSC or RDTSCP.
+    ReadTsc,
     /// BT, BTS, BTR, BTC of a memory bit string and a register index.
     BitString,
     /// REP MOVS or REP STOS: in place where that is simple.
@@ -60,6 +74,7 @@ impl Treatment {
                 | Self::Call
                 | Self::CallIndirect
                 | Self::Ret
+                | Self::SwitchAc
                 | Self::Interp
         )
     }
@@ -146,6 +161,14 @@ pub struct Allowed {
     pub gs: bool,
     /// The code runs at CPL 0.
     pub cpl0: bool,
+    /// CR4.SMAP: STAC and CLAC at CPL 0 do something.
+    pub smap: bool,
+    /// Kernel code may reach user pages: with `smap` that is RFLAGS.AC.
+    pub reaches_user: bool,
+    /// CR4.FSGSBASE.
+    pub fsgsbase: bool,
+    /// RDTSC does not fault.
+    pub tsc: bool,
     /// x87 and MMX run without #NM/#UD.
     pub x87: bool,
     /// Legacy SSE likewise.
@@ -156,8 +179,9 @@ pub struct Allowed {
     pub avx512: bool,
 }
 
-/// Instruction codes the guest may execute as copies: a table filled from the
-/// guest's CPUID by the engine.
+/// Instruction codes the guest may execute as copies, and RDTSC and RDTSCP if
+/// they may be executed in place: a table filled from the guest's CPUID by the
+/// engine.
 pub struct Copyable(Vec<bool>);
 
 impl Copyable {
@@ -204,12 +228,10 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     if let Some(t) = stack_or_branch(insn, allowed.wide) {
         return t;
     }
+    if let Some(t) = system(insn, copyable, allowed) {
+        return t;
+    }
     match insn.code() {
-        Code::Cli if allowed.cpl0 => return T::Cli,
-        Code::Sti if allowed.cpl0 => return T::Sti,
-        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg if insn.op0_kind() == OpKind::Register => {
-            return T::ReadSelector;
-        }
         _ if is_bit_string(insn) => return T::BitString,
         _ if is_rep_string(insn, allowed.wide) => return T::RepString,
         _ => {}
@@ -232,6 +254,49 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     } else {
         T::Interp
     }
+}
+
+/// System instructions; those that cannot be executed in place are the
+/// interpreter's. None of them may be copied.
+fn system(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> Option<Treatment> {
+    use Treatment as T;
+    let kernel64 = allowed.cpl0 && allowed.wide;
+    let (possible, treatment) = match insn.mnemonic() {
+        Mnemonic::Cli => (allowed.cpl0, T::Cli),
+        Mnemonic::Sti => (allowed.cpl0, T::Sti),
+        Mnemonic::Cld | Mnemonic::Std => (true, T::Direction),
+        Mnemonic::Clac | Mnemonic::Stac => {
+            let possible = allowed.cpl0 && allowed.smap;
+            let stays = (insn.mnemonic() == Mnemonic::Stac) == allowed.reaches_user;
+            (possible, if stays { T::Nothing } else { T::SwitchAc })
+        }
+        Mnemonic::Swapgs => (kernel64, T::SwapGs),
+        Mnemonic::Rdfsbase | Mnemonic::Rdgsbase => (allowed.wide && allowed.fsgsbase, T::ReadBase),
+        Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => (allowed.wide && allowed.fsgsbase, T::WriteBase),
+        Mnemonic::Rdtsc | Mnemonic::Rdtscp => {
+            (allowed.tsc && copyable.has(insn.code()), T::ReadTsc)
+        }
+        Mnemonic::Mov => match insn.code() {
+            Code::Mov_r64_cr => (
+                kernel64 && is_plain_control(insn.op1_register()),
+                T::ReadControl,
+            ),
+            Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => {
+                (true, T::ReadSelector)
+            }
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(if possible { treatment } else { T::Interp })
+}
+
+/// CR0, CR2, CR3, CR4: reading them is reading memory. CR8 is the local APIC's.
+fn is_plain_control(r: Register) -> bool {
+    matches!(
+        r,
+        Register::CR0 | Register::CR2 | Register::CR3 | Register::CR4
+    )
 }
 
 /// REP MOVS or REP STOS through flat segments with the mode's own address

@@ -60,6 +60,10 @@ pub struct JitCtx {
     pub temp: u64,
     /// Start of the jump cache in force.
     pub jump_cache: u64,
+    /// That of kernel code with the other value of RFLAGS.AC.
+    pub other_jump_cache: u64,
+    /// What the guest's TSC is ahead of the host's.
+    pub tsc_offset: u64,
     /// Address of the vCPU memory itself (GS base).
     pub this: *mut c_void,
     /// The slow path: `fn(this, linear address, info, return PC) -> u32`,
@@ -90,6 +94,12 @@ pub struct Layout {
     pub fs_base: u32,
     /// Base field of the GS segment.
     pub gs_base: u32,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u32,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u32,
+    /// CR0, CR2, CR3 and CR4.
+    pub control: [u32; 4],
     /// Selector field of the ES segment; the others follow at `seg_stride`.
     pub selectors: u32,
     /// Bytes from one segment register to the next.
@@ -127,6 +137,8 @@ impl Layout {
         flags,
         temp,
         jump_cache,
+        other_jump_cache,
+        tsc_offset,
         this,
         slow,
         xsave_mask,

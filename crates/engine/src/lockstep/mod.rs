@@ -101,7 +101,9 @@ impl SoftVcpu {
             lockstep.overlay.clear();
             let rehearsal = self.rehearse(lockstep, &plan, plan.steps.len());
             lockstep.overlay.keep_contents();
-            self.ctx_mut().jit.jump_cache = lockstep.no_jumps.address();
+            let jit = &mut self.ctx_mut().jit;
+            jit.jump_cache = lockstep.no_jumps.address();
+            jit.other_jump_cache = jit.jump_cache;
             let left = self.enter(code);
             bump(&self.vm.counters.lockstep_blocks);
             let outcome = self.outcome(&left);

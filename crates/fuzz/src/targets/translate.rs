@@ -1,6 +1,7 @@
 //! Guest code to the translator.
 
 use crate::input::Input;
+use iced_x86::Code;
 use isa::table::{Class, class};
 use jit::Layout;
 use jit::block::Source;
@@ -22,6 +23,9 @@ const LAYOUT: Layout = Layout {
     rflags: 0x288,
     fs_base: 0x2c0,
     gs_base: 0x2e0,
+    kernel_gs_base: 0x3e0,
+    tsc_aux: 0x3e8,
+    control: [0x3c0, 0x3c8, 0x3d0, 0x3d8],
     selectors: 0x300,
     seg_stride: 32,
     xsave: 0x400,
@@ -41,7 +45,10 @@ struct World {
 
 static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
     let cache = CodeCache::new(LAYOUT, ARENA).expect("an arena");
-    let copyable = Copyable::new(|code| matches!(class(code), Class::Int(_) | Class::Native(_)));
+    let copyable = Copyable::new(|code| {
+        matches!(class(code), Class::Int(_) | Class::Native(_))
+            || matches!(code, Code::Rdtsc | Code::Rdtscp)
+    });
     Mutex::new(World {
         cache,
         copyable,
@@ -71,6 +78,10 @@ impl Plan {
             fs: has(1),
             gs: has(2),
             cpl0: has(3),
+            smap: has(4),
+            reaches_user: has(5),
+            fsgsbase: has(6),
+            tsc: has(7),
             x87: has(4),
             sse: has(5),
             avx: has(6),

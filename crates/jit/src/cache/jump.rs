@@ -66,6 +66,12 @@ impl JumpCache {
         }
         *e = [rip.wrapping_neg(), code];
     }
+    /// Remembers a translation where nothing else is remembered.
+    pub fn offer(&mut self, rip: u64, code: u64) {
+        if self.entries[usize::from(rip as u16)][1] == 0 {
+            self.insert(rip, code);
+        }
+    }
     /// Forgets one address.
     pub fn remove(&mut self, rip: u64) {
         let index = rip as u16;
@@ -111,10 +117,15 @@ mod tests {
             assert!(!matches(&cache, rip), "{rip:#x} before");
             cache.insert(rip, 99);
             assert!(matches(&cache, rip), "{rip:#x}");
+            cache.offer(rip, 97);
+            cache.offer(rip ^ 1 << 20, 97);
             assert_eq!(cache.find(rip), Some(99));
             cache.remove(rip);
             assert!(!matches(&cache, rip), "{rip:#x} after");
             cache.insert(rip, 98);
+            cache.clear();
+            cache.offer(rip, 97);
+            assert_eq!(cache.find(rip), Some(97));
             cache.clear();
             assert!(!matches(&cache, rip), "{rip:#x} cleared");
         }

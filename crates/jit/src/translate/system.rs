@@ -1,12 +1,12 @@
-//! System instructions that need no help: flags in memory, selectors, and bit
-//! strings.
+//! System instructions that need no help: flags in memory, selectors, segment
+//! bases, control registers, the TSC, and bit strings.
 
 use super::Emitter;
 use super::memory::Operand;
 use crate::asm::{cc, op};
 use crate::block::Step;
 use crate::regs::{Home, T0, T1, T2, home};
-use iced_x86::{Code, Instruction, Mnemonic, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use x86::flags;
 
 impl Emitter<'_> {
@@ -46,9 +46,129 @@ impl Emitter<'_> {
         self.hot.gs_or_imm(self.l.rflags, flags::IF as u32);
     }
 
-    /// MOV r, Sreg.
+    /// CLD, STD: the host's DF is always clear.
+    pub(super) fn direction(&mut self, step: &Step) {
+        self.save_flags(step.live_in);
+        match step.insn.mnemonic() {
+            Mnemonic::Cld => self.hot.gs_and_imm(self.l.rflags, !flags::DF as u32),
+            _ => self.hot.gs_or_imm(self.l.rflags, flags::DF as u32),
+        }
+    }
+
+    /// STAC, CLAC that change AC. What follows is another mode's code: other
+    /// translations, another jump cache.
+    pub(super) fn switch_ac(&mut self, step: &Step) {
+        const AC: i32 = flags::AC as i32;
+        let by = match step.insn.mnemonic() {
+            Mnemonic::Stac => AC,
+            _ => -AC,
+        };
+        self.restore_flags(flags::ARITH);
+        let (rflags, caches) = (
+            self.l.rflags,
+            (self.l.jump_cache(), self.l.other_jump_cache()),
+        );
+        self.hot.gs(true, op::MOV, T0, rflags);
+        self.hot.mem(true, op::LEA, T0, T0, None, by);
+        self.hot.gs(true, op::MOV_STORE, T0, rflags);
+        self.swap_fields(caches.0, caches.1);
+        self.jump_to(step.insn.next_ip());
+    }
+
+    /// SWAPGS.
+    pub(super) fn swap_gs(&mut self) {
+        self.swap_fields(self.l.gs_base, self.l.kernel_gs_base);
+    }
+
+    fn swap_fields(&mut self, one: u32, other: u32) {
+        self.hot.gs(true, op::MOV, T0, one);
+        self.hot.gs(true, op::MOV, T1, other);
+        self.hot.gs(true, op::MOV_STORE, T1, one);
+        self.hot.gs(true, op::MOV_STORE, T0, other);
+    }
+
+    /// Loads a 32-bit or 64-bit register from a field.
+    fn load_field(&mut self, to: Register, field: u32) {
+        let wide = to.size() == 8;
+        match home(to.full_register().number()) {
+            Home::Host(h) => self.hot.gs(wide, op::MOV, h, field),
+            Home::Slot(n) => {
+                self.hot.gs(wide, op::MOV, T2, field);
+                self.hot.gs(true, op::MOV_STORE, T2, self.l.reg(n));
+            }
+        }
+    }
+
+    fn base_field(&self, insn: &Instruction) -> u32 {
+        match insn.mnemonic() {
+            Mnemonic::Rdfsbase | Mnemonic::Wrfsbase => self.l.fs_base,
+            _ => self.l.gs_base,
+        }
+    }
+
+    /// RDFSBASE, RDGSBASE.
+    pub(super) fn read_base(&mut self, insn: &Instruction) {
+        self.load_field(insn.op0_register(), self.base_field(insn));
+    }
+
+    /// WRFSBASE, WRGSBASE: the interpreter refuses a base that is not
+    /// canonical.
+    pub(super) fn write_base(&mut self, step: &Step) {
+        let from = step.insn.op0_register();
+        let wide = from.size() == 8;
+        let r = self.fetch(from, T0);
+        self.hot.rr(wide, op::MOV, T0, r);
+        if wide {
+            self.save_flags(step.live_in);
+            self.hot.rr(true, op::MOV, T1, T0);
+            self.hot.sar_imm(T1, 47); // 0 or -1 if canonical
+            self.hot.mem(true, op::LEA, T1, T1, None, 1);
+            self.hot.cmp_imm(T1, 1);
+            let refused = self.hot.jcc(cc::A);
+            self.interp_from(&step.insn, &[refused]);
+        }
+        let field = self.base_field(&step.insn);
+        self.hot.gs(true, op::MOV_STORE, T0, field);
+    }
+
+    /// MOV r64, CRn.
+    pub(super) fn read_control(&mut self, insn: &Instruction) {
+        let which = match insn.op1_register() {
+            Register::CR0 => 0,
+            Register::CR2 => 1,
+            Register::CR3 => 2,
+            _ => 3,
+        };
+        self.load_field(insn.op0_register(), self.l.control[which]);
+    }
+
+    /// RDTSC, RDTSCP: the host's, shifted. RDTSCP waits for the instructions
+    /// before it (SDM vol 2).
+    pub(super) fn read_tsc(&mut self, step: &Step) {
+        const RAX: u8 = 0;
+        const RCX: u8 = 1;
+        const RDX: u8 = 2;
+        self.save_flags(step.live_in);
+        let aux = step.insn.mnemonic() == Mnemonic::Rdtscp;
+        if aux {
+            self.hot.bytes(&[0x0f, 0xae, 0xe8]); // lfence
+        }
+        self.hot.bytes(&[0x0f, 0x31]); // rdtsc
+        self.hot.bytes(&[0x48, 0xc1, 0xe2, 32]); // shl rdx, 32
+        self.hot.rr(true, op::OR, RAX, RDX);
+        self.hot.gs(true, op::ADD, RAX, self.l.tsc_offset());
+        self.hot.rr(true, op::MOV, RDX, RAX);
+        self.hot.shr_imm(RDX, 32);
+        self.hot.rr(false, op::MOV, RAX, RAX);
+        if aux {
+            self.hot.gs(false, op::MOV, RCX, self.l.tsc_aux);
+        }
+    }
+
+    /// MOV r, Sreg and MOV m16, Sreg.
     pub(super) fn read_selector(&mut self, step: &Step) {
-        let index = match step.insn.op1_register() {
+        let insn = &step.insn;
+        let index = match insn.op1_register() {
             Register::ES => 0,
             Register::CS => 1,
             Register::SS => 2,
@@ -57,11 +177,29 @@ impl Emitter<'_> {
             _ => 5,
         };
         let disp = self.l.selectors + index * self.l.seg_stride;
-        match home(step.insn.op0_register().full_register().number()) {
-            Home::Host(h) => self.hot.gs_movzx16(h, disp),
-            Home::Slot(n) => {
+        const WORD: u8 = 0x66; // operand-size prefix
+        if insn.op0_kind() == OpKind::Memory {
+            self.linear_address(insn);
+            self.check(insn.ip(), Operand::write(2), step.live_in);
+            self.hot.gs_movzx16(T2, disp);
+            self.hot.buf.push(WORD);
+            return self.hot.mem(false, op::MOV_STORE, T2, T1, Some((T0, 0)), 0);
+        }
+        let narrow = insn.op0_register().size() == 2;
+        match (home(insn.op0_register().full_register().number()), narrow) {
+            (Home::Host(h), false) => self.hot.gs_movzx16(h, disp),
+            (Home::Slot(n), false) => {
                 self.hot.gs_movzx16(T2, disp);
                 self.hot.gs(true, op::MOV_STORE, T2, self.l.reg(n));
+            }
+            (Home::Host(h), true) => {
+                self.hot.buf.push(WORD);
+                self.hot.gs(false, op::MOV, h, disp);
+            }
+            (Home::Slot(n), true) => {
+                self.hot.gs_movzx16(T2, disp);
+                self.hot.buf.push(WORD);
+                self.hot.gs(false, op::MOV_STORE, T2, self.l.reg(n));
             }
         }
     }

@@ -21,6 +21,7 @@ group! { "fault":
     not_present_at_every_level "SDM 3 4.5",
     smep "SDM 3 4.6.1, CR4.SMEP",
     smap_and_ac "SDM 3 4.6.1, CR4.SMAP",
+    ac_decides_in_called_code "SDM 3 4.6.1, CR4.SMAP",
     smap_does_not_stop_user "SDM 3 4.6.1",
     read_sets_accessed "SDM 3 4.8",
     write_sets_dirty "SDM 3 4.8",
@@ -271,6 +272,35 @@ fn smap_and_ac(hv: &dyn Hypervisor) -> Result<(), Failure> {
         expect("AC in the frame", frame.flags & flags::AC, 0)?;
         expect("ECX read under AC", g.regs()?.rcx, 0x77)
     })
+}
+
+/// The same code with AC set, a hundred times, then with AC clear.
+fn ac_decides_in_called_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    let mut g = Guest::new(hv, Mode::Long)?;
+    g.need(7, 0, |e| e.ebx, 20, "SMAP")?;
+    g.set_sregs(|s| s.cr4 |= cr4::SMAP)?;
+    g.map(PAGE, PAGE, RWU);
+    g.asm(|a| {
+        let (mut read, mut again) = (a.create_label(), a.create_label());
+        a.lea(rbx, ptr(read))?;
+        a.mov(ecx, 100)?;
+        a.set_label(&mut again)?;
+        a.stac()?;
+        a.call(rbx)?;
+        a.clac()?;
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.call(rbx)?;
+        a.hlt()?;
+        a.set_label(&mut read)?;
+        a.mov(eax, dword_ptr(AT as u32))?;
+        a.ret()
+    })?;
+    g.enter_kernel()?;
+    let frame = g.run_to_exception()?;
+    let what = (frame.vector, frame.error, frame.flags & flags::AC);
+    expect("vector, error code and AC", what, (14, Some(1), 0))?;
+    expect("ECX", g.regs()?.rcx, 0)
 }
 
 fn smap_does_not_stop_user(hv: &dyn Hypervisor) -> Result<(), Failure> {
