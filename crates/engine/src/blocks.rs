@@ -1,7 +1,7 @@
 //! Finding and making translations.
 #![allow(unsafe_code, reason = "reads guest memory")]
 
-use crate::translated::{Found, OpenLink, mode_of};
+use crate::translated::{Found, OpenLink, code_space, mode_of};
 use crate::vcpu::SoftVcpu;
 use isa::Stop;
 use jit::block::{Source, runs_over};
@@ -79,6 +79,9 @@ impl SoftVcpu {
         let Some(block) = made else {
             return Ok(Found::Nothing);
         };
+        if bank == Bank::User && link.is_none() {
+            self.offer_targets(&mut code, &key, block);
+        }
         let linkable = |l: &OpenLink| {
             l.generation == code.generation()
                 && (!l.crosses || page.global && self.maps_now(rip, page.gpa))
@@ -174,6 +177,15 @@ impl SoftVcpu {
             bank: bank as usize,
             link_across_pages: bank != Bank::User,
         })
+    }
+
+    /// A process that comes to a page first is offered where others jumped to
+    /// in it: the page is the same, so are its translations.
+    fn offer_targets(&mut self, code: &mut CodeCache, key: &Key, block: u32) {
+        code.note_target(block);
+        let space = code_space(self.ctx_mut(), Bank::User);
+        let cache = self.local.jumps.get(space, key.mode);
+        code.targets(key).for_each(|(rip, at)| cache.offer(rip, at));
     }
 
     /// True if the page tables, not just the TLB, map `la` to the page: all

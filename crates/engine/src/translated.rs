@@ -49,7 +49,7 @@ const KEPT: usize = 12;
 
 impl Jumps {
     /// The cache of a space (0 for kernel code) and mode.
-    fn get(&mut self, space: u32, mode: u32) -> &mut JumpCache {
+    pub fn get(&mut self, space: u32, mode: u32) -> &mut JumpCache {
         let is = |c: &Cached| c.space == space && c.mode == mode;
         if !self.caches.get(self.last).is_some_and(is) {
             self.clock += 1;
@@ -207,7 +207,7 @@ pub enum Ended {
 
 /// The number of the jump cache's address space: kernel code has one for all,
 /// since its mappings are global.
-fn code_space(ctx: &Ctx, bank: Bank) -> u32 {
+pub(crate) fn code_space(ctx: &Ctx, bank: Bank) -> u32 {
     if bank == Bank::User {
         ctx.tlb.space()
     } else {

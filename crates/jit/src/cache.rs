@@ -81,6 +81,8 @@ struct Entry {
     /// Links that lead here.
     incoming: Vec<u32>,
     alive: bool,
+    /// Jumps through the jump cache lead here.
+    target: bool,
 }
 
 impl Entry {
@@ -105,6 +107,8 @@ impl Entry {
 struct PageCode {
     granules: u64,
     blocks: Vec<u32>,
+    /// Those of the blocks that jumps through the jump cache lead to.
+    targets: Vec<u32>,
 }
 
 /// Counts for the engine's counters and profiles.
@@ -218,6 +222,33 @@ impl CodeCache {
         self.arena.rx() as u64 + u64::from(self.entries[block as usize].at)
     }
 
+    /// Notes that a jump through the jump cache led to a translation.
+    pub fn note_target(&mut self, block: u32) {
+        let entry = &mut self.entries[block as usize];
+        if std::mem::replace(&mut entry.target, true) {
+            return;
+        }
+        if let Some(page) = self.pages.get_mut(&(entry.key.gpa & !0xfff)) {
+            page.targets.push(block);
+        }
+    }
+
+    /// Where jumps through the jump cache led so far in the page of `key`, for
+    /// its linear page and mode: linear and code addresses. Instructions in two
+    /// pages are not among them.
+    pub fn targets(&self, key: &Key) -> impl Iterator<Item = (u64, u64)> {
+        let page = self.pages.get(&(key.gpa & !0xfff));
+        let blocks = page.into_iter().flat_map(|p| &p.targets);
+        let (rip, mode) = (key.rip, key.mode);
+        blocks.filter_map(move |&id| {
+            let entry = &self.entries[id as usize];
+            let other = &entry.key;
+            let here = other.mode == mode && (other.rip ^ rip) < 0x1000;
+            let valid = entry.alive && other.next == Key::ONE_PAGE;
+            (here && valid).then(|| (other.rip, self.address(id)))
+        })
+    }
+
     /// Translates. `None` if the first instruction does not end in the bytes
     /// given. May drop everything first to make room.
     pub fn translate(&mut self, request: &Request<'_>) -> Option<u32> {
@@ -277,6 +308,7 @@ impl CodeCache {
             next_granules: next,
             incoming: Vec::new(),
             alive: true,
+            target: false,
         });
         self.map.insert(key, id);
         self.made_from(key.page(), own, id);
@@ -383,6 +415,8 @@ impl CodeCache {
                 }
                 keep
             });
+            let entries = &self.entries;
+            page.targets.retain(|&id| entries[id as usize].alive);
         }
         if !page.blocks.is_empty() {
             self.pages.insert(at, page);
