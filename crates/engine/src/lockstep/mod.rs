@@ -36,6 +36,7 @@ use crate::vcpu::SoftVcpu;
 use compare::{Outcome, differences};
 use isa::Stop;
 use jit::ExitKind;
+use jit::block::runs_over;
 use jit::cache::{JumpCache, KeyHasher};
 use overlay::Overlay;
 use plan::{End, Plan, Rehearsal, rehearse};
@@ -139,8 +140,15 @@ impl SoftVcpu {
         if let Some(plan) = known.filter(|p| p.is_current(host)) {
             return Some(plan.clone());
         }
-        let mut bytes = [0; PAGE_SIZE as usize];
+        let mut bytes = vec![0; PAGE_SIZE as usize];
         self.map.read(page.gpa, &mut bytes).then_some(())?;
+        if runs_over(&bytes[(rip & PAGE_MASK) as usize..], ctx.cpu.code64()) {
+            let next = (rip | PAGE_MASK).wrapping_add(1);
+            let page = ctx.tlb.resolve(&ctx.cpu, &self.map, next, need).ok()?;
+            bytes.resize(2 * PAGE_SIZE as usize, 0);
+            let second = &mut bytes[PAGE_SIZE as usize..];
+            self.map.read(page.gpa, second).then_some(())?;
+        }
         let plan = Arc::new(Plan::new(&ctx.cpu, &bytes, &self.copyable));
         lockstep.plans.insert(code, plan.clone());
         Some(plan)

@@ -34,8 +34,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Decodes the block at RIP, whose page is `page`, as the translator does.
-    pub fn new(cpu: &CpuState, page: &[u8; PAGE_SIZE as usize], copyable: &Copyable) -> Self {
+    /// Decodes the block at RIP, whose page is `page` (or pages), as the
+    /// translator does.
+    pub fn new(cpu: &CpuState, page: &[u8], copyable: &Copyable) -> Self {
         let (_, _, allowed) = mode_of(cpu);
         let base = cpu.rip & !PAGE_MASK;
         let source = Source {
@@ -64,8 +65,12 @@ impl Plan {
         }
     }
 
-    /// True if guest memory still holds the block; `host` is where it lies.
+    /// True if guest memory still holds the block; `host` is where it lies. A
+    /// block in two pages lies elsewhere, too: that is not looked for.
     pub fn is_current(&self, host: u64) -> bool {
+        if (host & PAGE_MASK) + self.bytes.len() as u64 > PAGE_SIZE {
+            return false;
+        }
         let mut chunk = [0; 64];
         let mut at = host;
         self.bytes.chunks(chunk.len()).all(|bytes| {
