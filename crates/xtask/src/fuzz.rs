@@ -219,11 +219,9 @@ impl Fuzzer {
             .stdin(Stdio::null())
             .output()
             .context("the fuzzer")?;
-        Ok(if small.is_file() {
-            small
-        } else {
-            file.to_path_buf()
-        })
+        // The fuzzer leaves an empty file where it found nothing smaller.
+        let found = small.metadata().is_ok_and(|m| m.len() > 0);
+        Ok(if found { small } else { file.to_path_buf() })
     }
 
     /// Chooses a small set of inputs that between them reach what the corpus

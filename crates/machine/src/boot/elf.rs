@@ -103,9 +103,11 @@ impl Elf {
     /// Where the byte at a linear address is loaded; the address itself if no
     /// segment has it.
     fn physical(&self, address: u64) -> u64 {
-        let holds = |s: &&Segment| address.wrapping_sub(s.virtual_address) < s.memory_size;
-        let segment = self.segments.iter().find(holds);
-        segment.map_or(address, |s| s.gpa.wrapping_add(address - s.virtual_address))
+        let place = |s: &Segment| {
+            let offset = address.checked_sub(s.virtual_address)?;
+            (offset < s.memory_size).then(|| s.gpa.wrapping_add(offset))
+        };
+        self.segments.iter().find_map(place).unwrap_or(address)
     }
 }
 
