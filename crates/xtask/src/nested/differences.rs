@@ -184,6 +184,7 @@ pub(super) const KNOWN: &[Known] = &[
     missing("tlb::invpcid_all", "pcid"),
     missing("processor::invpcid_in_protected_mode", "invpcid"),
     missing("images::xsavec_compacts", "xsavec"),
+    missing("processor::serialize_changes_nothing", "serialize"),
     missing("masks::hidden_elements_do_not_fault", "avx512bw"),
     missing("masks::an_empty_mask_leaves_the_dirty_bit", "avx512bw"),
     missing("masks::hidden_elements_are_not_stored", "avx512bw"),
