@@ -145,17 +145,6 @@ impl Env for FlatEnv {
     fn fetch(&mut self, _: &mut CpuState, la: u64, _: &mut [u8]) -> Result<(), Stop> {
         Err(Exception::pf(la, 0x15).into())
     }
-    fn update(
-        &mut self,
-        cpu: &mut CpuState,
-        la: u64,
-        size: u32,
-        f: &mut dyn FnMut(u64) -> u64,
-    ) -> Result<u64, Stop> {
-        let old = self.load(cpu, la, size, Access::ReadModify)?;
-        self.store(cpu, la, size, f(old), Access::Write)?;
-        Ok(old)
-    }
     fn cmpxchg16(
         &mut self,
         _: &mut CpuState,

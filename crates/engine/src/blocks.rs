@@ -10,12 +10,9 @@ use jit::classify::Allowed;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
-use x86::{Exception, canonical48};
+use x86::{Exception, LONGEST_INSTRUCTION, canonical48};
 
 const PAGE: usize = PAGE_SIZE as usize;
-
-/// Longest instruction in bytes (SDM vol 2, 2.3.11).
-const LONGEST: u64 = 15;
 
 /// RAM that code is read from.
 #[derive(Clone, Copy)]
@@ -120,10 +117,10 @@ impl SoftVcpu {
     fn block_place(&self, page: CodePage, rip: u64, bank: Bank, allowed: Allowed) -> Option<Place> {
         let offset = rip & PAGE_MASK;
         let left = PAGE_SIZE - offset;
-        if left >= LONGEST {
+        if left >= LONGEST_INSTRUCTION as u64 {
             return Some(Place { page, next: None });
         }
-        let mut bytes = [0; LONGEST as usize];
+        let mut bytes = [0; LONGEST_INSTRUCTION];
         let bytes = &mut bytes[..left as usize];
         // SAFETY: `host` is a whole mapped page of a slot.
         unsafe { softmmu::host_read(page.host + offset, bytes) };

@@ -119,14 +119,19 @@ pub trait Env {
     }
     /// Fetches `buf.len()` instruction bytes; the range stays in one page.
     fn fetch(&mut self, cpu: &mut CpuState, la: u64, buf: &mut [u8]) -> Result<(), Stop>;
-    /// Atomically replaces the value at `la` by `f(old)`; returns old.
+    /// Atomically replaces the value at `la` by `f(old)`; returns old. As given
+    /// here it suits memory that nobody else writes.
     fn update(
         &mut self,
         cpu: &mut CpuState,
         la: u64,
         size: u32,
         f: &mut dyn FnMut(u64) -> u64,
-    ) -> Result<u64, Stop>;
+    ) -> Result<u64, Stop> {
+        let old = self.load(cpu, la, size, Access::ReadModify)?;
+        self.store(cpu, la, size, f(old), Access::Write)?;
+        Ok(old)
+    }
     /// Atomic 16-byte compare and exchange; returns the old value.
     fn cmpxchg16(
         &mut self,

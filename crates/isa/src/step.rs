@@ -4,11 +4,11 @@ use crate::operand::{Ctx, Handled};
 use crate::sys::{self, Event, deliver};
 use crate::{Env, Stop, int};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
-use x86::{CpuState, Exception, MpState, Seg, Shadow, canonical48, dr, flags};
+use x86::{
+    CpuState, Exception, LONGEST_INSTRUCTION as MAX_LEN, MpState, Seg, Shadow, canonical48, dr,
+    flags,
+};
 use x86::{Pending, paging};
-
-/// Longest instruction in bytes (SDM vol 2, 2.3.11).
-const MAX_LEN: usize = 15;
 
 /// What the vCPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

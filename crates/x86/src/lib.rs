@@ -13,6 +13,9 @@ pub mod paging;
 pub mod segment;
 pub mod xstate;
 
+/// Longest instruction in bytes (SDM vol 2, 2.3.11).
+pub const LONGEST_INSTRUCTION: usize = 15;
+
 pub use bits::*;
 pub use cpu::{CpuState, Events, MpState, Msrs, Pending, Shadow};
 pub use exception::{Exception, vector};

@@ -209,7 +209,7 @@ fn measure(runs: usize, only: Option<&str>) -> Result<Report> {
         .map(|(_, make)| measure_guest(&make()?, runs))
         .collect::<Result<_>>()?;
     if rows.is_empty() {
-        bail!("--only what? there are: initramfs, debian");
+        bail!("--only what? there are: {}", GUESTS.map(|g| g.0).join(", "));
     }
     Ok(Report { host: host(), rows })
 }

@@ -42,6 +42,8 @@ pub(crate) struct Debian {
     disk: PathBuf,
     kernel: PathBuf,
     initrd: PathBuf,
+    /// Makes the overlays.
+    trapeze: PathBuf,
     /// Name and version of Debian and of the kernel.
     pub(crate) version: String,
 }
@@ -49,13 +51,14 @@ pub(crate) struct Debian {
 impl Debian {
     /// From the cache, made if it is not there.
     pub(crate) fn get() -> Result<Self> {
+        let trapeze = paths::trapeze()?;
         let images = guestimg::cache_dir()?.join("images");
         let folder = images.join(format!("debian-{RELEASE}"));
         if !folder.is_dir() {
             let new = folder.with_extension("new");
             let _ = fs::remove_dir_all(&new);
             fs::create_dir_all(&new).with_context(|| new.display().to_string())?;
-            make(&new)?;
+            make(&trapeze, &new)?;
             fs::rename(&new, &folder).with_context(|| folder.display().to_string())?;
         }
         let version = folder.join("version");
@@ -63,6 +66,7 @@ impl Debian {
             disk: folder.join("disk.qcow2"),
             kernel: folder.join("vmlinuz"),
             initrd: folder.join("initrd"),
+            trapeze,
             version: fs::read_to_string(&version)
                 .with_context(|| version.display().to_string())?
                 .trim()
@@ -72,7 +76,7 @@ impl Debian {
 
     /// A new disk at `path` that holds what is different from now on.
     pub(crate) fn overlay(&self, path: &Path) -> Result<()> {
-        let mut command = Command::new(paths::trapeze()?);
+        let mut command = Command::new(&self.trapeze);
         command.args(["img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
         output_of(command.arg(&self.disk).arg(path))?;
         Ok(())
@@ -98,14 +102,14 @@ impl Debian {
 }
 
 /// Fills an empty folder.
-fn make(folder: &Path) -> Result<()> {
+fn make(trapeze: &Path, folder: &Path) -> Result<()> {
     eprintln!("debian: {RELEASE} and its packages (minutes, once)");
     bootstrap(folder)?;
     eprintln!("debian: the disk");
     let shell = ["fakeroot", "sh", "-c", MAKE_DISK];
     let mut command = Command::new(shell[0]);
     output_of(command.args(&shell[1..]).current_dir(folder))?;
-    let mut convert = Command::new(paths::trapeze()?);
+    let mut convert = Command::new(trapeze);
     convert.args(["img", "convert", "-O", "qcow2", "disk.raw", "disk.qcow2"]);
     output_of(convert.current_dir(folder))?;
     let raw = folder.join("disk.raw");

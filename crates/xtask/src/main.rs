@@ -84,13 +84,13 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        arguments: "boot|io [--runs N] [--json FILE]; io [--seconds N] [--only TEXT]",
+        arguments: "boot|io [--runs N] [--only NAME] [--json FILE]; io [--seconds N]",
         help: "boots, or fio's jobs on virtio disks, in turns here and under QEMU TCG, compared",
         run: bench::run,
     },
     Command {
         name: "soak",
-        arguments: "boots|clock [NUMBER]",
+        arguments: "boots|clock|disk [NUMBER]",
         help: "boots in a row, minutes of guest clock, killed writers; goes into docs/soak.md",
         run: soak::run,
     },

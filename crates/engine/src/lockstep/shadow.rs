@@ -155,17 +155,6 @@ impl Env for Shadow<'_> {
     fn fetch(&mut self, _cpu: &mut CpuState, _la: u64, _buf: &mut [u8]) -> Result<(), Stop> {
         Err(Stop::Suspend)
     }
-    fn update(
-        &mut self,
-        cpu: &mut CpuState,
-        la: u64,
-        size: u32,
-        f: &mut dyn FnMut(u64) -> u64,
-    ) -> Result<u64, Stop> {
-        let old = self.load(cpu, la, size, Access::ReadModify)?;
-        self.store(cpu, la, size, f(old), Access::Write)?;
-        Ok(old)
-    }
     fn cmpxchg16(
         &mut self,
         cpu: &mut CpuState,

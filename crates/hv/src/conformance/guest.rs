@@ -41,6 +41,14 @@ impl Mode {
         Self::Long,
         Self::Compat,
     ];
+    /// The modes with flat segments.
+    pub const FLAT: [Self; 5] = [
+        Self::Prot32,
+        Self::Paging32,
+        Self::Pae,
+        Self::Long,
+        Self::Compat,
+    ];
     /// Code bitness for the assembler.
     pub fn bits(self) -> u32 {
         match self {

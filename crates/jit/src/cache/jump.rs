@@ -1,5 +1,7 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
+use x86::LONGEST_INSTRUCTION;
+
 /// One entry; generated code knows the layout: the two's complement of the
 /// linear address, so that adding the address gives 0 on a hit without
 /// touching flags, and the code address, which only a hit uses and which is 0
@@ -14,9 +16,6 @@ pub struct JumpCache {
     /// Indices that were used, by their page number's low bits.
     touched: [Vec<u16>; PAGES],
 }
-
-/// Longest instruction in bytes.
-const MAX_LENGTH: u64 = 15;
 
 /// Pages of addresses that the entries hold side by side.
 const PAGES: usize = 16;
@@ -84,7 +83,7 @@ impl JumpCache {
     /// into it.
     pub fn remove_page(&mut self, la: u64) {
         let page = la & !0xfff;
-        for before in 1..MAX_LENGTH {
+        for before in 1..LONGEST_INSTRUCTION as u64 {
             self.remove(page.wrapping_sub(before));
         }
         for i in &self.touched[bucket(la as u16)] {

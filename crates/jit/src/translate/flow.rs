@@ -7,7 +7,7 @@ use crate::block::Step;
 use crate::layout::ExitKind;
 use crate::regs::{T0, T1, T2};
 use iced_x86::{FlowControl, Instruction, OpKind};
-use x86::flags;
+use x86::{LONGEST_INSTRUCTION, flags};
 
 const RCX: u8 = 1;
 
@@ -57,8 +57,7 @@ impl Emitter<'_> {
     /// an instruction in two pages says depends on both mappings, and only the
     /// jump cache's addresses follow them.
     fn linkable(&self, from: u64, target: u64) -> bool {
-        const LONGEST: u64 = 15;
-        let in_one_page = target & 0xfff <= 0x1000 - LONGEST;
+        let in_one_page = target & 0xfff <= 0x1000 - LONGEST_INSTRUCTION as u64;
         in_one_page && (self.to.link_across_pages || self.same_page(from, target))
     }
 

@@ -2,6 +2,8 @@
 //! headers and the notes in PT_NOTE segments, 32-bit and 64-bit.
 
 use super::bytes::{u16_at, u32_at, u64_at};
+use crate::layout::Layout;
+use crate::ram::GuestRam;
 
 /// First bytes of an ELF file.
 pub const MAGIC: &[u8] = b"\x7fELF";
@@ -116,6 +118,41 @@ pub fn bytes_of<'a>(file: &'a [u8], segment: &Segment) -> Option<&'a [u8]> {
     let start = usize::try_from(segment.offset).ok()?;
     let end = start.checked_add(usize::try_from(segment.file_size).ok()?)?;
     file.get(start..end)
+}
+
+/// Copies segments to where they belong; the end of the highest. `allowed` says
+/// whether one may lie between two guest-physical addresses.
+pub fn place(
+    file: &[u8],
+    segments: &[Segment],
+    layout: &Layout,
+    ram: &GuestRam,
+    allowed: impl Fn(u64, u64) -> bool,
+) -> Result<u64, String> {
+    let total = segments.iter().map(|s| s.file_size);
+    if total.fold(0, u64::saturating_add) > layout.low_end {
+        return Err("has more segments than fit into the guest's memory".into());
+    }
+    let mut end = 0;
+    for segment in segments {
+        let bytes = bytes_of(file, segment).ok_or("is truncated: a segment ends early")?;
+        let size = segment.memory_size.max(segment.file_size);
+        let last = segment.gpa.checked_add(size);
+        let last = last.filter(|&last| allowed(segment.gpa, last));
+        let last = last.ok_or_else(|| {
+            format!(
+                "has a segment of {} KiB at {:#x}, outside the guest's {} KiB below 4 GiB",
+                size >> 10,
+                segment.gpa,
+                layout.low_end >> 10
+            )
+        })?;
+        // RAM is zero already: only the file's bytes need copying.
+        ram.write(segment.gpa, bytes)
+            .map_err(|e| format!("has a segment at {:#x}, which is not RAM", e.gpa))?;
+        end = end.max(last);
+    }
+    Ok(end)
 }
 
 fn program_header(file: &[u8], at: usize, is_64: bool) -> Option<(u32, Segment)> {

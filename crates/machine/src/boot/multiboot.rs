@@ -180,32 +180,10 @@ fn place(
     layout: &Layout,
     ram: &GuestRam,
 ) -> Result<u64, String> {
-    let total = segments.iter().map(|s| s.file_size);
-    if total.fold(0, u64::saturating_add) > layout.low_end {
-        return Err("has more segments than fit into the guest's memory".into());
-    }
-    let mut end = 0;
-    for segment in segments {
-        let bytes = elf::bytes_of(file, segment).ok_or("is truncated: a segment ends early")?;
-        let size = segment.memory_size.max(segment.file_size);
-        let fits = |&last: &u64| {
-            let low = segment.gpa >= LOWEST && last <= CONVENTIONAL_END;
-            low || (segment.gpa >= VGA_END && last <= layout.low_end)
-        };
-        let last = segment.gpa.checked_add(size).filter(fits).ok_or_else(|| {
-            format!(
-                "has a segment of {} KiB at {:#x}, outside the guest's {} KiB below 4 GiB",
-                size >> 10,
-                segment.gpa,
-                layout.low_end >> 10
-            )
-        })?;
-        // RAM is zero already: only the file's bytes need copying.
-        ram.write(segment.gpa, bytes)
-            .map_err(|e| format!("has a segment at {:#x}, which is not RAM", e.gpa))?;
-        end = end.max(last);
-    }
-    Ok(end)
+    elf::place(file, segments, layout, ram, |first, last| {
+        let low = first >= LOWEST && last <= CONVENTIONAL_END;
+        low || (first >= VGA_END && last <= layout.low_end)
+    })
 }
 
 /// Memory behind the kernel, given out page by page.

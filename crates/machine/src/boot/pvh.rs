@@ -21,29 +21,8 @@ pub fn load(file: &[u8], layout: &Layout, ram: &GuestRam) -> Result<LoadedKernel
     let rip = elf
         .pvh_entry
         .ok_or("is an ELF file without a PVH entry note (CONFIG_PVH)")?;
-    let total = elf.segments.iter().map(|s| s.file_size);
-    if total.fold(0, u64::saturating_add) > layout.low_end {
-        return Err("has more segments than fit into the guest's memory".into());
-    }
-    let mut end = 0;
-    for segment in &elf.segments {
-        let bytes = elf::bytes_of(file, segment).ok_or("is truncated: a segment ends early")?;
-        let size = segment.memory_size.max(segment.file_size);
-        let last = segment.gpa.checked_add(size);
-        let last = last.filter(|&last| segment.gpa >= ONE_MIB && last <= layout.low_end);
-        let last = last.ok_or_else(|| {
-            format!(
-                "has a segment of {} KiB at {:#x}, outside the guest's {} KiB below 4 GiB",
-                size >> 10,
-                segment.gpa,
-                layout.low_end >> 10
-            )
-        })?;
-        // RAM is zero already: only the file's bytes need copying.
-        ram.write(segment.gpa, bytes)
-            .map_err(|e| format!("has a segment at {:#x}, which is not RAM", e.gpa))?;
-        end = end.max(last);
-    }
+    let allowed = |first: u64, last: u64| first >= ONE_MIB && last <= layout.low_end;
+    let end = elf::place(file, &elf.segments, layout, ram, allowed)?;
     if !elf
         .segments
         .iter()

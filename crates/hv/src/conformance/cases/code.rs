@@ -34,14 +34,6 @@ group! { "code":
     code_at_the_end_of_memory "SDM 3 6.15 #PF",
 }
 
-const FLAT: [Mode; 5] = [
-    Mode::Prot32,
-    Mode::Paging32,
-    Mode::Pae,
-    Mode::Long,
-    Mode::Compat,
-];
-
 fn store_into_next_instruction(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &Mode::ALL, |g| {
         // mov byte [next + 1], 0x42 / next: mov al, 0x11
@@ -75,7 +67,7 @@ fn ecx_of(bits: u32, offset: i32) -> AsmMemoryOperand {
 }
 
 fn loop_patches_its_own_immediate(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         // add eax, imm32 at CODE: 05 ii ...; each round increments ii.
         g.asm(|a| {
             let mut top = a.create_label();
@@ -93,7 +85,7 @@ fn loop_patches_its_own_immediate(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn rep_stos_over_following_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         // rep stosb turns the INC instructions behind it into NOPs.
         let len = g.asm(|a| {
             a.rep().stosb()?;
@@ -136,7 +128,7 @@ fn patch_through_another_mapping(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn patch_instruction_across_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         // mov eax, imm32 with its immediate on the second page.
         let at = SPARE + 0xfff;
         g.write(at, &[0xb8, 1, 0, 0, 0, 0xc3]);
@@ -176,7 +168,7 @@ fn patch_called_function_many_times(hv: &dyn Hypervisor) -> Result<(), Failure> 
 }
 
 fn patch_by_the_vmm(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         g.asm(|a| {
             a.mov(eax, 1)?;
             a.hlt()
@@ -311,7 +303,7 @@ fn one_page_at_two_addresses(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn data_and_code_in_one_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         g.asm(|a| {
             a.mov(ecx, 5000)?;
             let mut top = a.create_label();
@@ -526,7 +518,7 @@ fn indirect_jumps_through_a_table(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn jump_into_the_middle_of_an_instruction(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         // mov eax, 0x9041f4 holds "hlt"-ended code when entered one byte in:
         // b8 | b3 07 f4 90 = mov bl, 7; hlt
         g.write(CODE, &[0xb8, 0xb3, 0x07, 0xf4, 0x90, 0xeb, 0xfa]);

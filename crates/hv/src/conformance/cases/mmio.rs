@@ -42,15 +42,6 @@ fn read(offset: u64, size: u8) -> VcpuExit {
     MmioRead { gpa, size }
 }
 
-/// Modes whose EBX can point at the window.
-const FLAT: [Mode; 5] = [
-    Mode::Prot32,
-    Mode::Paging32,
-    Mode::Pae,
-    Mode::Long,
-    Mode::Compat,
-];
-
 /// EBX = MMIO window; EDI too, ESI = data.
 fn point_at_mmio(g: &mut Guest) -> Result<(), Failure> {
     g.set(|r| {
@@ -165,7 +156,7 @@ fn load_and_extend(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn read_modify_write(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         let mode = g.mode;
         g.asm(|a| {
@@ -197,7 +188,7 @@ fn read_modify_write(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn compare_only_reads(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         let mode = g.mode;
         g.asm(|a| {
@@ -217,7 +208,7 @@ fn compare_only_reads(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn xchg_reads_then_writes(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         let mode = g.mode;
         g.asm(|a| {
@@ -308,7 +299,7 @@ fn sse_moves_are_two_exits(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn movs_between_ram_and_mmio(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         g.write(DATA, &[1, 2, 3, 4, 5, 6, 7, 8]);
         g.set(|r| r.rcx = 2)?;
@@ -339,7 +330,7 @@ fn movs_between_ram_and_mmio(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn movs_inside_mmio(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         g.set(|r| {
             r.rcx = 2;
@@ -361,7 +352,7 @@ fn movs_inside_mmio(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn rep_stos_and_lods(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         g.set(|r| {
             r.rcx = 2;
@@ -410,7 +401,7 @@ fn rep_scas_stops_at_match(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn store_across_the_window_edge(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         let mode = g.mode;
         g.asm(|a| {
@@ -503,7 +494,7 @@ fn pop_is_final_at_its_exit(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn movs_is_final_at_its_exit(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         point(g)?;
         g.write_u64(DATA, 0x1111);
         g.asm(|a| {

@@ -19,14 +19,6 @@ group! { "strings":
     rep_in_user_mode "SDM 2 REP, MOVS",
 }
 
-const FLAT: [Mode; 5] = [
-    Mode::Prot32,
-    Mode::Paging32,
-    Mode::Pae,
-    Mode::Long,
-    Mode::Compat,
-];
-
 /// Source and target; neither starts a page, and their offsets differ.
 const FROM: u64 = USER_DATA + 0x123;
 const TO: u64 = USER_DATA + 0x8_789;
@@ -87,7 +79,7 @@ fn rep_movs_over_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
         (4, |a| a.rep().movsd()),
         (8, |a| a.rep().movsq()),
     ];
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         for (size, f) in widths {
             if size == 8 && g.mode != Mode::Long {
                 continue;
@@ -109,7 +101,7 @@ fn rep_stos_over_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
         (4, |a| a.rep().stosd()),
         (8, |a| a.rep().stosq()),
     ];
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         for (size, f) in widths {
             if size == 8 && g.mode != Mode::Long {
                 continue;
@@ -125,7 +117,7 @@ fn rep_stos_over_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn rep_movs_onto_itself_repeats_its_start(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         prepare(g);
         g.write(TO, &[0xa1, 0xa2, 0xa3, 0xa4]);
         g.asm(|a| {
@@ -139,7 +131,7 @@ fn rep_movs_onto_itself_repeats_its_start(hv: &dyn Hypervisor) -> Result<(), Fai
 }
 
 fn rep_movs_backwards(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         prepare(g);
         g.asm(|a| {
             a.std()?;
@@ -156,7 +148,7 @@ fn rep_movs_backwards(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn rep_movs_with_a_segment_base(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         prepare(g);
         g.asm(|a| {
             a.db(&[0x65, 0xf3, 0xa4])?; // rep movsb es:[edi], gs:[esi]
@@ -207,7 +199,7 @@ fn rep_with_short_addresses(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn rep_in_user_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &Mode::FLAT, |g| {
         prepare(g);
         let len = g.user_asm(|a| a.rep().movsb())?;
         g.enter_user()?;
