@@ -425,8 +425,10 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
     let write = arg & info::WRITE != 0;
     let user = arg >> info::BANK_SHIFT & 3 == Bank::User as u32;
     let split = arg & info::LOCKED != 0 && !la.is_multiple_of(u64::from(size));
-    // Filling for a write sets the dirty bit, which an empty mask must not.
-    let filled = match arg & info::MASKED != 0 && write {
+    // Filling for a write sets the dirty bit, which a store that does not
+    // happen must not.
+    let masked = arg & info::MASKED != 0;
+    let filled = match write && (masked || ctx.cpu.xsave.x87_unmasked()) {
         true => Ok(false),
         false => fill(ctx, map, la, size, write, user),
     };
@@ -439,7 +441,7 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
         // So does an x87 error of an earlier instruction with #MF.
         Err(_) if ctx.cpu.xsave.x87_error_pending() => ExitKind::Access,
         // The part that faults may not be accessed at all.
-        Err(_) if arg & info::MASKED != 0 => ExitKind::Access,
+        Err(_) if masked => ExitKind::Access,
         Err(e) => {
             ctx.slow.fault = Some(e);
             ExitKind::Fault

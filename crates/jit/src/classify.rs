@@ -386,8 +386,13 @@ fn segments_allow(insn: &Instruction, allowed: Allowed) -> bool {
 }
 
 /// Forms that only 32-bit code has, or that cannot name a base register, as
-/// their general equivalents.
+/// their general equivalents, and without prefixes that mean nothing: before
+/// the NOP that an exchange of R8 with EAX looks like, F3 makes a PAUSE.
 pub fn normalise(insn: &mut Instruction) {
+    if !insn.is_string_instruction() {
+        insn.set_has_rep_prefix(false);
+        insn.set_has_repne_prefix(false);
+    }
     let code = match insn.code() {
         Code::Inc_r16 => Code::Inc_rm16,
         Code::Inc_r32 => Code::Inc_rm32,

@@ -39,6 +39,14 @@ impl XsaveArea {
         const ES: u8 = 0x80; // in the status word
         self.0[512] & X87 != 0 && self.0[2] & ES != 0
     }
+
+    /// Some x87 exception is unmasked: a store that raises it does not access
+    /// its operand at all (SDM vol 1, 8.5, as processors do it).
+    pub fn x87_unmasked(&self) -> bool {
+        const X87: u8 = 1; // in XSTATE_BV
+        const MASKS: u8 = 0x3f; // in the control word
+        self.0[512] & X87 != 0 && self.0[0] & MASKS != MASKS
+    }
 }
 
 impl std::fmt::Debug for XsaveArea {

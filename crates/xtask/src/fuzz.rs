@@ -2,7 +2,7 @@
 //!
 //! Coverage comes from the compiler's own pass, which stable rustc runs when it
 //! is named; only sanitizers would need a nightly one. New inputs gather in
-//! `target/fuzz/found/`, failing ones in `target/fuzz/failed/`.
+//! `target/fuzz-work/found/`, failing ones in `target/fuzz-work/failed/`.
 
 use crate::paths::{self, cargo};
 use crate::process::Counts;
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::time::Instant;
 
 /// What the compiler adds for libFuzzer: 8-bit counters on edges and a table of
 /// their addresses. Calls on comparisons would halve the speed; the corpus
@@ -23,6 +24,9 @@ const HOST: &str = "x86_64-unknown-linux-gnu";
 /// What each target gets in `cargo xtask test`: both.
 const SECONDS: u64 = 10;
 const EXECUTIONS: u64 = 100_000;
+/// Where `cargo xtask test` begins: the same run everywhere, so that what it
+/// finds belongs to the change. `cargo xtask fuzz` begins elsewhere each time.
+const SEED: u64 = 1;
 /// Targets at a time.
 const WORKERS: usize = 2;
 /// Seconds for making a failing input smaller.
@@ -61,7 +65,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     if names.is_empty() {
         names.clone_from(&fuzzer.targets);
     }
-    let counts = fuzzer.every(&names, seconds, 0)?;
+    let counts = fuzzer.every(&names, &|name| fuzzer.anew(name, seconds))?;
     if keep {
         names.iter().try_for_each(|name| fuzzer.keep(name))?;
     }
@@ -72,7 +76,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
 /// Every target, for `cargo xtask test`.
 pub(crate) fn all() -> Result<Counts> {
     let fuzzer = Fuzzer::build()?;
-    fuzzer.every(&fuzzer.targets, SECONDS, EXECUTIONS)
+    fuzzer.every(&fuzzer.targets, &|name| fuzzer.known_run(name))
 }
 
 struct Fuzzer {
@@ -128,19 +132,23 @@ impl Fuzzer {
         command
     }
 
-    /// Fuzzes the targets, some at a time: at least `seconds` each, and at
-    /// least `executions`.
-    fn every(&self, names: &[String], seconds: u64, executions: u64) -> Result<Counts> {
+    /// Fuzzes the targets, some at a time.
+    fn every(
+        &self,
+        names: &[String],
+        one: &(dyn Fn(&str) -> Result<Report> + Sync),
+    ) -> Result<Counts> {
         let queue = Mutex::new(names.iter());
         let total = Mutex::new(Counts::default());
         let next = || queue.lock().ok()?.next();
         let work = || {
             while let Some(name) = next() {
-                let (line, good) = match self.one(name, seconds, executions) {
+                let begun = Instant::now();
+                let (line, good) = match one(name) {
                     Ok(done) => (format!("ok   fuzz {name}: {done}"), true),
                     Err(why) => (format!("FAIL fuzz {name}: {why:#}"), false),
                 };
-                println!("{line}");
+                println!("{line}, {} s", begun.elapsed().as_secs());
                 if let Ok(mut total) = total.lock() {
                     total.add(Counts::one(good));
                 }
@@ -156,29 +164,40 @@ impl Fuzzer {
             .map_err(|_| anyhow::anyhow!("a worker died"))
     }
 
-    /// What was done, or how it failed.
-    fn one(&self, name: &str, seconds: u64, executions: u64) -> Result<String> {
-        let mut report = self.session(name, &format!("-max_total_time={seconds}"))?;
-        if report.executions < executions {
-            let more = self.session(name, &format!("-runs={}", executions - report.executions))?;
+    /// From a place of the fuzzer's choice.
+    fn anew(&self, name: &str, seconds: u64) -> Result<Report> {
+        self.session(name, "found", &[format!("-max_total_time={seconds}")])
+    }
+
+    /// From [`SEED`]: at least [`EXECUTIONS`], for at least [`SECONDS`].
+    fn known_run(&self, name: &str) -> Result<Report> {
+        const FOLDER: &str = "known-run";
+        let _ = std::fs::remove_dir_all(self.work.join(FOLDER).join(name));
+        let begun = Instant::now();
+        let seed = format!("-seed={SEED}");
+        let runs = [format!("-runs={EXECUTIONS}"), seed.clone()];
+        let mut report = self.session(name, FOLDER, &runs)?;
+        let left = SECONDS.saturating_sub(begun.elapsed().as_secs());
+        if left > 0 {
+            let time = [format!("-max_total_time={left}"), seed];
+            let more = self.session(name, FOLDER, &time)?;
             report.executions += more.executions;
             report.found += more.found;
         }
-        Ok(format!(
-            "{} executions, {} new inputs",
-            report.executions, report.found
-        ))
+        Ok(report)
     }
 
-    fn session(&self, name: &str, limit: &str) -> Result<Report> {
-        let found = self.work.join("found").join(name);
+    /// One run of the fuzzer; what it finds gathers in `folder`.
+    fn session(&self, name: &str, folder: &str, limits: &[String]) -> Result<Report> {
+        let found = self.work.join(folder).join(name);
         let failed = self.work.join("failed");
         std::fs::create_dir_all(&found).context("folder for new inputs")?;
         std::fs::create_dir_all(&failed).context("folder for failing inputs")?;
         let prefix = format!("{}/{name}-", failed.display());
         let output = self
             .command(name)
-            .args([limit, "-print_final_stats=1"])
+            .args(limits)
+            .arg("-print_final_stats=1")
             .arg(format!("-artifact_prefix={prefix}"))
             .arg(&found)
             .arg(self.corpus.join(name))
@@ -190,11 +209,7 @@ impl Fuzzer {
             return report(&text).context("the fuzzer's statistics");
         }
         let file = text.lines().find_map(|l| l.split("written to ").nth(1));
-        let why = text
-            .lines()
-            .find(|l| l.contains("panicked at") || l.contains("ERROR:"));
-        let after = text.lines().skip_while(|l| Some(*l) != why).nth(1);
-        let why = [why, after].map(Option::unwrap_or_default).join(" ");
+        let why = reason(&text);
         let Some(file) = file else {
             let tail: Vec<&str> = text.lines().rev().take(8).collect();
             bail!(
@@ -204,7 +219,8 @@ impl Fuzzer {
         };
         let file = self.minimized(name, Path::new(file.trim()))?;
         bail!(
-            "{why}\n     again: cargo xtask fuzz {name} {}",
+            "{why}\n     input: {}\n     again: cargo xtask fuzz {name} {}",
+            std::fs::read(&file).map_or_else(|e| e.to_string(), |bytes| hex(&bytes)),
             file.display()
         )
     }
@@ -264,10 +280,30 @@ fn is_hash(file: &Path) -> bool {
     name.len() == 40 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
+/// What a failing run said: the panic's message or libFuzzer's line.
+fn reason(text: &str) -> String {
+    let says = |l: &&str| l.contains("panicked at") || l.contains("ERROR:");
+    let end = |l: &&str| !l.trim().is_empty() && !l.contains("stack backtrace");
+    let lines = text.lines().skip_while(|l| !says(l)).take_while(end);
+    lines.take(40).collect::<Vec<_>>().join("\n     ")
+}
+
+/// An input as one can type it in again.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Report {
     executions: u64,
     found: u64,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { executions, found } = self;
+        write!(f, "{executions} executions, {found} new inputs")
+    }
 }
 
 fn report(text: &str) -> Option<Report> {
@@ -291,6 +327,14 @@ mod tests {
             "a/adc83b19e793491b1c6ea0fd8b46cd9f32e592fc"
         )));
         assert!(!is_hash(Path::new("a/a-day-late")));
+    }
+
+    #[test]
+    fn the_reason_is_the_whole_message() {
+        let text = "INFO: x\nthread 'a' panicked at f.rs:1:\none\ntwo\n\nmore";
+        let want = "thread 'a' panicked at f.rs:1:\n     one\n     two";
+        assert_eq!(reason(text), want);
+        assert_eq!(reason("fine"), "");
     }
 
     #[test]

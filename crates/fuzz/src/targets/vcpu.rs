@@ -170,13 +170,15 @@ impl World {
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 
 /// A handler that cannot be fetched faults without end and completes no
-/// instruction, as on a processor: only a kick ends that.
+/// instruction, as on a processor: only a kick ends that. The first inputs of
+/// a process take longer, and must not end early when one is tried again.
 fn kick_when_stuck(kicker: &Arc<dyn Kicker>) {
     let kicker = kicker.clone();
     std::thread::spawn(move || {
         let mut seen = 0;
         loop {
-            std::thread::sleep(Duration::from_millis(1));
+            let first = seen < 16;
+            std::thread::sleep(Duration::from_millis(if first { 500 } else { 1 }));
             let now = BEGUN.load(Ordering::Relaxed);
             if now == seen {
                 kicker.kick();

@@ -139,6 +139,7 @@ pub(super) const KNOWN: &[Known] = &[
     tcg("delivery::simd_error", "SDM 1 11.5", XM),
     tcg("fpstate::unmasked_simd_error_after_a_tlb_miss", "SDM 1 11.5", XM),
     tcg("fpstate::pending_x87_error_before_a_page_fault", "SDM 3 table 6-2", "a pending x87 error comes after a fault of the operand"),
+    tcg("fpstate::store_that_an_x87_error_keeps", "SDM 1 8.5.1.1", "a store that raises an unmasked x87 error accesses its operand"),
     tcg("fpstate::mmx_marks_the_x87_tags", "SDM 1 9.5", "an MMX write leaves the exponent alone"),
     tcg("fpstate::fxrstor_reserved_mxcsr", "SDM 2 FXRSTOR", MXCSR),
     tcg("fpstate::ldmxcsr_reserved_bits", "SDM 2 LDMXCSR", MXCSR),

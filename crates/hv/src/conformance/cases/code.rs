@@ -31,6 +31,7 @@ group! { "code":
     call_and_return_across_modes "SDM 3 5.8.6",
     indirect_jumps_through_a_table "SDM 2 JMP",
     jump_into_the_middle_of_an_instruction "SDM 2 JMP",
+    exchange_with_a_repeat_prefix "SDM 2 XCHG, PAUSE",
     code_at_the_end_of_memory "SDM 3 6.15 #PF",
 }
 
@@ -527,6 +528,17 @@ fn jump_into_the_middle_of_an_instruction(hv: &dyn Hypervisor) -> Result<(), Fai
         let r = g.regs()?;
         expect("EAX, EBX", (r.rax, r.rbx), (0x90f4_07b3, 7))?;
         expect("RIP", r.rip, CODE + 4)
+    })
+}
+
+fn exchange_with_a_repeat_prefix(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &Mode::FLAT, |g| {
+        // xchg esp, eax and xchg ecx, eax with F3; F3 90 is PAUSE.
+        g.write(CODE, &[0xf3, 0x94, 0xf3, 0x91, 0xf3, 0x90, 0xf4]);
+        g.set(|r| (r.rax, r.rcx, r.rsp) = (1, 2, 3))?;
+        g.run_to_end()?;
+        let r = g.regs()?;
+        expect("EAX, ECX, ESP", (r.rax, r.rcx, r.rsp), (2, 3, 1))
     })
 }
 

@@ -19,6 +19,7 @@ group! { "fpstate":
     rounding_control_across_exits "SDM 1 8.1.5.3, 10.2.3.1",
     pending_x87_error_before_a_page_fault "SDM 3 table 6-2, SDM 1 8.3.12",
     pending_x87_error_across_a_tlb_miss "SDM 1 8.7",
+    store_that_an_x87_error_keeps "SDM 1 8.5.1.1",
     unmasked_simd_error_after_a_tlb_miss "SDM 1 11.5",
     alignment_flag_across_a_tlb_miss "SDM 3 6.15 #AC",
     alignment_flag_across_an_interrupt "SDM 3 6.15 #AC",
@@ -262,6 +263,35 @@ fn pending_x87_error_before_a_page_fault(hv: &dyn Hypervisor) -> Result<(), Fail
             g.enter_kernel()?;
             let frame = g.run_to_exception()?;
             expect(what, (frame.vector, frame.ip), (vector, CODE + len))?;
+        }
+        Ok(())
+    })
+}
+
+fn store_that_an_x87_error_keeps(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    type Store = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+    const MISSING: u32 = USER_DATA as u32 + 0x4000;
+    let cases: [(Store, &str); 4] = [
+        (|a| a.fstp(dword_ptr(MISSING)), "FSTP m32"),
+        (|a| a.fstp(tbyte_ptr(MISSING)), "FSTP m80"),
+        (|a| a.fistp(qword_ptr(MISSING)), "FISTP m64"),
+        (|a| a.fbstp(tbyte_ptr(MISSING)), "FBSTP"),
+    ];
+    in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
+        g.map(MISSING.into(), 0, 0);
+        g.write_uint(DATA, 2, 0x037e); // invalid operation unmasked
+        for (store, what) in cases {
+            let len = g.asm(|a| {
+                a.fninit()?;
+                a.fldcw(word_ptr(DATA as u32))
+            })?;
+            // The register stack is empty: nothing is stored, no page missed.
+            let bits = g.mode.bits();
+            let len = len + g.code_at(CODE + len, CODE + len, bits, store)?;
+            g.code_at(CODE + len, CODE + len, bits, |a| a.wait())?;
+            g.enter_kernel()?;
+            let frame = g.run_to_exception()?;
+            expect(what, (frame.vector, frame.ip), (16, CODE + len))?;
         }
         Ok(())
     })
