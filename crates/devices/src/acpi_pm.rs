@@ -6,7 +6,7 @@
 mod saved;
 
 use crate::timed::{Timed, Waker};
-use crate::{Clock, Effect, IrqLine, PortDevice};
+use crate::{Clock, Effect, IrqLine, PortDevice, PowerButton};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -220,11 +220,6 @@ impl AcpiPm {
         self.ahead_ns.store(ahead, Ordering::Relaxed);
     }
 
-    /// Presses the power button: an ACPI guest shuts down.
-    pub fn press_power_button(&self) {
-        self.with(|pm, _| pm.press_power_button());
-    }
-
     fn with<R>(&self, act: impl FnOnce(&mut PmCore, u64) -> R) -> R {
         let mut state = self.state.lock();
         let (pm, level) = &mut *state;
@@ -235,6 +230,12 @@ impl AcpiPm {
             self.sci.set_level(now);
         }
         result
+    }
+}
+
+impl PowerButton for AcpiPm {
+    fn press_power_button(&self) {
+        self.with(|pm, _| pm.press_power_button());
     }
 }
 

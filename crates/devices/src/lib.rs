@@ -12,6 +12,7 @@ mod bus;
 mod clock;
 mod dma;
 pub mod fw_cfg;
+pub mod ged;
 pub mod i8042;
 mod irq;
 pub mod pci;
@@ -30,6 +31,12 @@ pub use dma::Dma;
 pub use irq::{IrqLine, MsiSink, NoIrq, OrGate};
 
 pub use stateful::Stateful;
+
+/// What has a power button.
+pub trait PowerButton: Send + Sync {
+    /// Presses it: an ACPI guest shuts down.
+    fn press_power_button(&self);
+}
 
 /// A machine-level consequence of a register write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Power-off and reset the ACPI way (ACPI 6.4, 5.2.5, 5.2.9, 7.4.2).
+//! Power-off and reset the ACPI way (ACPI 6.4, 5.2.5, 5.2.9, 7.4.2; on boards
+//! with hardware-reduced ACPI 4.8.3.7).
 
 use crate::boot::StartInfo;
 use crate::console::println;
@@ -6,13 +7,27 @@ use crate::port::{self, in16, out8, out16, tsc};
 
 /// What the tables say about power-off.
 pub struct Pc {
-    /// PM1a control register, an I/O port.
-    pm1a_control: u16,
+    control: Control,
     /// Sleep type of S5.
     s5_type: u16,
 }
 
+/// Where the sleep type is written.
+#[derive(Clone, Copy)]
+enum Control {
+    /// There are no tables.
+    Unknown,
+    /// PM1a control register, an I/O port.
+    Pm1a(u16),
+    /// Sleep control register, in identity-mapped memory.
+    Reduced(u32),
+}
+
 const SLEEP_ENABLE: u16 = 1 << 13;
+/// The same in the sleep control register.
+const REDUCED_SLEEP_ENABLE: u8 = 1 << 5;
+/// FADT flag HW_REDUCED_ACPI.
+const REDUCED: u64 = 1 << 20;
 /// TSC cycles, a second or so.
 const PATIENCE: u64 = 3_000_000_000;
 const LARGEST_TABLE: u32 = 1 << 20;
@@ -49,7 +64,7 @@ impl Pc {
     /// Follows RSDP, RSDT or XSDT, FADT and DSDT.
     pub fn find(start: Option<&StartInfo>) -> Self {
         Self::from_tables(start).unwrap_or(Self {
-            pm1a_control: 0,
+            control: Control::Unknown,
             s5_type: 0,
         })
     }
@@ -75,9 +90,21 @@ impl Pc {
         })?;
         let dsdt = table(word(fadt, 40, 4)).or_else(|| table(word(fadt, 140, 8)))?;
         Some(Self {
-            pm1a_control: word(fadt, 64, 4) as u16,
+            control: control(fadt),
             s5_type: s5_type(dsdt)?,
         })
+    }
+}
+
+fn control(fadt: &[u8]) -> Control {
+    // SLEEP_CONTROL_REG: a generic address, 0 for memory.
+    let (space, address) = (word(fadt, 244, 1), word(fadt, 248, 8));
+    match (word(fadt, 112, 4) & REDUCED != 0, word(fadt, 64, 4) as u16) {
+        (true, _) if space == 0 && address != 0 && address < 1 << 32 => {
+            Control::Reduced(address as u32)
+        }
+        (true, _) | (false, 0) => Control::Unknown,
+        (false, port) => Control::Pm1a(port),
     }
 }
 
@@ -96,25 +123,37 @@ fn s5_type(dsdt: &[u8]) -> Option<u16> {
 
 /// Prints what was found.
 pub fn report(pc: &Pc) {
-    match pc.pm1a_control {
-        0 => println!("acpi        no tables"),
-        port => println!(
-            "acpi        PM1a control at port {port:#x}, S5 is sleep type {}",
-            pc.s5_type
-        ),
+    let kind = pc.s5_type;
+    match pc.control {
+        Control::Unknown => println!("acpi        no tables"),
+        Control::Pm1a(port) => {
+            println!("acpi        PM1a control at port {port:#x}, S5 is sleep type {kind}");
+        }
+        Control::Reduced(at) => {
+            println!("acpi        sleep control at {at:#x}, S5 is sleep type {kind}");
+        }
     }
 }
 
 /// Enters S5; if that does not work, resets.
 pub fn power_off(pc: &Pc) -> ! {
     port::interrupts_off();
-    if pc.pm1a_control != 0 {
-        let kept = in16(pc.pm1a_control) & !0x3c00;
-        out16(pc.pm1a_control, kept | pc.s5_type << 10 | SLEEP_ENABLE);
-        // The power goes a little after the write.
-        let begin = tsc();
-        while tsc() - begin < PATIENCE {}
+    match pc.control {
+        Control::Unknown => {}
+        Control::Pm1a(port) => {
+            let kept = in16(port) & !0x3c00;
+            out16(port, kept | pc.s5_type << 10 | SLEEP_ENABLE);
+        }
+        Control::Reduced(at) => {
+            let value = (pc.s5_type as u8) << 2 | REDUCED_SLEEP_ENABLE;
+            // SAFETY: the first 4 GiB are identity-mapped, and the tables say
+            // that the register is there.
+            unsafe { (at as *mut u8).write_volatile(value) };
+        }
     }
+    // The power goes a little after the write.
+    let begin = tsc();
+    while !matches!(pc.control, Control::Unknown) && tsc() - begin < PATIENCE {}
     println!("power-off did not work");
     reset()
 }

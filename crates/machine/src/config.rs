@@ -107,6 +107,8 @@ pub struct DeviceConfig {
     pub address: Option<(u8, u8)>,
     /// The slot has more functions.
     pub multifunction: bool,
+    /// A virtio device over MMIO, not on PCI.
+    pub mmio: bool,
 }
 
 impl DeviceConfig {
@@ -118,15 +120,24 @@ impl DeviceConfig {
             bus: None,
             address: None,
             multifunction: false,
+            mmio: false,
         }
+    }
+
+    /// It is on the PCI bus.
+    pub fn is_pci(&self) -> bool {
+        self.model.is_pci() && !self.mmio
     }
 
     /// A name for messages.
     pub(crate) fn name(&self) -> String {
-        let model = self.model.name();
+        let model = match self.mmio {
+            true => self.model.name().replace("-pci", "-device"),
+            false => self.model.name().into(),
+        };
         match &self.id {
             Some(id) => format!("{model} '{id}'"),
-            None => model.into(),
+            None => model,
         }
     }
 }

@@ -23,6 +23,7 @@ mod isa;
 pub mod layout;
 mod machine;
 mod memory_serial;
+mod mmio;
 mod outcome;
 mod pci;
 pub mod ram;

@@ -11,7 +11,7 @@ use crate::saved;
 use crate::signals::SignalGuard;
 use crate::timers;
 use crate::vcpu_loop::Context;
-use devices::acpi_pm::AcpiPm;
+use devices::PowerButton;
 use hv::{Hypervisor, Vm};
 use parking_lot::Mutex;
 use state::Image;
@@ -48,7 +48,7 @@ struct Shared {
 #[derive(Default)]
 struct Live {
     vm: Option<Weak<dyn Vm>>,
-    pm: Weak<AcpiPm>,
+    power_button: Option<Weak<dyn PowerButton>>,
     counters: Vec<(&'static str, u64)>,
     saved: Option<Image>,
 }
@@ -92,9 +92,11 @@ impl MachineHandle {
 
     /// Presses the power button; an ACPI guest shuts down.
     pub fn press_power_button(&self) {
-        let pm = self.0.live.lock().pm.upgrade();
-        if let Some(pm) = pm {
-            pm.press_power_button();
+        let live = self.0.live.lock();
+        let button = live.power_button.as_ref().and_then(Weak::upgrade);
+        drop(live);
+        if let Some(button) = button {
+            button.press_power_button();
         }
     }
 
@@ -278,13 +280,13 @@ fn start_vcpu<'scope>(
 impl Live {
     fn set(&mut self, board: &Board) {
         self.vm = Some(Arc::downgrade(&board.vm));
-        self.pm = Arc::downgrade(&board.pm);
+        self.power_button = Some(Arc::downgrade(&board.power_button));
     }
 
     fn clear(&mut self, board: &Board) {
         self.counters = board.vm.counters();
         self.vm = None;
-        self.pm = Weak::new();
+        self.power_button = None;
     }
 }
 

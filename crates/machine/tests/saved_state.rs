@@ -8,16 +8,6 @@ use machine::{
 use state::vcpu::Vcpu;
 use std::sync::Arc;
 
-fn device(model: DeviceModel) -> DeviceConfig {
-    DeviceConfig {
-        model,
-        id: None,
-        bus: None,
-        address: None,
-        multifunction: false,
-    }
-}
-
 /// The embedded guest, which checks itself and powers off.
 fn config(memory: &MemorySerial) -> MachineConfig {
     MachineConfig {
@@ -29,11 +19,23 @@ fn config(memory: &MemorySerial) -> MachineConfig {
         cmdline: "check".into(),
         serial: vec![SerialConfig::Memory(memory.clone())],
         devices: vec![
-            device(DeviceModel::VirtioRng),
-            device(DeviceModel::Edu { dma_mask: u64::MAX }),
-            device(DeviceModel::PciTestdev),
+            DeviceConfig::new(DeviceModel::VirtioRng),
+            DeviceConfig::new(DeviceModel::Edu { dma_mask: u64::MAX }),
+            DeviceConfig::new(DeviceModel::PciTestdev),
         ],
         ..MachineConfig::default()
+    }
+}
+
+/// The same on a board without PCI.
+fn microvm(memory: &MemorySerial) -> MachineConfig {
+    MachineConfig {
+        board: machine::boards::BoardKind::by_name("microvm").unwrap(),
+        devices: vec![DeviceConfig {
+            mmio: true,
+            ..DeviceConfig::new(DeviceModel::VirtioRng)
+        }],
+        ..config(memory)
     }
 }
 
@@ -68,6 +70,15 @@ impl Moments {
 
 #[test]
 fn a_guest_goes_on_where_it_was_saved() {
+    goes_on(config);
+}
+
+#[test]
+fn a_guest_without_pci_goes_on() {
+    goes_on(microvm);
+}
+
+fn goes_on(config: fn(&MemorySerial) -> MachineConfig) {
     let whole = MemorySerial::new();
     assert_eq!(run(machine(config(&whole)), 0, None).0, Outcome::PowerOff);
     assert!(whole.output().contains("GUEST-OK"), "{}", whole.output());
@@ -117,7 +128,8 @@ fn a_state_of_another_machine_is_refused() {
     let why = refused(fewer, &image);
     assert!(why.contains("pci-config/04.0"), "{why}");
     let mut more = config(&memory);
-    more.devices.push(device(DeviceModel::PciTestdev));
+    more.devices
+        .push(DeviceConfig::new(DeviceModel::PciTestdev));
     let why = refused(more, &image);
     assert!(why.contains("no section 'pci-config/05.0'"), "{why}");
     let mut other = config(&memory);

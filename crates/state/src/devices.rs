@@ -103,6 +103,14 @@ pub struct AcpiPm {
     pub level: bool,
 }
 
+/// The generic event device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ged {
+    /// Events that the guest has not read.
+    pub events: u32,
+}
+
 /// Port 0x92.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,6 +154,7 @@ schema! {
     Rtc "rtc" 1;
     I8042 "i8042" 1;
     AcpiPm "acpi-pm" 1;
+    Ged "ged" 1;
     FastA20 "fast-a20" 1;
     FwCfg "fw-cfg" 1;
 }

@@ -290,7 +290,7 @@ fn values_that_are_not_there() {
     check(&["-accel", "soft,thread=multi"], &["thread=multi"]);
     check(
         &["-M", "isapc"],
-        &["-machine isapc", "'isapc'", "there are pc, q35"],
+        &["-machine isapc", "'isapc'", "there are pc, q35, microvm"],
     );
     check(&["-M", "pc-q35-9.2"], &["'pc-q35-10.0'"]);
     check(&["-machine", "trapeze,usb=on"], &["usb=on", "no USB"]);

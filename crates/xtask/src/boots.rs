@@ -57,7 +57,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -185,6 +185,13 @@ const CASES: [Case; 13] = [
             ("successful run completed", ""),
             (PROMPT, "poweroff\r"),
         ],
+        exit: 0,
+    },
+    Case {
+        name: "microvm",
+        guest: Guest::Board,
+        options: boards::MICROVM_OPTIONS,
+        steps: boards::MICROVM_STEPS,
         exit: 0,
     },
     Case {

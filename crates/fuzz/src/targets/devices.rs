@@ -12,7 +12,7 @@ use devices::rtc::{MemorySize, Rtc};
 use devices::testdev::{DMA_MASK, DebugCon, DebugExit, Edu, EduWiring, PcTestdev, PciTestdev};
 use devices::timed::{Timed, Waker};
 use devices::uart::{ByteSink, ByteSource, SerialPort};
-use devices::{Clock, Dma, IrqLine, ManualClock, MsiSink, NoIrq, PortBus, PortDevice};
+use devices::{Clock, Dma, IrqLine, ManualClock, MsiSink, NoIrq, PortBus, PortDevice, PowerButton};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;

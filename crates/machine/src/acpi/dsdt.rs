@@ -1,12 +1,13 @@
 //! Differentiated System Description Table: the devices that cannot be
 //! probed, and the power-off state.
 
-use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci_root};
+use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci_root, reduced};
+use crate::boards::Power;
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::{Aml, sdt::Sdt};
-use devices::{acpi_pm, fw_cfg, i8042, pvpanic, rtc::Rtc};
+use devices::{acpi_pm, fw_cfg, ged, i8042, pvpanic, rtc::Rtc};
 
 /// Present, enabled, shown in the UI, working (ACPI 6.3.7); the same for a
 /// device that is not shown.
@@ -45,8 +46,8 @@ impl Row {
 
 fn rows(description: &Description) -> Vec<Row> {
     let kbd_ports = [(i8042::DATA_PORT, 1), (i8042::COMMAND_PORT, 1)];
-    let mut rows = vec![
-        Row::new("RTC_", Hid::Eisa("PNP0B00"), &[(Rtc::PORT, 2)], Some(8)),
+    let rtc = Row::new("RTC_", Hid::Eisa("PNP0B00"), &[(Rtc::PORT, 2)], Some(8));
+    let legacy = [
         Row::new("KBD_", Hid::Eisa("PNP0303"), &kbd_ports, Some(1)),
         Row::new("MOU_", Hid::Eisa("PNP0F13"), &[], Some(12)),
         Row {
@@ -54,6 +55,8 @@ fn rows(description: &Description) -> Vec<Row> {
             ..Row::new("PEVT", Hid::Text("QEMU0001"), &[(pvpanic::PORT, 1)], None)
         },
     ];
+    let mut rows = vec![rtc];
+    rows.extend(legacy.into_iter().filter(|_| description.board.legacy));
     // From the selector to the end of the DMA address.
     let fw_cfg_ports = fw_cfg::DMA_PORT + fw_cfg::DMA_LEN - fw_cfg::PORT;
     let fw_cfg_ports = [(fw_cfg::PORT, fw_cfg_ports as u8)];
@@ -100,20 +103,29 @@ fn write_device(row: &Row, out: &mut Vec<u8>) {
 /// The table.
 pub fn build(description: &Description) -> Sdt {
     let mut devices = Vec::new();
-    pci_root::write(&description.board.pci, description.low_end, &mut devices);
+    let board = description.board;
+    if let Some(pci) = &board.pci {
+        pci_root::write(pci, description.low_end, &mut devices);
+    }
+    let s5_type = match board.power {
+        Power::Fixed(_) => acpi_pm::SLP_TYP_S5,
+        Power::Reduced => {
+            reduced::write_events(&mut devices);
+            ged::SLP_TYP_S5
+        }
+    };
+    let virtio = description.mmio.iter();
+    virtio.for_each(|place| reduced::write_virtio(place, &mut devices));
     for row in rows(description) {
         write_device(&row, &mut devices);
     }
     let mut aml = Vec::new();
-    pci_root::write_mode(&description.board.pci, &mut aml);
+    if let Some(pci) = &board.pci {
+        pci_root::write_mode(pci, &mut aml);
+    }
     aml.extend(Scope::raw(Path::new("\\_SB_"), devices));
     let zero = 0u8;
-    let s5 = Package::new(vec![
-        &acpi_pm::SLP_TYP_S5,
-        &acpi_pm::SLP_TYP_S5,
-        &zero,
-        &zero,
-    ]);
+    let s5 = Package::new(vec![&s5_type, &s5_type, &zero, &zero]);
     Name::new(Path::new("\\_S5_"), &s5).to_aml_bytes(&mut aml);
 
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);

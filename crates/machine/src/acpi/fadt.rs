@@ -1,10 +1,11 @@
 //! Fixed ACPI Description Table (ACPI 5.2.9).
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use crate::boards::Power;
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use devices::acpi_pm::{self, Gpe0Ports};
-use devices::reset;
+use devices::{ged, reset};
 
 /// The SCI's ISA interrupt.
 pub const SCI: u16 = 9;
@@ -22,19 +23,29 @@ const NO_C3: u16 = 0xfff;
 
 /// A table that points to the FACS and the DSDT. There is no SMI command
 /// port: the machine is in ACPI mode from the start.
-pub fn build(facs: u64, dsdt: u64, gpe0: Gpe0Ports) -> FADT {
-    let port = |address: u16, bits: u8, access| {
-        GAS::new(AddressSpace::SystemIo, bits, 0, access, address.into())
-    };
-    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
-        .flag(Flags::Wbinvd)
-        .flag(Flags::ProcC1)
-        .flag(Flags::SlpButton)
-        .flag(Flags::ResetRegSup);
+pub fn build(facs: u64, dsdt: u64, power: Power) -> FADT {
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION).flag(Flags::ResetRegSup);
     // Both 32-bit pointers too: every table lies below 1 MiB.
     fadt.firmware_ctrl = (facs as u32).into();
     fadt.dsdt = (dsdt as u32).into();
     fadt.x_dsdt = dsdt.into();
+    match power {
+        Power::Fixed(gpe0) => fixed(fadt, gpe0),
+        Power::Reduced => reduced(fadt),
+    }
+    .finalize()
+}
+
+fn port(address: u16, bits: u8, access: AccessSize) -> GAS {
+    GAS::new(AddressSpace::SystemIo, bits, 0, access, address.into())
+}
+
+/// The registers of fixed hardware.
+fn fixed(fadt: FADTBuilder, gpe0: Gpe0Ports) -> FADTBuilder {
+    let mut fadt = fadt
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1)
+        .flag(Flags::SlpButton);
     fadt.sci_int = SCI.into();
     fadt.pm1a_evt_blk = u32::from(acpi_pm::PM_BASE).into();
     fadt.pm1a_cnt_blk = u32::from(acpi_pm::PM_BASE + 4).into();
@@ -55,5 +66,25 @@ pub fn build(facs: u64, dsdt: u64, gpe0: Gpe0Ports) -> FADT {
     fadt.x_pm_tmr_blk = port(acpi_pm::PM_BASE + 8, 32, AccessSize::DwordAccess);
     let gpe0_bits = 8 * gpe0.len as u8;
     fadt.x_gpe0_blk = port(gpe0.base, gpe0_bits, AccessSize::ByteAccess);
-    fadt.finalize()
+    fadt
+}
+
+/// Those that hardware-reduced ACPI has instead.
+fn reduced(fadt: FADTBuilder) -> FADTBuilder {
+    let mut fadt = fadt.flag(Flags::HwReducedAcpi);
+    let register = |offset| {
+        let address = ged::REGISTERS + offset;
+        GAS::new(
+            AddressSpace::SystemMemory,
+            8,
+            0,
+            AccessSize::ByteAccess,
+            address,
+        )
+    };
+    fadt.reset_reg = register(ged::RESET);
+    fadt.reset_value = ged::RESET_VALUE;
+    fadt.sleep_control_reg = register(ged::SLEEP_CONTROL);
+    fadt.sleep_status_reg = register(ged::SLEEP_STATUS);
+    fadt
 }

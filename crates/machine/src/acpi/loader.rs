@@ -164,6 +164,7 @@ mod tests {
             topology: Topology::of_cores(2),
             serial: &[(0x3f8, 4)],
             low_end: 1 << 30,
+            mmio: &[],
         };
         let tables = Tables(build(&description));
         let (rsdp, blob) = link(&tables, TABLES);

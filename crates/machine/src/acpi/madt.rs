@@ -1,6 +1,7 @@
 //! Multiple APIC Description Table (ACPI 5.2.12).
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use crate::boards::Power;
 use crate::cpu::Topology;
 use crate::layout::{IOAPIC, LAPIC};
 use acpi_tables::sdt::Sdt;
@@ -26,7 +27,7 @@ const OVERRIDES: [(u8, u32, u16); 5] = [
 ];
 
 /// A MADT for the processors; a processor's ACPI id is its number.
-pub fn build(topology: &Topology) -> Sdt {
+pub fn build(topology: &Topology, power: Power) -> Sdt {
     let mut madt = Sdt::new(*b"APIC", 36, 3, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     madt.append_slice(&LAPIC.to_le_bytes());
     madt.append_slice(&PCAT_COMPAT.to_le_bytes());
@@ -37,7 +38,12 @@ pub fn build(topology: &Topology) -> Sdt {
     madt.append_slice(&[1, 12, 0, 0]);
     madt.append_slice(&IOAPIC.to_le_bytes());
     madt.append_slice(&0u32.to_le_bytes());
-    for (source, gsi, flags) in OVERRIDES {
+    // The event device's interrupt is an edge on 9, and there is no PCI.
+    let overrides = match power {
+        Power::Fixed(_) => &OVERRIDES[..],
+        Power::Reduced => &OVERRIDES[..1],
+    };
+    for &(source, gsi, flags) in overrides {
         madt.append_slice(&[2, 10, 0, source]);
         madt.append_slice(&gsi.to_le_bytes());
         madt.append_slice(&flags.to_le_bytes());

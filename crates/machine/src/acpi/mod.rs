@@ -6,12 +6,15 @@ mod loader;
 mod madt;
 mod osc;
 mod pci_root;
+mod reduced;
 
 pub use fadt::SCI;
+pub use reduced::GED_GSI;
 
 use crate::boards::{BoardKind, ECAM_LEN};
 use crate::cpu::Topology;
 use crate::layout::{BIOS_AREA, SMBIOS_FIRST};
+use crate::mmio::MmioPlace;
 use crate::ram::{GuestRam, NotRam};
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 
@@ -30,6 +33,8 @@ pub struct Description<'a> {
     pub serial: &'a [(u16, u32)],
     /// End of RAM below 4 GiB: PCI memory may start there.
     pub low_end: u64,
+    /// Virtio devices over MMIO.
+    pub mmio: &'a [MmioPlace],
 }
 
 /// Guest-physical address of the RSDP.
@@ -62,12 +67,13 @@ pub fn build(description: &Description) -> Vec<u8> {
     };
     let facs = area.add(&FACS::new());
     let dsdt = area.add(&dsdt::build(description));
-    let fadt = area.add(&fadt::build(facs, dsdt, description.board.gpe0));
-    let madt = area.add(&madt::build(&description.topology));
+    let fadt = area.add(&fadt::build(facs, dsdt, description.board.power));
+    let madt = area.add(&madt::build(&description.topology, description.board.power));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
-    if let Some(base) = description.board.pci.ecam {
+    let ecam = description.board.pci.as_ref().and_then(|pci| pci.ecam);
+    if let Some(base) = ecam {
         let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
         let last_bus = (ECAM_LEN >> 20) - 1;
         mcfg.add_ecam(base, 0, 0, last_bus as u8);
@@ -120,6 +126,7 @@ mod tests {
             topology: Topology::of_cores(vcpus),
             serial: &[(0x3f8, 4), (0x2f8, 3)],
             low_end: 1 << 30,
+            mmio: &board.mmio_places(3),
         })
     }
 

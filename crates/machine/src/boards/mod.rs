@@ -1,12 +1,15 @@
 //! The boards as data: one description each. What a board is made of beyond
 //! its row (serial ports, RTC, 8042, interrupt controllers) all have in common.
 
+mod microvm;
 mod pc;
 mod q35;
 
+pub use microvm::MICROVM;
 pub use pc::PC;
 pub use q35::Q35;
 
+use crate::mmio::{self, MmioPlace};
 use devices::acpi_pm::Gpe0Ports;
 use devices::pci::ChipRow;
 
@@ -24,10 +27,34 @@ pub struct BoardKind {
     /// Ranges that the memory map reserves beside those of every PC: first
     /// address, first address behind.
     pub reserved: &'static [(u64, u64)],
-    /// General-purpose events.
-    pub gpe0: Gpe0Ports,
+    /// How it sleeps and tells of the power button.
+    pub power: Power,
+    /// It has the 8042, the ports 0x92 and 0xcf9, and pvpanic.
+    pub legacy: bool,
     /// Its PCI bus.
-    pub pci: PciKind,
+    pub pci: Option<PciKind>,
+    /// Its places for virtio over MMIO.
+    pub mmio: Option<MmioKind>,
+}
+
+/// ACPI's hardware of a board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// Fixed hardware, with general-purpose events.
+    Fixed(Gpe0Ports),
+    /// Hardware-reduced: the generic event device.
+    Reduced,
+}
+
+/// Places for virtio over MMIO, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioKind {
+    /// Guest-physical address of the first.
+    pub first: u32,
+    /// How many there are.
+    pub count: u8,
+    /// Interrupt of the first; the others follow.
+    pub first_gsi: u32,
 }
 
 /// How much RAM lies below 4 GiB, in bytes.
@@ -88,7 +115,7 @@ const fn link(name: &'static str, uid: u8, gsi: u8) -> Link {
 }
 
 /// Every board; the first is the default.
-pub static BOARDS: [&BoardKind; 2] = [&PC, &Q35];
+pub static BOARDS: [&BoardKind; 3] = [&PC, &Q35, &MICROVM];
 
 /// QEMU's version whose boards these are.
 pub const QEMU_VERSION: &str = "10.0";
@@ -96,17 +123,22 @@ pub const QEMU_VERSION: &str = "10.0";
 impl BoardKind {
     /// The board with a name: its short one, or QEMU's with its version.
     pub fn by_name(name: &str) -> Option<&'static Self> {
-        let matches = |board: &&&'static Self| {
-            let version = name.strip_prefix(board.family);
-            let version = version.and_then(|rest| rest.strip_prefix('-'));
-            board.name == name || version == Some(QEMU_VERSION)
-        };
+        let matches = |board: &&&'static Self| board.name == name || board.versioned() == name;
         BOARDS.iter().find(matches).copied()
     }
 
-    /// QEMU's name with its version.
+    /// QEMU's name with its version, if it has one.
     pub fn versioned(&self) -> String {
-        format!("{}-{QEMU_VERSION}", self.family)
+        match self.family == self.name {
+            true => self.name.into(),
+            false => format!("{}-{QEMU_VERSION}", self.family),
+        }
+    }
+
+    /// The places that virtio devices take, in their order.
+    pub fn mmio_places(&self, devices: usize) -> Vec<MmioPlace> {
+        let kind = self.mmio.as_ref();
+        kind.map_or(Vec::new(), |kind| mmio::places(kind, devices))
     }
 }
 
@@ -124,14 +156,25 @@ mod tests {
         ] {
             assert_eq!(BoardKind::by_name(name).map(|b| b.name), Some(board));
         }
-        for name in ["", "pc-", "pc-i440fx", "pc-q35-", "pc-q35-10.0.1", "isapc"] {
+        for name in [
+            "",
+            "pc-",
+            "pc-i440fx",
+            "pc-q35-",
+            "pc-q35-10.0.1",
+            "isapc",
+            "microvm-10.0",
+        ] {
             assert!(BoardKind::by_name(name).is_none(), "{name}");
         }
     }
 
     #[test]
     fn every_pin_reaches_a_link_and_a_line() {
-        for BoardKind { name, pci, .. } in BOARDS {
+        let kinds = BOARDS
+            .iter()
+            .filter_map(|b| Some((b.name, b.pci.as_ref()?)));
+        for (name, pci) in kinds {
             for (slot, pin) in (0..32).flat_map(|s| (1..=4).map(move |p| (s, p))) {
                 assert!((pci.pirq)(slot, pin) < pci.pirqs, "{name} {slot} {pin}");
                 for table in pci.routing {

@@ -1,6 +1,6 @@
 //! QEMU's `pc`: i440FX and PIIX.
 
-use super::{BoardKind, Link, LowRam, PciKind, link};
+use super::{BoardKind, Link, LowRam, PciKind, Power, link};
 use devices::acpi_pm::PIIX4_GPE0;
 use devices::pci::{PC_CHIPS, PIRQ_IRQ, PM_FUNCTION, piix_pirq};
 
@@ -30,8 +30,9 @@ pub static PC: BoardKind = BoardKind {
         split: 0xc000_0000,
     },
     reserved: &[],
-    gpe0: PIIX4_GPE0,
-    pci: PciKind {
+    power: Power::Fixed(PIIX4_GPE0),
+    legacy: true,
+    pci: Some(PciKind {
         bus: "pci.0",
         chips: &PC_CHIPS,
         ecam: None,
@@ -42,5 +43,6 @@ pub static PC: BoardKind = BoardKind {
         own_line: Some(PM_FUNCTION),
         links: &LINKS,
         routing: &[routing],
-    },
+    }),
+    mmio: None,
 };

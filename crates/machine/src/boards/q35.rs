@@ -1,6 +1,6 @@
 //! QEMU's `q35`: 82Q35 and ICH9.
 
-use super::{BoardKind, ECAM_LEN, Link, LowRam, PciKind, link};
+use super::{BoardKind, ECAM_LEN, Link, LowRam, PciKind, Power, link};
 use devices::acpi_pm::ICH9_GPE0;
 use devices::pci::{ECAM_BASE, PIRQ_IRQ, Q35_CHIPS, ich9_pirq};
 
@@ -46,8 +46,9 @@ pub static Q35: BoardKind = BoardKind {
         (ECAM_BASE, ECAM_BASE + ECAM_LEN),
         (0xfed1_c000, 0xfed2_0000),
     ],
-    gpe0: ICH9_GPE0,
-    pci: PciKind {
+    power: Power::Fixed(ICH9_GPE0),
+    legacy: true,
+    pci: Some(PciKind {
         bus: "pcie.0",
         chips: &Q35_CHIPS,
         ecam: Some(ECAM_BASE),
@@ -58,5 +59,6 @@ pub static Q35: BoardKind = BoardKind {
         own_line: None,
         links: &LINKS,
         routing: &[ich9_pirq, apic_routing],
-    },
+    }),
+    mmio: None,
 };

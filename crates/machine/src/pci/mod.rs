@@ -86,8 +86,16 @@ fn plug_chips(root: &mut PciRoot, kind: &PciKind, router: &Arc<PirqRouter>) -> O
 }
 
 /// Builds the buses. `low_end` is where RAM below 4 GiB ends.
-pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Result<Buses> {
-    let kind = &config.board.pci;
+/// `None` if the board has none.
+pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Result<Option<Buses>> {
+    let mut on_pci = config.devices.iter().filter(|d| d.is_pci());
+    let Some(kind) = &config.board.pci else {
+        return on_pci.next().map_or(Ok(None), |device| {
+            let why = "the board has no PCI bus; there are virtio-blk-device and others".into();
+            let name = device.name();
+            Err(Error::Device { name, why })
+        });
+    };
     let mut root = PciRoot::new();
     let router = pins::router(kind, to);
     let mch = plug_chips(&mut root, kind, &router);
@@ -99,7 +107,7 @@ pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Resu
         slots: Slots::new(kind, &config.devices),
         timed: Vec::new(),
     };
-    for device in config.devices.iter().filter(|d| d.model.is_pci()) {
+    for device in on_pci {
         builder
             .add(&mut root, device)
             .map_err(|why| Error::Device {
@@ -113,7 +121,7 @@ pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Resu
     if let Some(mch) = mch {
         mch.attach(&root);
     }
-    Ok(Buses { root, timed })
+    Ok(Some(Buses { root, timed }))
 }
 
 /// What devices on the bus are made from.

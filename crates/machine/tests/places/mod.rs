@@ -2,7 +2,7 @@
 
 use crate::kernel;
 use crate::scripted::{Scripted, Step, out16};
-use machine::boards::{BoardKind, PC, Q35};
+use machine::boards::{BoardKind, MICROVM, PC, Q35};
 use machine::{
     DeviceConfig, DeviceModel, Machine, MachineConfig, Outcome, PciBridgeConfig, PcieRootPortConfig,
 };
@@ -113,4 +113,17 @@ fn a_slot_that_is_asked_for_is_kept() {
         vec![anywhere(), anywhere(), rng("pci.0", Some((3, 0)))],
     )
     .unwrap();
+}
+
+#[test]
+fn mmio_is_microvms_and_pci_is_not() {
+    let mmio = || DeviceConfig {
+        mmio: true,
+        ..device(DeviceModel::VirtioRng, "rng")
+    };
+    let many = |n| (0..n).map(|_| mmio()).collect::<Vec<_>>();
+    refused(&MICROVM, many(9), "all 8 places");
+    refused(&PC, many(1), "only the board microvm");
+    let pci = device(DeviceModel::VirtioRng, "rng");
+    refused(&MICROVM, vec![pci], "no PCI bus");
 }

@@ -26,13 +26,21 @@ const fn fixed(name: &'static str, accepted: &'static [&'static str], why: &'sta
     }
 }
 
-const FIXED: [Fixed; 11] = [
+const FIXED: [Fixed; 15] = [
     fixed("acpi", ON, "the boards always have ACPI tables"),
     fixed("graphics", OFF, "there is no graphics adapter"),
     fixed("hpet", OFF, "there is no HPET"),
-    fixed("i8042", ON, "the keyboard controller is always there"),
+    fixed(
+        "i8042",
+        ON,
+        "pc and q35 always have the keyboard controller",
+    ),
+    fixed("ioapic2", &["off", "auto"], "there is one I/O APIC"),
+    fixed("isa-serial", ON, "the serial ports are ISA's"),
+    fixed("pcie", &["off", "auto"], "microvm has no PCI"),
     fixed("pic", ON, "the 8259 pair is always there"),
     fixed("pit", ON, "the 8254 is always there"),
+    fixed("rtc", &["on", "auto"], "the RTC is always there"),
     fixed("sata", OFF, "there is no SATA controller"),
     fixed("smbus", OFF, "there is no SMBus controller"),
     fixed(

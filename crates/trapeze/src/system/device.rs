@@ -24,6 +24,7 @@ struct Model {
 enum Bus {
     Pci,
     Isa,
+    VirtioMmio,
 }
 
 impl Bus {
@@ -31,13 +32,14 @@ impl Bus {
         match self {
             Self::Pci => "PCI",
             Self::Isa => "ISA",
+            Self::VirtioMmio => "virtio-bus",
         }
     }
     /// Properties of everything on it.
     fn properties(self) -> &'static [Property] {
         match self {
             Self::Pci => &PCI,
-            Self::Isa => &ISA,
+            Self::Isa | Self::VirtioMmio => &ISA,
         }
     }
 }
@@ -59,18 +61,13 @@ const fn property(
 }
 
 /// Every model.
-const MODELS: [Model; 9] = [
+const MODELS: [Model; 11] = [
     Model {
         name: "virtio-blk-pci",
         bus: Bus::Pci,
         aliases: &["virtio-blk", "virtio-blk-pci-transitional"],
         help: "disk",
-        new: || {
-            DeviceModel::VirtioBlk(VirtioBlkConfig {
-                drive: String::new(),
-                options: blk_defaults(),
-            })
-        },
+        new: new_blk,
         properties: &BLK,
     },
     Model {
@@ -78,6 +75,22 @@ const MODELS: [Model; 9] = [
         bus: Bus::Pci,
         aliases: &["virtio-rng", "virtio-rng-pci-transitional"],
         help: "entropy from the host's random numbers",
+        new: || DeviceModel::VirtioRng,
+        properties: &[],
+    },
+    Model {
+        name: "virtio-blk-device",
+        bus: Bus::VirtioMmio,
+        aliases: &[],
+        help: "disk of microvm",
+        new: new_blk,
+        properties: &BLK,
+    },
+    Model {
+        name: "virtio-rng-device",
+        bus: Bus::VirtioMmio,
+        aliases: &[],
+        help: "entropy from the host's random numbers, of microvm",
         new: || DeviceModel::VirtioRng,
         properties: &[],
     },
@@ -158,7 +171,7 @@ const ID: Property = property("id", "<str> - name of the device", |d, v| {
     Ok(())
 });
 
-/// Properties of every ISA device.
+/// Properties of every device that has no place of its own choice.
 const ISA: [Property; 1] = [ID];
 
 const DEBUG_EXIT: [Property; 2] = [
@@ -419,6 +432,13 @@ fn auto<T>(value: &str, parse: fn(&str) -> Result<T, String>) -> Result<Option<T
     }
 }
 
+fn new_blk() -> DeviceModel {
+    DeviceModel::VirtioBlk(VirtioBlkConfig {
+        drive: String::new(),
+        options: blk_defaults(),
+    })
+}
+
 /// A disk as `-drive if=virtio` makes it: queues by the number of vCPUs.
 pub(super) fn blk_defaults() -> blk::Options {
     blk::Options {
@@ -497,6 +517,7 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
     }
     let model = find(&name)?;
     let mut device = DeviceConfig::new((model.new)());
+    device.mmio = matches!(model.bus, Bus::VirtioMmio);
     for (key, value) in words {
         if matches!(&*key, "help" | "?") {
             options.print.get_or_insert(model.help());
@@ -531,8 +552,8 @@ fn check_bus(
         )
     };
     let bridges = before.iter().filter(bridge);
-    let root = options.config.board.pci.bus;
-    let names: Vec<&str> = [root]
+    let root = options.config.board.pci.as_ref().map(|pci| pci.bus);
+    let names: Vec<&str> = root
         .into_iter()
         .chain(bridges.filter_map(|d| d.id.as_deref()))
         .collect();

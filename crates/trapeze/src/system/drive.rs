@@ -206,7 +206,11 @@ pub(super) fn resolve(options: &mut Options) -> Result<(), String> {
                 drive: id.clone(),
                 options: super::device::blk_defaults(),
             });
-            options.config.devices.push(DeviceConfig::new(model));
+            let device = DeviceConfig {
+                mmio: options.config.board.pci.is_none(),
+                ..DeviceConfig::new(model)
+            };
+            options.config.devices.push(device);
         }
         finish_devices(options, &drive, &id);
         let snapshot = drive.snapshot.unwrap_or(options.snapshot);

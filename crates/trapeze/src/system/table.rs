@@ -50,7 +50,7 @@ const fn row(
 pub(crate) const OPTIONS: &[Row] = &[
     row("help", &["h"], Flag, "print this help", v::help),
     row("version", &[], Flag, "print the version", v::version),
-    row("machine", &["M"], Value("NAME[,accel=A:B][,PROPERTY=VALUE...]"), "the board: 'pc', an i440FX PC (the default), or 'q35', with PCI Express; 'help' lists", board::apply),
+    row("machine", &["M"], Value("NAME[,accel=A:B][,PROPERTY=VALUE...]"), "the board: 'pc', an i440FX PC (the default), 'q35', with PCI Express, or 'microvm', without PCI; 'help' lists", board::apply),
     row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction", v::accel),
     row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
     row("cpu", &[], Value("MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off][,enforce]"), "the CPU the guest sees; 'max' is everything the accelerator offers (the default), but for invtsc: with an invariant TSC guests keep time by it instead of kvmclock; 'help' lists models and features", v::cpu),

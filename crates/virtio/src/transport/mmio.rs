@@ -1,6 +1,8 @@
 //! Virtio over MMIO (4.2), version 2: registers of 32 bits, one interrupt
 //! line. What is behind them is shared with PCI ([`Setup`]).
 
+mod saved;
+
 use super::setup::status;
 use super::{Setup, Signals};
 use crate::device::{Interrupts, VirtioDevice};
@@ -108,10 +110,14 @@ impl VirtioMmio {
         if value == 0 {
             self.link.change(|_| 0);
         } else if value & status::DRIVER_OK != 0 {
-            // Buffers may have been made available before anybody listened.
-            let queues = 0..self.link.signals.doorbells.len();
-            queues.for_each(|q| self.link.signals.notify(q as u16));
+            self.ring_all();
         }
+    }
+
+    /// Buffers may have been made available before anybody listened.
+    fn ring_all(&self) {
+        let queues = 0..self.link.signals.doorbells.len();
+        queues.for_each(|q| self.link.signals.notify(q as u16));
     }
 
     fn read_register(&self, offset: u64) -> u32 {

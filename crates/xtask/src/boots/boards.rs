@@ -81,3 +81,32 @@ pub(super) const BRIDGES_STEPS: &[(&str, &str)] = &[
     ("23-fasteoi", ""),
     (PROMPT, "poweroff\r"),
 ];
+
+pub(super) const MICROVM_OPTIONS: &[&str] = &[
+    "-M",
+    "microvm",
+    "-smp",
+    "2",
+    "-drive",
+    "file={folder}/target.img,if=virtio,format=raw",
+    "-device",
+    "virtio-rng-device",
+];
+
+pub(super) const MICROVM_STEPS: &[(&str, &str)] = &[
+    (PROMPT, LOAD),
+    ("\nin 0", ""),
+    (PROMPT, FILL),
+    ("\nfilled 0", ""),
+    (PROMPT, COMPARE),
+    ("\nthe same", ""),
+    (PROMPT, "head -c 64 /dev/hwrng | wc -c\r"),
+    ("\n64", ""),
+    // From the last place down: `-device` comes first.
+    (PROMPT, "grep virtio /proc/interrupts\r"),
+    ("23-fasteoi", ""),
+    ("22-fasteoi", ""),
+    (PROMPT, "dmesg | grep -c 'acpi-ged.*failed'\r"),
+    ("\n0", ""),
+    (PROMPT, "poweroff\r"),
+];

@@ -9,12 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// In the order of their dependencies.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
+    "virtio_mmio",
     "virtio_blk",
     "virtio-rng",
 ];
