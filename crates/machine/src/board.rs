@@ -83,6 +83,8 @@ pub struct Host<'a> {
     pub drives: &'a Drives,
     /// Stops the machine.
     pub control: &'a Arc<Control>,
+    /// Asks the guest for memory.
+    pub balloon: &'a Arc<virtio::balloon::Host>,
 }
 
 impl Board {
@@ -124,6 +126,8 @@ impl Board {
         let connections = pci::Connections {
             vm: &vm,
             memory: ram.for_devices(Arc::downgrade(&vm))?,
+            reclaim: ram.reclaim(Arc::downgrade(&vm)),
+            balloon: host.balloon,
             line: gsi,
             drives: host.drives,
             control: host.control,

@@ -149,6 +149,8 @@ pub enum DeviceModel {
     VirtioBlk(VirtioBlkConfig),
     /// Virtio entropy device, fed by the host's random numbers.
     VirtioRng,
+    /// Virtio balloon; a machine has one at most.
+    VirtioBalloon(virtio::balloon::Options),
     /// `isa-debug-exit`.
     DebugExit {
         /// First port.
@@ -186,6 +188,7 @@ impl DeviceModel {
         match self {
             Self::VirtioBlk(_) => "virtio-blk-pci",
             Self::VirtioRng => "virtio-rng-pci",
+            Self::VirtioBalloon(_) => "virtio-balloon-pci",
             Self::DebugExit { .. } => "isa-debug-exit",
             Self::DebugCon { .. } => "isa-debugcon",
             Self::PcTestdev => "pc-testdev",
@@ -201,6 +204,7 @@ impl DeviceModel {
         match self {
             Self::VirtioBlk(_)
             | Self::VirtioRng
+            | Self::VirtioBalloon(_)
             | Self::PciTestdev
             | Self::Edu { .. }
             | Self::PciBridge(_)

@@ -41,6 +41,7 @@ pub struct MachineHandle(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     control: Arc<Control>,
+    balloon: Arc<virtio::balloon::Host>,
     live: Mutex<Live>,
 }
 
@@ -83,6 +84,12 @@ impl MachineHandle {
     /// Stops the vCPUs, or lets them go on.
     pub fn set_paused(&self, paused: bool) {
         self.0.control.set_paused(paused);
+    }
+
+    /// The host's end of the machine's balloon; without a balloon nobody
+    /// hears what is asked for.
+    pub fn balloon(&self) -> &virtio::balloon::Host {
+        &self.0.balloon
     }
 
     /// Whether the machine runs.
@@ -207,6 +214,7 @@ impl Machine {
                 debug_consoles: &self.debug_consoles,
                 drives: &self.drives,
                 control: &self.handle.0.control,
+                balloon: &self.handle.0.balloon,
             },
         )
     }

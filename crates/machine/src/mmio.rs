@@ -45,7 +45,7 @@ pub fn add(config: &MachineConfig, to: &Connections<'_>, on: &mut Devices) -> Re
             None => refuse("only the board microvm has virtio over MMIO".into()),
             Some(_) => refuse(format!("all {} places are taken", places.len())),
         })?;
-        let made = virtio_models::make(&device.model, config, to.drives, to.control);
+        let made = virtio_models::make(&device.model, config, to);
         let (model, _) = made
             .map_err(refuse)?
             .ok_or_else(|| refuse("is no virtio device".into()))?;

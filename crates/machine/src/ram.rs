@@ -4,6 +4,8 @@
     reason = "owns the mapping and copies through raw pointers"
 )]
 
+mod reclaim;
+
 use crate::layout::{Layout, RamRange};
 use crate::outcome::{Error, Result};
 use hv::Vm;

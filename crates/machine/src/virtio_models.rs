@@ -2,10 +2,10 @@
 //! of what [`DeviceModel`] makes.
 
 use crate::config::{DeviceModel, MachineConfig};
-use crate::control::Control;
-use crate::drives::{Drives, StopsMachine};
+use crate::drives::StopsMachine;
+use crate::pci::Connections;
 use std::sync::Arc;
-use virtio::{VirtioDevice, blk, rng};
+use virtio::{VirtioDevice, balloon, blk, rng};
 
 /// A device, and how many MSI-X vectors it wants.
 pub type Made = (Arc<dyn VirtioDevice>, u16);
@@ -14,13 +14,16 @@ pub type Made = (Arc<dyn VirtioDevice>, u16);
 pub fn make(
     model: &DeviceModel,
     config: &MachineConfig,
-    drives: &Drives,
-    control: &Arc<Control>,
+    to: &Connections<'_>,
 ) -> Result<Option<Made>, String> {
     let made: Made = match model {
         DeviceModel::VirtioRng => (Arc::new(rng::Rng::new()), 2),
+        DeviceModel::VirtioBalloon(options) => {
+            let (host, reclaim) = (to.balloon.clone(), to.reclaim.clone());
+            (Arc::new(balloon::Balloon::new(host, reclaim, *options)), 2)
+        }
         DeviceModel::VirtioBlk(model) => {
-            let disk = drives.get(&model.drive)?;
+            let disk = to.drives.get(&model.drive)?;
             let mut options = model.options.clone();
             // As QEMU: a queue for each vCPU.
             if options.queues == 0 {
@@ -28,7 +31,7 @@ pub fn make(
             }
             let vectors = options.queues.saturating_add(1);
             let stops = StopsMachine {
-                control: control.clone(),
+                control: to.control.clone(),
                 drive: model.drive.clone(),
             };
             (

@@ -45,7 +45,20 @@ pub struct Blk {
     pub write_cache: bool,
 }
 
+/// A balloon; sizes in pages of 4 KiB.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Balloon {
+    /// Pages the host asks for.
+    pub target: u32,
+    /// Pages the driver says it lent.
+    pub actual: u32,
+    /// What the driver fills free pages with.
+    pub poison: u32,
+}
+
 schema! {
     Transport "virtio" 1;
     Blk "virtio-blk" 1;
+    Balloon "virtio-balloon" 1;
 }

@@ -142,6 +142,26 @@ fn drives_and_devices_that_cannot_be() {
 }
 
 #[test]
+fn balloons_that_cannot_be() {
+    let balloon = "virtio-balloon-pci";
+    check(
+        &["-device", balloon, "-balloon", "virtio"],
+        &["one balloon"],
+    );
+    for (property, why) in [
+        ("free-page-hint=on", "free-page-reporting"),
+        ("page-poison=off", "cannot be turned off"),
+        ("deflate-on-ooom=on", "'deflate-on-oom'"),
+        ("deflate-on-oom=maybe", "neither on nor off"),
+    ] {
+        check(&["-device", &format!("{balloon},{property}")], &[why]);
+        check(&["-balloon", &format!("virtio,{property}")], &[why]);
+    }
+    check(&["-balloon", "xen"], &["none or virtio"]);
+    check(&["-balloon", "none,addr=3"], &["none or virtio"]);
+}
+
+#[test]
 fn test_devices_and_chardevs_that_cannot_be() {
     check(&["-device", "isa-debug-exti"], &["'isa-debug-exit'"]);
     check(

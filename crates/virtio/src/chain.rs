@@ -91,10 +91,16 @@ impl<'m> Chain<'m> {
     /// Takes the first `buffer.len()` readable bytes off the chain; false if
     /// there are fewer.
     pub fn take_header(&mut self, buffer: &mut [u8]) -> bool {
+        self.take(buffer) == buffer.len()
+    }
+
+    /// Takes readable bytes off the chain's start: as many as there are and
+    /// `buffer` holds.
+    pub fn take(&mut self, buffer: &mut [u8]) -> usize {
         let mut done = 0;
         while done < buffer.len() {
             let Some(first) = self.readable.first() else {
-                return false;
+                break;
             };
             let n = first.len().min(buffer.len() - done);
             first.copy_to(&mut buffer[done..done + n]);
@@ -104,7 +110,7 @@ impl<'m> Chain<'m> {
             }
             done += n;
         }
-        true
+        done
     }
 
     /// Takes the last writable byte off the chain.

@@ -8,6 +8,7 @@
 //! What a guest does wrong ends in DEVICE_NEEDS_RESET (2.1.1): the queue that
 //! saw it stops until the driver resets the device.
 
+pub mod balloon;
 pub mod blk;
 mod chain;
 mod crew;

@@ -9,7 +9,7 @@ use devices::{IrqLine, MsiSink};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -78,6 +78,8 @@ pub(crate) struct Rig {
     pub(crate) function: Arc<VirtioPci>,
     pub(crate) interrupts: Arc<Interrupts>,
     used_seen: Mutex<u16>,
+    /// The queue that is used.
+    notify_at: AtomicU16,
 }
 
 impl Rig {
@@ -97,6 +99,7 @@ impl Rig {
             writes,
             interrupts,
             used_seen: Mutex::new(0),
+            notify_at: AtomicU16::new(0),
         }
     }
 
@@ -146,7 +149,11 @@ impl Rig {
 
     /// Describes the first queue.
     pub(crate) fn set_queue(&self, rings: [u64; 3]) {
-        self.write(0x16, 2, 0);
+        self.describe_queue(0, rings);
+    }
+
+    fn describe_queue(&self, index: u16, rings: [u64; 3]) {
+        self.write(0x16, 2, index.into());
         self.write(0x18, 2, SIZE.into());
         for (offset, address) in [0x20, 0x28, 0x30].into_iter().zip(rings) {
             self.write(offset, 8, address);
@@ -156,12 +163,20 @@ impl Rig {
 
     /// Everything: the device runs with VERSION_1 and `features`.
     pub(crate) fn start(&self, features: u64) {
+        self.start_queue(0, features);
+    }
+
+    /// The same with queue `index` in the place of the first one, which the
+    /// driver leaves alone.
+    pub(crate) fn start_queue(&self, index: u16, features: u64) {
         self.memory
             .write_slice(&[0; 0x3000], GuestAddress(DESCRIPTORS))
             .unwrap();
+        self.notify_at.store(index, Ordering::Relaxed);
         self.enable_msix();
         self.negotiate(features | 1 << 32);
-        self.set_queue([DESCRIPTORS, AVAILABLE, USED]);
+        self.describe_queue(index, [DESCRIPTORS, AVAILABLE, USED]);
+        self.write(0x1a, 2, 1);
         self.set_status(0xf);
     }
 
@@ -191,7 +206,8 @@ impl Rig {
         let order = Ordering::SeqCst;
         let at = GuestAddress(AVAILABLE + 2);
         self.memory.store(index, at, order).unwrap();
-        self.write(0x3000, 2, 0);
+        let queue = self.notify_at.load(Ordering::Relaxed);
+        self.write(0x3000 + 4 * u64::from(queue), 2, queue.into());
     }
 
     /// A chain of these descriptors, made available; its only chain.

@@ -3,6 +3,7 @@
 mod boards;
 mod disks;
 mod full;
+mod memory;
 
 pub(crate) use self::disks::modules as virtio_modules;
 
@@ -28,10 +29,19 @@ enum Guest {
     Virtio,
     /// The same; what the disks hold afterwards is not looked at.
     Board,
+    /// The same with other devices than disks.
+    Devices(Devices),
     /// The same, with disks on a file system that is too small.
     Full,
     /// A whole Debian on a disk.
     System,
+}
+
+/// A guest with devices, and what is done on both sides after the steps.
+struct Devices {
+    /// More modules.
+    modules: &'static [&'static str],
+    act: fn(&mut Session, &TempFolder) -> Result<()>,
 }
 
 struct Case {
@@ -57,7 +67,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -149,6 +159,13 @@ const CASES: [Case; 14] = [
         guest: Guest::Board,
         options: boards::BRIDGES_OPTIONS,
         steps: boards::BRIDGES_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "balloon",
+        guest: Guest::Devices(memory::DEVICES),
+        options: memory::OPTIONS,
+        steps: memory::STEPS,
         exit: 0,
     },
     Case {
@@ -273,6 +290,9 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
             session.send(typed)?;
         }
     }
+    if let Guest::Devices(devices) = &case.guest {
+        (devices.act)(&mut session, &folder)?;
+    }
     let code = session.finish(PATIENCE)?;
     if code != Some(case.exit) {
         bail!("exit code {code:?} instead of {}", case.exit);
@@ -302,9 +322,14 @@ fn command(trapeze: &Path, guest: &Guest, folder: &TempFolder) -> Result<Command
             let initramfs = disks::prepare(&image, folder)?;
             system(&mut command, &image, &initramfs)
         }
+        Guest::Devices(devices) => {
+            let image = fetch(Flavour::Cloud)?;
+            let initramfs = disks::initramfs(&image, devices.modules, folder)?;
+            system(&mut command, &image, &initramfs)
+        }
         Guest::Full => {
             let image = fetch(Flavour::Cloud)?;
-            let initramfs = disks::initramfs(&image, folder)?;
+            let initramfs = disks::initramfs(&image, &[], folder)?;
             command = full::command(trapeze, folder);
             system(&mut command, &image, &initramfs)
         }

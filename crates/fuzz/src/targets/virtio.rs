@@ -4,9 +4,10 @@ use crate::input::Input;
 use devices::pci::PciFunction;
 use devices::{IrqLine, MsiSink};
 use disk::{BlockDevice, BlockSizes, Dest, Errno, IoResult, Preallocation, Source, Status};
+use std::io;
 use std::sync::Arc;
 use virtio::transport::{PciWiring, VirtioPci};
-use virtio::{GuestMemory, VirtioDevice, WriteHook, WriteObserver, blk, rng};
+use virtio::{GuestMemory, VirtioDevice, WriteHook, WriteObserver, balloon, blk, rng};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
@@ -30,6 +31,19 @@ impl IrqLine for Nowhere {
 impl MsiSink for Nowhere {
     fn send(&self, _address: u64, _data: u32) {}
 }
+
+impl balloon::Reclaim for Nowhere {
+    fn discard(&self, gpa: u64, len: u64) -> io::Result<()> {
+        let whole = gpa.is_multiple_of(balloon::PAGE) && len.is_multiple_of(balloon::PAGE);
+        assert!(whole && len > 0, "{len:#x} bytes at {gpa:#x}");
+        Ok(())
+    }
+}
+
+const BALLOON: balloon::Options = balloon::Options {
+    deflate_on_oom: true,
+    free_page_reporting: true,
+};
 
 /// 8 KiB of zeros that forgets what is written, and insists on requests
 /// inside it.
@@ -97,8 +111,9 @@ fn memory() -> GuestMemory {
     Arc::new(memory.expect("one region"))
 }
 
-/// Brings the device up with a queue of 8, as a sane driver would.
-fn start(function: &VirtioPci, features: u32) {
+/// Brings the device up with a queue of 8, number `queue`, as a sane driver
+/// would.
+fn start(function: &VirtioPci, features: u32, queue: u16) {
     let write = |offset, size, value| {
         function.bar_write(BAR, offset, size, value);
     };
@@ -109,7 +124,7 @@ fn start(function: &VirtioPci, features: u32) {
     write(0x08, 4, 1);
     write(0x0c, 4, 1);
     write(0x14, 1, 0xb);
-    write(0x16, 2, 0);
+    write(0x16, 2, queue.into());
     write(0x18, 2, 8);
     for (offset, ring) in [0x20, 0x28, 0x30].into_iter().zip(RINGS) {
         write(offset, 8, ring);
@@ -140,7 +155,10 @@ fn submit(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
     let slot = GuestAddress(RINGS[1] + 4 + 2 * u64::from(index % 8));
     let _ = memory.write_obj(u16::from(input.u8() & 15), slot);
     let _ = memory.write_obj(index.wrapping_add(1), GuestAddress(RINGS[1] + 2));
-    function.bar_write(BAR, 0x3000, 2, 0);
+    // Of all queues it may be any.
+    for queue in 0..8 {
+        function.bar_write(BAR, 0x3000 + 4 * queue, 2, queue);
+    }
 }
 
 fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
@@ -156,17 +174,22 @@ fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
             // Past the end of memory there is nothing to test.
             let _ = memory.write_slice(input.bytes(len), at);
         }
-        5 => start(function, input.u32()),
+        5 => start(function, input.u32(), input.u16() % 8),
         _ => submit(function, memory, input),
     }
 }
 
-/// One of the two devices, then steps.
+/// One of the devices, then steps.
 pub(super) fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let device: Arc<dyn VirtioDevice> = match input.flag() {
-        true => Arc::new(rng::Rng::new()),
-        false => Arc::new(blk::Blk::new(Arc::new(Zeros), blk::Options::default())),
+    let device: Arc<dyn VirtioDevice> = match input.u8() % 3 {
+        0 => Arc::new(blk::Blk::new(Arc::new(Zeros), blk::Options::default())),
+        1 => Arc::new(rng::Rng::new()),
+        _ => Arc::new(balloon::Balloon::new(
+            Arc::default(),
+            Arc::new(Nowhere),
+            BALLOON,
+        )),
     };
     let memory = memory();
     let wiring = PciWiring {
@@ -176,7 +199,7 @@ pub(super) fn run(data: &[u8]) {
         express: false,
     };
     let function = VirtioPci::new(device, 2, wiring);
-    start(&function, 0);
+    start(&function, 0, 0);
     while !input.is_empty() {
         step(&function, &memory, &mut input);
     }

@@ -22,6 +22,7 @@ use devices::{Clock, IrqLine, MsiSink};
 use hv::Vm;
 use std::sync::{Arc, Weak};
 use virtio::GuestMemory;
+use virtio::balloon::Reclaim;
 use virtio::transport::PciWiring;
 
 /// First port for BARs; below are the board's own.
@@ -47,6 +48,10 @@ pub struct Connections<'a> {
     pub vm: &'a Arc<dyn Vm>,
     /// Guest memory.
     pub memory: GuestMemory,
+    /// The same memory, to give it back to the host.
+    pub reclaim: Arc<dyn Reclaim>,
+    /// The host's end of the balloon.
+    pub balloon: &'a Arc<virtio::balloon::Host>,
     /// A line of the interrupt controllers.
     pub line: fn(&Arc<dyn Vm>, u32) -> Arc<dyn IrqLine>,
     /// Open disks.

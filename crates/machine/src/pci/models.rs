@@ -70,7 +70,7 @@ pub(super) fn make(
             let (port, slot) = (port.port, port.slot);
             bridge(BridgeKind::RootPort { port, slot }, BusKind::Link, wiring)
         }
-        model => match virtio_models::make(model, config, to.drives, to.control)? {
+        model => match virtio_models::make(model, config, to)? {
             Some((device, vectors)) => {
                 Made::from(VirtioPci::new(device, vectors, wiring) as Arc<_>)
             }

@@ -1,5 +1,7 @@
 //! `-device`: models and their properties, one table for parser and lists.
 
+pub(super) mod balloon;
+
 use super::drive;
 use super::keyval::{self, on_off};
 use super::parse::Options;
@@ -14,6 +16,8 @@ struct Model {
     name: &'static str,
     bus: Bus,
     aliases: &'static [&'static str],
+    /// Name of the same device over MMIO, if it is a virtio device.
+    mmio: Option<&'static str>,
     help: &'static str,
     new: fn() -> DeviceModel,
     properties: &'static [Property],
@@ -61,11 +65,12 @@ const fn property(
 }
 
 /// Every model.
-const MODELS: [Model; 11] = [
+const MODELS: [Model; 10] = [
     Model {
         name: "virtio-blk-pci",
         bus: Bus::Pci,
         aliases: &["virtio-blk", "virtio-blk-pci-transitional"],
+        mmio: Some("virtio-blk-device"),
         help: "disk",
         new: new_blk,
         properties: &BLK,
@@ -74,30 +79,25 @@ const MODELS: [Model; 11] = [
         name: "virtio-rng-pci",
         bus: Bus::Pci,
         aliases: &["virtio-rng", "virtio-rng-pci-transitional"],
+        mmio: Some("virtio-rng-device"),
         help: "entropy from the host's random numbers",
         new: || DeviceModel::VirtioRng,
         properties: &[],
     },
     Model {
-        name: "virtio-blk-device",
-        bus: Bus::VirtioMmio,
-        aliases: &[],
-        help: "disk of microvm",
-        new: new_blk,
-        properties: &BLK,
-    },
-    Model {
-        name: "virtio-rng-device",
-        bus: Bus::VirtioMmio,
-        aliases: &[],
-        help: "entropy from the host's random numbers, of microvm",
-        new: || DeviceModel::VirtioRng,
-        properties: &[],
+        name: "virtio-balloon-pci",
+        bus: Bus::Pci,
+        aliases: &["virtio-balloon", "virtio-balloon-pci-transitional"],
+        mmio: Some("virtio-balloon-device"),
+        help: "takes guest memory and gives it back",
+        new: balloon::new,
+        properties: &balloon::PROPERTIES,
     },
     Model {
         name: "isa-debug-exit",
         bus: Bus::Isa,
         aliases: &[],
+        mmio: None,
         help: "a write of N ends the process with exit code 2N+1",
         new: || DeviceModel::DebugExit {
             iobase: 0x501,
@@ -109,6 +109,7 @@ const MODELS: [Model; 11] = [
         name: "isa-debugcon",
         bus: Bus::Isa,
         aliases: &[],
+        mmio: None,
         help: "a port whose bytes go to a -chardev",
         new: || debugcon(String::new()),
         properties: &DEBUGCON,
@@ -117,6 +118,7 @@ const MODELS: [Model; 11] = [
         name: "pc-testdev",
         bus: Bus::Isa,
         aliases: &[],
+        mmio: None,
         help: "registers, interrupt lines and memory for test programs",
         new: || DeviceModel::PcTestdev,
         properties: &[],
@@ -125,6 +127,7 @@ const MODELS: [Model; 11] = [
         name: "pci-testdev",
         bus: Bus::Pci,
         aliases: &[],
+        mmio: None,
         help: "counts accesses, for test programs",
         new: || DeviceModel::PciTestdev,
         properties: &[],
@@ -133,6 +136,7 @@ const MODELS: [Model; 11] = [
         name: "edu",
         bus: Bus::Pci,
         aliases: &[],
+        mmio: None,
         help: "educational device: factorials, interrupts, DMA",
         new: || DeviceModel::Edu {
             dma_mask: machine::EDU_DMA_MASK,
@@ -143,6 +147,7 @@ const MODELS: [Model; 11] = [
         name: "pci-bridge",
         bus: Bus::Pci,
         aliases: &[],
+        mmio: None,
         help: "PCI bridge; its bus has its id as name",
         new: || DeviceModel::PciBridge(PciBridgeConfig::default()),
         properties: &BRIDGE,
@@ -151,6 +156,7 @@ const MODELS: [Model; 11] = [
         name: "pcie-root-port",
         bus: Bus::Pci,
         aliases: &[],
+        mmio: None,
         help: "PCI Express root port of q35; its bus has its id as name",
         new: || DeviceModel::PcieRootPort(PcieRootPortConfig::default()),
         properties: &ROOT_PORT,
@@ -465,9 +471,35 @@ fn address(text: &str) -> Result<(u8, u8), String> {
     }
 }
 
-impl Model {
-    fn properties(&self) -> impl Iterator<Item = &Property> + Clone {
-        self.bus.properties().iter().chain(self.properties)
+/// A model on one of its buses, under its name there.
+#[derive(Clone, Copy)]
+struct Variant {
+    model: &'static Model,
+    name: &'static str,
+    bus: Bus,
+}
+
+impl Variant {
+    /// Of all models.
+    fn all() -> impl Iterator<Item = Self> {
+        MODELS.iter().flat_map(|model| {
+            let (name, bus) = (model.name, model.bus);
+            let mmio = model.mmio.map(|name| (name, Bus::VirtioMmio));
+            let names = std::iter::once((name, bus)).chain(mmio);
+            names.map(move |(name, bus)| Self { model, name, bus })
+        })
+    }
+
+    /// Other names on this bus.
+    fn aliases(&self) -> &'static [&'static str] {
+        match self.bus {
+            Bus::VirtioMmio => &[],
+            _ => self.model.aliases,
+        }
+    }
+
+    fn properties(&self) -> impl Iterator<Item = &'static Property> + Clone {
+        self.bus.properties().iter().chain(self.model.properties)
     }
 
     fn help(&self) -> String {
@@ -479,25 +511,24 @@ impl Model {
 }
 
 fn list() -> String {
-    let rows = MODELS.iter().map(|m| {
-        let aliases = m.aliases.iter().map(|a| format!(", alias \"{a}\""));
+    let rows = Variant::all().map(|v| {
+        let aliases = v.aliases().iter().map(|a| format!(", alias \"{a}\""));
         let aliases: String = aliases.collect();
         format!(
             "name \"{}\", bus {}{aliases}, desc \"{}\"\n",
-            m.name,
-            m.bus.name(),
-            m.help
+            v.name,
+            v.bus.name(),
+            v.model.help
         )
     });
     rows.collect()
 }
 
-fn find(name: &str) -> Result<&'static Model, String> {
-    let matches = |m: &&Model| m.name == name || m.aliases.contains(&name);
-    MODELS.iter().find(matches).ok_or_else(|| {
-        let names = MODELS
-            .iter()
-            .flat_map(|m| std::iter::once(m.name).chain(m.aliases.iter().copied()));
+fn find(name: &str) -> Result<Variant, String> {
+    let matches = |v: &Variant| v.name == name || v.aliases().contains(&name);
+    Variant::all().find(matches).ok_or_else(|| {
+        let names =
+            Variant::all().flat_map(|v| std::iter::once(v.name).chain(v.aliases().iter().copied()));
         let near = did_you_mean(name, names);
         format!("'{name}' is not a valid device model name{near}; -device help lists them")
     })
@@ -516,7 +547,7 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
         return Ok(());
     }
     let model = find(&name)?;
-    let mut device = DeviceConfig::new((model.new)());
+    let mut device = DeviceConfig::new((model.model.new)());
     device.mmio = matches!(model.bus, Bus::VirtioMmio);
     for (key, value) in words {
         if matches!(&*key, "help" | "?") {
@@ -571,6 +602,7 @@ fn check_bus(
 /// drive of its own.
 pub(super) fn check(options: &Options) -> Result<(), String> {
     let config = &options.config;
+    balloon::check(&config.devices)?;
     let mut used: Vec<&str> = Vec::new();
     for (i, device) in config.devices.iter().enumerate() {
         check_bus(options, device, &config.devices[..i])?;

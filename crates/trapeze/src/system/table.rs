@@ -64,6 +64,7 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("hda", &["hdb", "hdc", "hdd"], Value("FILE"), "a disk image as a virtio disk, since there is no IDE; the same as an argument without an option", drive::plain),
     row("snapshot", &[], Flag, "what guests write to -drive, -hda goes into temporary files (in $TMPDIR or /var/tmp) and is gone at the end", |o, _| { o.snapshot = true; Ok(()) }),
     row("device", &[], Value("MODEL[,PROPERTY=VALUE...]"), "a device of PCI or ISA; 'help' lists the models, 'MODEL,help' its properties", device::apply),
+    row("balloon", &[], Value("none|virtio[,PROPERTY=VALUE...]"), "short for -device virtio-balloon-pci; none is the default", device::balloon::apply),
     row("nographic", &[], Flag, "COM1 on the terminal; Ctrl-A X quits, Ctrl-A H lists the other keys", v::nographic),
     row("display", &[], Value("none"), "there is no display; COM1 is not shown unless -serial says so", v::display),
     row("serial", &[], Value("DEVICE"), "COM1 (then COM2, ...): stdio, mon:stdio, file:PATH, chardev:ID, null (output is dropped) or none (no port)", v::serial),

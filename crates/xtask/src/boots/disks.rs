@@ -91,13 +91,17 @@ fn pattern() -> Vec<u8> {
 pub(super) fn prepare(image: &Image, folder: &TempFolder) -> Result<PathBuf> {
     fs::write(folder.path(SOURCE), pattern())?;
     fs::write(folder.path(TARGET), vec![0; SIZE])?;
-    initramfs(image, folder)
+    initramfs(image, &[], folder)
 }
 
-/// An initramfs with the modules; its path.
-pub(super) fn initramfs(image: &Image, folder: &TempFolder) -> Result<PathBuf> {
+/// An initramfs with the modules and `more` of them; its path.
+pub(super) fn initramfs(
+    image: &Image,
+    more: &[&'static str],
+    folder: &TempFolder,
+) -> Result<PathBuf> {
     let mut bytes = fs::read(guestimg::initramfs(image)?)?;
-    bytes.extend(modules(image)?);
+    bytes.extend(modules(image, more)?);
     let path = folder.path("initramfs.cpio");
     fs::write(&path, bytes)?;
     Ok(path)
@@ -105,12 +109,13 @@ pub(super) fn initramfs(image: &Image, folder: &TempFolder) -> Result<PathBuf> {
 
 /// An archive to append, with virtio's modules in `/modules` and their order in
 /// `/modules/order`: the kernel unpacks one after the other.
-pub(crate) fn modules(image: &Image) -> Result<Vec<u8>> {
-    let paths = guestimg::modules(image, &MODULES, &mut Progress::stderr())?;
+pub(crate) fn modules(image: &Image, more: &[&'static str]) -> Result<Vec<u8>> {
+    let names = [&MODULES[..], more].concat();
+    let paths = guestimg::modules(image, &names, &mut Progress::stderr())?;
     let mut archive = Archive::new();
     archive.directory("modules");
-    archive.file("modules/order", 0o644, MODULES.join("\n").as_bytes());
-    for (name, path) in MODULES.iter().zip(&paths) {
+    archive.file("modules/order", 0o644, names.join("\n").as_bytes());
+    for (name, path) in names.iter().zip(&paths) {
         archive.file(&format!("modules/{name}.ko"), 0o644, &read(path)?);
     }
     Ok(archive.finish())

@@ -113,7 +113,7 @@ fn drive(disk: &Disk, images: &Images, contender: &str) -> String {
 fn initramfs(image: &guestimg::Image) -> Result<PathBuf> {
     let base = guestimg::initramfs(image)?;
     let mut bytes = std::fs::read(&base).with_context(|| base.display().to_string())?;
-    bytes.extend(virtio_modules(image)?);
+    bytes.extend(virtio_modules(image, &[])?);
     let program = which(fio::PROGRAM)?;
     let mut archive = Archive::new();
     let mut folders = BTreeSet::new();
