@@ -6,6 +6,7 @@ use crate::console::Console;
 use crate::control::Control;
 use crate::drives::Drives;
 use crate::layout::Layout;
+use crate::memory::Part;
 use crate::outcome::{Error, Result};
 use crate::ram::GuestRam;
 use crate::saved::Named;
@@ -79,6 +80,8 @@ pub struct Host<'a> {
     pub consoles: &'a [Console],
     /// Of `isa-debugcon`, in the order of the devices.
     pub debug_consoles: &'a [Console],
+    /// What guest RAM is made of.
+    pub memory: &'a [Part],
     /// Open disks.
     pub drives: &'a Drives,
     /// Stops the machine.
@@ -95,7 +98,7 @@ impl Board {
         layout: &Layout,
         host: &Host<'_>,
     ) -> Result<Self> {
-        let ram = GuestRam::new(layout)?;
+        let ram = GuestRam::of(layout, host.memory)?;
         let serial = &SERIAL_PORTS[..host.consoles.len()];
         let mmio = config.devices.iter().filter(|d| d.mmio).count();
         let mmio = config.board.mmio_places(mmio);

@@ -3,6 +3,7 @@
 use crate::boards::{BOARDS, BoardKind};
 use crate::cpu::{CpuConfig, Topology};
 use crate::fw_cfg::FwCfgFile;
+use crate::memory::MemoryBackend;
 use crate::memory_serial::MemorySerial;
 use crate::smbios::SmbiosValue;
 use std::path::PathBuf;
@@ -16,6 +17,9 @@ pub struct MachineConfig {
     pub board: &'static BoardKind,
     /// Guest RAM in bytes; rounded down to a multiple of 4 KiB.
     pub ram_bytes: u64,
+    /// What the RAM is made of, in this order; private anonymous memory if
+    /// empty.
+    pub memory: Vec<MemoryBackend>,
     /// The processors.
     pub topology: Topology,
     /// Kernel: a bzImage, or an ELF file with a PVH entry.
@@ -50,6 +54,7 @@ impl Default for MachineConfig {
         Self {
             board: BOARDS[0],
             ram_bytes: 128 << 20,
+            memory: Vec::new(),
             topology: Topology::default(),
             kernel: None,
             initrd: None,

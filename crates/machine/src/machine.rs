@@ -6,6 +6,7 @@ use crate::console::Console;
 use crate::control::{Control, Ending, RunState};
 use crate::drives::Drives;
 use crate::layout::Layout;
+use crate::memory::{self, Part};
 use crate::outcome::{Error, Outcome, Result};
 use crate::saved;
 use crate::signals::SignalGuard;
@@ -28,6 +29,7 @@ pub struct Machine {
     consoles: Vec<Console>,
     /// Of `isa-debugcon`, in the order of the devices.
     debug_consoles: Vec<Console>,
+    memory: Vec<Part>,
     drives: Drives,
     handle: MachineHandle,
     /// The first board continues from here.
@@ -134,6 +136,7 @@ impl Machine {
                 why: "a PC has at most four serial ports".into(),
             });
         }
+        let memory = memory::open(&config)?;
         let drives = Drives::open(&config.drives)?;
         let handle = MachineHandle::default();
         let open = |serial| Console::open(serial, &handle.0.control);
@@ -148,6 +151,7 @@ impl Machine {
             layout,
             consoles: consoles?,
             debug_consoles: debug_consoles?,
+            memory,
             drives,
             config,
             handle,
@@ -212,6 +216,7 @@ impl Machine {
             &Host {
                 consoles: &self.consoles,
                 debug_consoles: &self.debug_consoles,
+                memory: &self.memory,
                 drives: &self.drives,
                 control: &self.handle.0.control,
                 balloon: &self.handle.0.balloon,

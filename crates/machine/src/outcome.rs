@@ -42,6 +42,8 @@ impl Outcome {
 pub enum Error {
     #[error("guest memory of {bytes} bytes: {why}")]
     Ram { bytes: u64, why: String },
+    #[error("memory backend '{id}': {why}")]
+    Memory { id: String, why: String },
     #[error("{count} vCPUs: {why}")]
     Vcpus { count: u32, why: String },
     #[error("CPU features this accelerator does not have: {names}")]

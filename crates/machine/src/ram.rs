@@ -1,15 +1,17 @@
-//! Guest RAM: one private anonymous mapping, handed to the backend in slots.
+//! Guest RAM: one mapping, handed to the backend in slots.
 #![allow(
     unsafe_code,
     reason = "owns the mapping and copies through raw pointers"
 )]
 
+mod mapping;
 mod reclaim;
 
+use self::mapping::Mapping;
 use crate::layout::{Layout, RamRange};
+use crate::memory::{MemoryBackend, Part};
 use crate::outcome::{Error, Result};
 use hv::Vm;
-use std::ptr::NonNull;
 use std::sync::{Arc, Weak};
 use virtio::{GuestMemory, WriteHook, WriteObserver};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -21,19 +23,6 @@ pub struct GuestRam {
     ranges: Vec<RamRange>,
 }
 
-/// The host mapping.
-struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the mapping belongs to this value until it is dropped, and all
-// access goes through raw-pointer copies; races with the guest concern bytes
-// only, which have no invalid values.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; no method hands out references into the mapping.
-unsafe impl Sync for Mapping {}
-
 /// Guest memory that is not RAM was addressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotRam {
@@ -42,29 +31,17 @@ pub struct NotRam {
 }
 
 impl GuestRam {
-    /// Reserves the RAM of `layout`, all zero.
+    /// Reserves the RAM of `layout`: private anonymous memory, all zero.
     pub fn new(layout: &Layout) -> Result<Self> {
-        let bytes = layout.backing_size();
-        let refuse = |why: String| Error::Ram { bytes, why };
-        let len = usize::try_from(bytes).map_err(|_| refuse("too large for this host".into()))?;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's
-        // choice touches no existing memory.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            let source = std::io::Error::last_os_error();
-            return Err(refuse(format!("the host cannot reserve it ({source})")));
-        }
-        // Large pages spare the host's TLB and most of the faults of first
-        // touches: a tenth of the CPU time of a Debian boot.
-        for advice in [libc::MADV_DONTDUMP, libc::MADV_HUGEPAGE] {
-            // SAFETY: the range was mapped above; advice changes no contents.
-            unsafe { libc::madvise(base, len, advice) };
-        }
-        let base = NonNull::new(base.cast()).ok_or_else(|| refuse("mapped at 0".into()))?;
+        let backend = MemoryBackend::anonymous("ram", layout.backing_size());
+        Self::of(layout, &[backend.into()])
+    }
+
+    /// The same from these backends, which have the size of `layout`. Files
+    /// keep what they hold.
+    pub fn of(layout: &Layout, parts: &[Part]) -> Result<Self> {
         Ok(Self {
-            mapping: Arc::new(Mapping { base, len }),
+            mapping: Arc::new(Mapping::new(parts, layout.backing_size())?),
             ranges: layout.ranges(),
         })
     }
@@ -154,15 +131,6 @@ impl WriteObserver for DeviceWrites {
         if let Some(vm) = self.vm.upgrade() {
             vm.memory_written(gpa, len);
         }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `len` are the mapping made in `new`; devices hold
-        // a reference to it, and the machine drops vCPUs and VM, which used
-        // it, before its RAM.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
 

@@ -453,3 +453,62 @@ fn help_and_lists_are_no_errors() {
         assert!(output.stderr.is_empty());
     }
 }
+
+#[test]
+fn memory_that_cannot_be() {
+    check(
+        &["-object", "memory-backend-rem,id=a"],
+        &["memory-backend-rem", "'memory-backend-ram'"],
+    );
+    check(
+        &["-object", "memory-backend-ram,id=a"],
+        &["size= is missing"],
+    );
+    let with = |object: &'static str, names: &[&str]| {
+        check(&["-object", object, "-M", "memory-backend=a"], names);
+    };
+    with("memory-backend-ram,size=1G", &["id= is missing"]);
+    with(
+        "memory-backend-file,id=a,size=1G",
+        &["mem-path= is missing"],
+    );
+    with(
+        "memory-backend-ram,id=a,size=1G,host-nodes=0",
+        &["host-nodes=0", "nodes of the host"],
+    );
+    with(
+        "memory-backend-ram,id=a,size=1G,mem-path=/tmp",
+        &["no property 'mem-path'"],
+    );
+    with(
+        "memory-backend-memfd,id=a,size=1G,merge=on",
+        &["merge=on", "memory-backend-memfd"],
+    );
+    with(
+        "memory-backend-file,id=a,size=1G,mem-path=/tmp,merge=on",
+        &["merge=on", "memory-backend-file"],
+    );
+    with(
+        "memory-backend-memfd,id=a,size=1G,hugetlbsize=3M",
+        &["hugetlbsize=3M", "power of two"],
+    );
+    with(
+        "memory-backend-ram,id=b,size=1G",
+        &["memory-backend=a", "no memory backend 'a'", "'b'"],
+    );
+    let object = ["-object", "memory-backend-ram,id=a,size=1G"];
+    check(&object, &["nothing uses memory backend 'a'"]);
+    let both = [&object[..], &["-M", "memory-backend=a", "-m", "2G"]].concat();
+    check(&both, &["2 GiB", "1 GiB"]);
+    let twice = [&object[..], &object].concat();
+    check(&twice, &["two objects", "'a'"]);
+    check(
+        &["-kernel", "/dev/null", "-mem-path", "/no/such/folder"],
+        &["/no/such/folder", "No such file"],
+    );
+    check(
+        &["-mem-path", "/tmp", "-M", "mem-merge=on"],
+        &["mem-merge=on", "-mem-path"],
+    );
+    check(&["-M", "mem-marge=on"], &["mem-marge", "'mem-merge'"]);
+}

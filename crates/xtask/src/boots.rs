@@ -67,7 +67,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -209,6 +209,13 @@ const CASES: [Case; 15] = [
         guest: Guest::Board,
         options: boards::MICROVM_OPTIONS,
         steps: boards::MICROVM_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "large-memory",
+        guest: Guest::Board,
+        options: boards::LARGE_OPTIONS,
+        steps: boards::LARGE_STEPS,
         exit: 0,
     },
     Case {

@@ -1,5 +1,5 @@
 //! Guest RAM that the host gets back while the guest runs.
-#![allow(unsafe_code, reason = "madvise")]
+#![cfg_attr(test, allow(unsafe_code, reason = "mincore"))]
 
 use super::{DeviceWrites, GuestRam, Mapping};
 use crate::layout::RamRange;
@@ -42,18 +42,7 @@ impl Reclaim for Pages {
             .find(|r| gpa >= r.gpa && end.is_some_and(|end| end <= r.gpa + r.size));
         let range = range.ok_or_else(|| io::Error::other("not in one piece of RAM"))?;
         let offset = (range.offset + (gpa - range.gpa)) as usize;
-        debug_assert!(offset + len as usize <= self.mapping.len);
-        // SAFETY: the range lies inside the mapping (`Layout::backing_size`),
-        // which `mapping` keeps. Its pages are replaced by zeros at the same
-        // addresses; races with the guest concern bytes only, as all accesses
-        // to guest RAM do.
-        let result = unsafe {
-            let at = self.mapping.base.as_ptr().add(offset);
-            libc::madvise(at.cast(), len as usize, libc::MADV_DONTNEED)
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.mapping.discard(offset, len as usize)?;
         // The bytes changed: no translation of the old ones may stay.
         self.observer.written(gpa, len);
         Ok(())
@@ -64,6 +53,7 @@ impl Reclaim for Pages {
 mod tests {
     use super::*;
     use crate::layout::Layout;
+    use crate::memory::MemoryBackend;
     use std::sync::Mutex;
 
     #[derive(Default)]
@@ -89,7 +79,22 @@ mod tests {
     #[test]
     fn discarded_pages_are_the_hosts_and_read_as_zero() {
         let layout = Layout::new(16 << 20, 39, &crate::boards::PC).unwrap();
-        let ram = GuestRam::new(&layout).unwrap();
+        discarded(GuestRam::new(&layout).unwrap());
+        // A seam in what is discarded, from shared to private.
+        let half = MemoryBackend::anonymous("half", 5 << 20);
+        let shared = MemoryBackend {
+            share: true,
+            ..half.clone()
+        };
+        let rest = MemoryBackend {
+            size: 11 << 20,
+            ..half
+        };
+        let parts = [shared.into(), rest.into()];
+        discarded(GuestRam::of(&layout, &parts).unwrap());
+    }
+
+    fn discarded(ram: GuestRam) {
         let log = Arc::new(Log::default());
         let reclaim = ram.pages(log.clone());
         ram.write(2 << 20, &vec![7; 8 << 20]).unwrap();

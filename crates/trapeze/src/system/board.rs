@@ -2,6 +2,7 @@
 
 use super::accel;
 use super::keyval;
+use super::memory;
 use super::parse::Options;
 use crate::near::did_you_mean;
 use machine::boards::{BOARDS, BoardKind};
@@ -107,8 +108,17 @@ fn property(options: &mut Options, key: &str, value: &str) -> Result<(), String>
         }
         return Ok(());
     }
+    if memory::machine(options, key, value).map_err(|why| format!("{key}={value}: {why}"))? {
+        return Ok(());
+    }
     let row = FIXED.iter().find(|row| row.name == key).ok_or_else(|| {
-        let names = || ["accel"].into_iter().chain(FIXED.iter().map(|r| r.name));
+        let names = || {
+            let fixed = FIXED.iter().map(|r| r.name);
+            ["accel"]
+                .into_iter()
+                .chain(memory::MACHINE_PROPERTIES)
+                .chain(fixed)
+        };
         let near = did_you_mean(key, names());
         let list: Vec<&str> = names().collect();
         let list = list.join(", ");

@@ -11,6 +11,7 @@ mod help;
 mod keyval;
 mod log_items;
 mod logger;
+mod memory;
 mod parse;
 mod run;
 mod size;

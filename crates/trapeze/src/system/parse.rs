@@ -1,7 +1,7 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, blockdev, chardev, device, drive, log_items};
+use super::{Personality, accel, blockdev, chardev, device, drive, log_items, memory};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) nodes: Vec<blockdev::Node>,
     /// `-snapshot` was given.
     pub(crate) snapshot: bool,
+    /// What RAM is made of.
+    pub(crate) memory: memory::Memory,
     /// `-D`.
     pub(crate) log_file: Option<PathBuf>,
 }
@@ -65,6 +67,7 @@ impl Options {
             drives: Vec::new(),
             nodes: Vec::new(),
             snapshot: false,
+            memory: memory::Memory::default(),
             log_file: None,
         }
     }
@@ -91,6 +94,7 @@ impl Options {
                 value => format!("-{} {value}: {why}", row.name),
             })?;
         }
+        memory::resolve(self, Vec::new())?;
         drive::resolve(self)?;
         blockdev::resolve(self)?;
         device::check(self)?;

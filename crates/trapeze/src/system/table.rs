@@ -2,7 +2,7 @@
 //! from this table.
 
 use super::parse::Options;
-use super::{blockdev, board, chardev, device, drive, firmware, values as v};
+use super::{blockdev, board, chardev, device, drive, firmware, memory, values as v};
 
 /// What follows an option's name.
 pub(crate) enum Shape {
@@ -50,12 +50,15 @@ const fn row(
 pub(crate) const OPTIONS: &[Row] = &[
     row("help", &["h"], Flag, "print this help", v::help),
     row("version", &[], Flag, "print the version", v::version),
-    row("machine", &["M"], Value("NAME[,accel=A:B][,PROPERTY=VALUE...]"), "the board: 'pc', an i440FX PC (the default), 'q35', with PCI Express, or 'microvm', without PCI; 'help' lists", board::apply),
+    row("machine", &["M"], Value("NAME[,accel=A:B][,PROPERTY=VALUE...]"), "the board: 'pc', an i440FX PC (the default), 'q35', with PCI Express, or 'microvm', without PCI; memory-backend=ID, mem-merge=on|off, dump-guest-core=on|off; 'help' lists", board::apply),
     row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction", v::accel),
     row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
     row("cpu", &[], Value("MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off][,enforce]"), "the CPU the guest sees; 'max' is everything the accelerator offers (the default), but for invtsc: with an invariant TSC guests keep time by it instead of kvmclock; 'help' lists models and features", v::cpu),
     row("smp", &[], Value("[cpus=]N[,sockets=N][,cores=N][,threads=N][,maxcpus=N]"), "the processors (default 1); what is left out follows, cores rather than sockets", v::smp),
     row("m", &[], Value("[size=]SIZE"), "guest memory in MiB, or with suffix K, M, G or T (default 128M)", v::memory),
+    row("object", &[], Value("TYPE,id=ID[,PROPERTY=VALUE...]"), "a memory backend for -machine memory-backend=ID or -numa node,memdev=ID: memory-backend-ram, memory-backend-file,mem-path=FILE|FOLDER (offset=) or memory-backend-memfd (hugetlb=, hugetlbsize=, seal=), each with size=SIZE, share=on|off, prealloc=on|off, reserve=on|off, merge=on|off (KSM; only anonymous memory), dump=on|off (in core dumps); 'help' lists", memory::object),
+    row("mem-path", &[], Value("FILE|FOLDER"), "memory is this file, made if it is missing, or a nameless file in the folder; of hugetlbfs in huge pages", memory::path),
+    row("mem-prealloc", &[], Flag, "take all memory from the host at the start", memory::prealloc),
     row("kernel", &[], Value("FILE"), "boot this Linux bzImage or PVH ELF file", v::kernel),
     row("initrd", &[], Value("FILE"), "initial RAM disk for -kernel", v::initrd),
     row("append", &[], Value("TEXT"), "command line for -kernel", v::append),

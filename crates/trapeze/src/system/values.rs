@@ -153,6 +153,7 @@ pub(super) fn memory(options: &mut Options, value: &str) -> Applied {
             (key, _) => return Err(no_such("property", key, "size")),
         };
         options.config.ram_bytes = size::parse(text, 20)?;
+        options.memory.size_given = true;
     }
     match options.config.ram_bytes {
         0 => Err("a machine needs some memory, such as 1G".into()),

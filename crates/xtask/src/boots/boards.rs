@@ -110,3 +110,42 @@ pub(super) const MICROVM_STEPS: &[(&str, &str)] = &[
     ("\n0", ""),
     (PROMPT, "poweroff\r"),
 ];
+
+/// More than 4 GiB, of which the guest must find both pieces, use the upper
+/// one, and read a disk into it.
+pub(super) const LARGE_OPTIONS: &[&str] = &[
+    "-m",
+    "6G",
+    "-drive",
+    "file={folder}/target.img,if=virtio,format=raw",
+    "-object",
+    "memory-backend-memfd,id=ram,size=6G",
+    "-machine",
+    "memory-backend=ram",
+];
+
+pub(super) const LARGE_STEPS: &[(&str, &str)] = &[
+    (PROMPT, "dmesg | grep 'e820: .*usable'\r"),
+    ("[mem 0x0000000000100000-0x00000000bfffffff] usable", ""),
+    ("[mem 0x0000000100000000-0x00000001bfffffff] usable", ""),
+    (
+        PROMPT,
+        "sed -n '/zone *Normal/,$p' /proc/zoneinfo | grep present\r",
+    ),
+    ("present  786432", ""),
+    (PROMPT, LOAD),
+    ("\nin 0", ""),
+    (PROMPT, FILL),
+    ("\nfilled 0", ""),
+    (PROMPT, "echo 3 > /proc/sys/vm/drop_caches\r"),
+    (PROMPT, COMPARE),
+    ("\nthe same", ""),
+    (PROMPT, "umount /tmp; mount -t tmpfs none /tmp\r"),
+    (
+        PROMPT,
+        "head -c 67108864 /dev/zero | tr '\\0' x > /tmp/x; md5sum /tmp/x\r",
+    ),
+    // Of 64 Mi times "x".
+    ("\nde506679685541efcb501eac224adc64", ""),
+    (PROMPT, "poweroff\r"),
+];
