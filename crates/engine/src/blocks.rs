@@ -59,7 +59,8 @@ impl SoftVcpu {
         };
         let vm = self.vm.clone();
         let mut code = vm.code.lock();
-        let found = code.find(&key);
+        let user = bank == Bank::User;
+        let found = code.find(&key, user);
         if found.is_none() {
             if code.is_full() {
                 drop(code);
@@ -76,7 +77,7 @@ impl SoftVcpu {
         let Some(block) = made else {
             return Ok(Found::Nothing);
         };
-        if bank == Bank::User && link.is_none() {
+        if user && link.is_none() {
             self.offer_targets(&mut code, &key, block);
         }
         let linkable = |l: &OpenLink| {
@@ -172,7 +173,7 @@ impl SoftVcpu {
                 allowed,
             },
             bank: bank as usize,
-            link_across_pages: bank != Bank::User,
+            user: bank == Bank::User,
         })
     }
 

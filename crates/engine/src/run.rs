@@ -148,7 +148,7 @@ impl SoftVcpu {
         } else {
             forget.writes.iter().for_each(|gpa| tlb.write_protect(*gpa));
             let jumps = &mut self.local.jumps;
-            forget.code.iter().for_each(|rip| jumps.remove(*rip));
+            forget.code.iter().for_each(|d| jumps.forget(d));
         }
         self.shared.has_forgotten(count);
     }

@@ -7,6 +7,7 @@
 //! waiting.
 
 use crate::ctx::CtxCell;
+use jit::cache::Dropped;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::Instant;
@@ -21,12 +22,12 @@ pub struct Forget {
     pub everything: bool,
     /// Guest-physical pages whose next write must be noticed.
     pub writes: Vec<u64>,
-    /// Linear addresses whose translations were dropped.
-    pub code: Vec<u64>,
+    /// Translations that were dropped.
+    pub code: Vec<Dropped>,
 }
 
 impl Forget {
-    fn add(list: &mut Vec<u64>, everything: &mut bool, new: &[u64]) {
+    fn add<T: Copy>(list: &mut Vec<T>, everything: &mut bool, new: &[T]) {
         if list.len() + new.len() > LISTED {
             *everything = true;
         } else if !*everything {
@@ -41,9 +42,9 @@ impl Forget {
     pub fn write(&mut self, gpa: u64) {
         Self::add(&mut self.writes, &mut self.everything, &[gpa]);
     }
-    /// The code addresses of these linear addresses.
-    pub fn code(&mut self, rips: &[u64]) {
-        Self::add(&mut self.code, &mut self.everything, rips);
+    /// Translations that were dropped.
+    pub fn code(&mut self, dropped: &[Dropped]) {
+        Self::add(&mut self.code, &mut self.everything, dropped);
     }
 }
 

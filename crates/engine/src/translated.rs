@@ -7,10 +7,10 @@ use crate::vcpu::SoftVcpu;
 use crate::vm::SoftVm;
 use iced_x86::{Code, Instruction};
 use isa::Stop;
-use jit::cache::{CodeCache, JumpCache, unpack_flags};
+use jit::cache::{CodeCache, Dropped, JumpCache, unpack_flags};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::{info, stack_change};
-use jit::{ExitKind, JitCtx};
+use jit::{ExitKind, JitCtx, moved};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
@@ -89,9 +89,9 @@ impl Jumps {
         (c.space, c.mode) = (space, mode);
         i
     }
-    /// Forgets one address everywhere.
-    pub fn remove(&mut self, rip: u64) {
-        self.caches.iter_mut().for_each(|c| c.cache.remove(rip));
+    /// Forgets a translation everywhere.
+    pub fn forget(&mut self, dropped: &Dropped) {
+        self.caches.iter_mut().for_each(|c| c.cache.forget(dropped));
     }
     /// Forgets the addresses of one page, in one space and of kernel code.
     pub fn remove_page(&mut self, space: u32, la: u64) {
@@ -277,6 +277,7 @@ impl SoftVcpu {
         let ctx = self.ctx_mut();
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         ctx.jit.tsc_offset = self.local.clock.tsc_offset;
+        ctx.jit.page = 0;
         // SAFETY: `code` is the address of a translation for this mode, alive
         // since this vCPU runs (see `world_stop`), and GS base was set to its
         // memory when the run began. The code follows the System V ABI towards
@@ -308,8 +309,8 @@ impl SoftVcpu {
     /// The instruction that ended the block is for the interpreter.
     fn leave_for_interpreter(&mut self) -> Ended {
         let ctx = self.ctx_mut();
-        let insn = self.vm.code.lock().named(ctx.jit.exit_site).copied();
-        let Some(insn) = insn else {
+        let named = self.vm.code.lock().named(ctx.jit.exit_site).copied();
+        let Some(insn) = named.map(|insn| moved(&insn, ctx.jit.page)) else {
             return Ended::InterpretHere;
         };
         ctx.cpu.rip = insn.ip();
@@ -329,7 +330,7 @@ impl SoftVcpu {
         let Some((target, crosses)) = code.link_target(id) else {
             return Left::Ended(Ended::InterpretHere);
         };
-        ctx.cpu.rip = target;
+        ctx.cpu.rip = ctx.jit.page.wrapping_add(target);
         Left::At(Some(OpenLink {
             id,
             crosses,
@@ -346,7 +347,7 @@ impl SoftVcpu {
         }
         let code = self.vm.code.lock();
         let branch = code.named(ctx.jit.exit_site)?;
-        ctx.cpu.rip = branch.ip();
+        ctx.cpu.rip = ctx.jit.page.wrapping_add(branch.ip());
         let rsp = &mut ctx.cpu.gpr[x86::gpr::RSP];
         *rsp = rsp.wrapping_add_signed(-stack_change(branch));
         Some(Exception::GP0)
@@ -365,10 +366,10 @@ impl SoftVcpu {
         if fip.wrapping_sub(cache) >= size {
             return;
         }
-        let fdp = if fdp == 0 {
-            0
-        } else {
-            ctx.tlb.linear_of(fdp).unwrap_or(0)
+        let is_guests = fdp == 0 || fdp_needs_an_error() && !ctx.cpu.xsave.x87_error_pending();
+        let fdp = match is_guests {
+            true => fdp,
+            false => ctx.tlb.linear_of(fdp).unwrap_or(0),
         };
         let rip = self.vm.code.lock().copied_from(fip).unwrap_or(0);
         let area = &mut ctx.cpu.xsave.0;
@@ -394,6 +395,14 @@ impl SoftVcpu {
         let cache = self.local.jumps.select(&mut ctx.jit, space, mode);
         cache.insert(ctx.cpu.rip, address);
     }
+}
+
+/// The host sets FDP only when an unmasked x87 exception is raised
+/// (FDP_EXCPTN_ONLY, CPUID.7.0:EBX[6]).
+fn fdp_needs_an_error() -> bool {
+    use std::sync::OnceLock;
+    static NEEDS: OnceLock<bool> = OnceLock::new();
+    *NEEDS.get_or_init(|| crate::cpuid::host(7, 0)[1] & 1 << 6 != 0)
 }
 
 /// The instructions that run as copies: unprivileged, offered to the guest,
@@ -448,7 +457,7 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
         }
     };
     if let Some(site) = vm.code.lock().access_at(pc) {
-        ctx.cpu.rip = site.rip;
+        ctx.cpu.rip = ctx.jit.page.wrapping_add(site.rip);
         if site.flags_in_slot != 0 {
             ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | unpack_flags(ctx.jit.flags);
         }
@@ -516,6 +525,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         host_rsp: 0,
         flags: 0,
         temp: 0,
+        page: 0,
         jump_cache: 0,
         other_jump_cache: 0,
         tsc_offset: 0,

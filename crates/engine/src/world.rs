@@ -219,9 +219,7 @@ impl World<'_> {
         if dropped.is_empty() {
             return;
         }
-        for rip in &dropped {
-            self.local.jumps.remove(*rip);
-        }
+        dropped.iter().for_each(|d| self.local.jumps.forget(d));
         self.vm.ask_others(self.index, |f| f.code(&dropped));
         bump(&self.vm.counters.remote_tlb_flush);
     }

@@ -64,6 +64,12 @@ impl Asm {
         self.u32(disp);
         self.u32(imm);
     }
+    /// `mov qword gs:[disp], 0`.
+    pub fn gs_store_zero(&mut self, disp: u32) {
+        self.bytes(&[0x65, 0x48, 0xc7, 0x04, 0x25]);
+        self.u32(disp);
+        self.u32(0);
+    }
     /// `and dword gs:[disp], imm32`.
     pub fn gs_and_imm(&mut self, disp: u32, imm: u32) {
         self.bytes(&[0x65, 0x81, 0x24, 0x25]);

@@ -33,13 +33,18 @@ pub struct Step {
 pub struct Block {
     /// The instructions.
     pub steps: Vec<Step>,
+    /// Linear address of the first one.
+    pub start: u64,
     /// Linear address after the last one.
     pub end: u64,
     /// Some step uses vector or x87 registers.
     pub vector: bool,
+    /// Some step is an x87 instruction, whose address the x87 remembers.
+    pub x87: bool,
 }
 
 /// What decoding needs besides the bytes.
+#[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// The whole guest page, or two of them for an instruction in both.
     pub page: &'a [u8],
@@ -88,7 +93,7 @@ impl Block {
     fn fill(&mut self, source: &Source<'_>, rip: u64) {
         let start = (rip - source.base) as usize;
         let mut decoder = source.decoder(start, rip);
-        self.end = rip;
+        (self.start, self.end) = (rip, rip);
         self.decode_run(&mut decoder, source);
     }
 
@@ -100,7 +105,11 @@ impl Block {
                 break; // needs the next page, too
             }
             let treatment = treatment(&insn, source.copyable, source.allowed);
-            self.vector |= treatment == Treatment::Copy && vector_class(&insn) != Vector::None;
+            if treatment == Treatment::Copy {
+                let class = vector_class(&insn);
+                self.vector |= class != Vector::None;
+                self.x87 |= class == Vector::X87;
+            }
             self.end = insn.next_ip();
             self.steps.push(Step {
                 insn,

@@ -11,7 +11,7 @@ use crate::arena::Arena;
 use crate::block::{Block, Source};
 use crate::layout::Layout;
 use crate::stubs::{self, Stubs};
-use crate::translate::{Link, Site, Target, Translator};
+use crate::translate::{Link, Mapping, Site, Target, Translator};
 use iced_x86::Instruction;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -27,7 +27,7 @@ const SLACK: usize = 64 << 10;
 pub struct Key {
     /// Guest-physical address of the first instruction.
     pub gpa: u64,
-    /// Its linear address, baked into the code.
+    /// Its linear address, baked into the code, or [`Key::ANYWHERE`].
     pub rip: u64,
     /// Everything else the code assumes (bank, register files, width).
     pub mode: u32,
@@ -39,10 +39,34 @@ pub struct Key {
 impl Key {
     /// The translation is made from one page.
     pub const ONE_PAGE: u64 = u64::MAX;
+    /// The translation runs wherever its page is mapped. No code has this
+    /// address, which is not canonical.
+    pub const ANYWHERE: u64 = 1 << 63;
 
     fn page(&self) -> u64 {
         self.gpa & !0xfff
     }
+
+    fn anywhere(self) -> Self {
+        let rip = Self::ANYWHERE;
+        Self { rip, ..self }
+    }
+
+    /// The linear address where the page at linear address `page` is mapped.
+    fn rip_in(&self, page: u64) -> u64 {
+        match self.rip {
+            Self::ANYWHERE => page & !0xfff | self.gpa & 0xfff,
+            fixed => fixed,
+        }
+    }
+}
+
+/// A translation that is no more, for those who remember its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    key: Key,
+    /// Its code address.
+    code: u64,
 }
 
 /// A multiplicative hash; keys are addresses and not chosen to collide within
@@ -74,6 +98,8 @@ struct Entry {
     key: Key,
     /// Arena offset of its code.
     at: u32,
+    /// Where links lead in it.
+    body: u32,
     /// 64-byte granules of its page that it was made from.
     granules: u64,
     /// The same of the next page, see [`Key::next`].
@@ -86,6 +112,28 @@ struct Entry {
 }
 
 impl Entry {
+    /// Of `block`, whose code is at arena offset `at` and is linked to `body`
+    /// bytes behind that.
+    fn new(key: Key, at: usize, body: usize, block: &Block) -> Self {
+        let page_end = (block.start | 0xfff).wrapping_add(1);
+        let over = block.end.wrapping_sub(page_end).cast_signed() > 0;
+        let own = granules(block.start, if over { page_end } else { block.end });
+        Self {
+            key,
+            at: at as u32,
+            body: (at + body) as u32,
+            granules: own,
+            next_granules: if over {
+                granules(page_end, block.end)
+            } else {
+                0
+            },
+            incoming: Vec::new(),
+            alive: true,
+            target: false,
+        }
+    }
+
     /// Granules of the guest-physical page at `gpa` that it was made from.
     fn granules_of(&self, gpa: u64) -> u64 {
         let own = if self.key.page() == gpa {
@@ -160,8 +208,36 @@ pub struct Request<'a> {
     pub source: Source<'a>,
     /// TLB array of its data accesses.
     pub bank: usize,
-    /// Kernel code: direct links may cross pages.
-    pub link_across_pages: bool,
+    /// User code: other address spaces may map its page elsewhere.
+    pub user: bool,
+}
+
+impl Request<'_> {
+    /// What is to be translated, relative to its page where that can be: the
+    /// x87 remembers linear addresses.
+    fn decode(&self) -> (Block, Mapping) {
+        let rip = self.key.rip;
+        if self.user {
+            let source = Source {
+                base: 0,
+                ..self.source
+            };
+            let block = Block::decode(&source, rip & 0xfff);
+            if !block.x87 {
+                return (block, Mapping::Anywhere);
+            }
+        }
+        let block = Block::decode(&self.source, rip);
+        let user = self.user;
+        (
+            block,
+            if user {
+                Mapping::Fixed
+            } else {
+                Mapping::Kernel
+            },
+        )
+    }
 }
 
 impl CodeCache {
@@ -212,9 +288,11 @@ impl CodeCache {
         self.generation
     }
 
-    /// The translation of `key`, if there is one.
-    pub fn find(&self, key: &Key) -> Option<u32> {
-        self.map.get(key).copied()
+    /// The translation of `key` or, for user code, one that runs there too.
+    pub fn find(&self, key: &Key, user: bool) -> Option<u32> {
+        let anywhere = || self.map.get(&key.anywhere());
+        let found = if user { anywhere() } else { None };
+        found.or_else(|| self.map.get(key)).copied()
     }
 
     /// Code address of a translation.
@@ -243,9 +321,10 @@ impl CodeCache {
         blocks.filter_map(move |&id| {
             let entry = &self.entries[id as usize];
             let other = &entry.key;
-            let here = other.mode == mode && (other.rip ^ rip) < 0x1000;
+            let at = other.rip_in(rip);
+            let here = other.mode == mode && (at ^ rip) < 0x1000;
             let valid = entry.alive && other.next == Key::ONE_PAGE;
-            (here && valid).then(|| (other.rip, self.address(id)))
+            (here && valid).then(|| (at, self.address(id)))
         })
     }
 
@@ -256,17 +335,21 @@ impl CodeCache {
             self.flush();
         }
         let key = request.key;
-        let block = Block::decode(&request.source, key.rip);
+        let (block, mapping) = request.decode();
         if block.steps.is_empty() {
             return None;
         }
+        let key = match mapping {
+            Mapping::Anywhere => key.anywhere(),
+            _ => key,
+        };
         let target = Target {
             hot: self.hot,
             cold: self.cold,
             first_link: self.links.len() as u32,
             first_exit: self.exits.len() as u32,
             bank: request.bank,
-            link_across_pages: request.link_across_pages,
+            mapping,
             bmi2: self.bmi2,
             wide: request.source.allowed.wide,
         };
@@ -276,7 +359,7 @@ impl CodeCache {
         self.arena.write(self.hot, &out.hot)?;
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
-        let at = self.hot as u32;
+        let entry = Entry::new(key, self.hot, out.body, &block);
         self.hot = (self.hot + out.hot.len()).next_multiple_of(16);
         self.cold += out.cold.len();
         self.links.extend(out.links);
@@ -285,7 +368,7 @@ impl CodeCache {
         self.faults.extend(&out.faults);
         self.stats.blocks += 1;
         self.stats.instructions += block.steps.len() as u64;
-        self.remember(id, key, at, block.end);
+        self.remember(id, entry);
         Some(id)
     }
 
@@ -296,25 +379,14 @@ impl CodeCache {
             || self.faults.is_full()
     }
 
-    fn remember(&mut self, id: u32, key: Key, at: u32, end: u64) {
-        let page_end = (key.rip | 0xfff).wrapping_add(1);
-        let over = end.wrapping_sub(page_end).cast_signed() > 0;
-        let own = granules(key.rip, if over { page_end } else { end });
-        let next = if over { granules(page_end, end) } else { 0 };
-        self.entries.push(Entry {
-            key,
-            at,
-            granules: own,
-            next_granules: next,
-            incoming: Vec::new(),
-            alive: true,
-            target: false,
-        });
+    fn remember(&mut self, id: u32, entry: Entry) {
+        let key = entry.key;
         self.map.insert(key, id);
-        self.made_from(key.page(), own, id);
-        if next != 0 {
-            self.made_from(key.next, next, id);
+        self.made_from(key.page(), entry.granules, id);
+        if entry.next_granules != 0 {
+            self.made_from(key.next, entry.next_granules, id);
         }
+        self.entries.push(entry);
     }
 
     fn made_from(&mut self, gpa: u64, granules: u64, id: u32) {
@@ -329,7 +401,7 @@ impl CodeCache {
         self.exits.get(id as usize)
     }
 
-    /// Target of a link, and whether it leads into another page.
+    /// Target of a link, see [`Mapping`], and whether it leads into another page.
     pub fn link_target(&self, id: u32) -> Option<(u64, bool)> {
         self.links.get(id as usize).map(|l| (l.target, l.crosses))
     }
@@ -341,7 +413,7 @@ impl CodeCache {
         Some(self.accesses[i])
     }
 
-    /// Guest RIP of the vector or x87 instruction whose copy is at `pc`.
+    /// Guest RIP of the x87 instruction whose copy is at `pc`.
     pub fn copied_from(&self, pc: u64) -> Option<u64> {
         self.faults.find(pc).map(|site| site.rip)
     }
@@ -351,14 +423,33 @@ impl CodeCache {
         let Some(link) = self.links.get(id as usize).copied() else {
             return;
         };
-        let at = self.entries[block as usize].at;
-        self.patch(link.at, at);
-        self.entries[block as usize].incoming.push(id);
+        let entry = &mut self.entries[block as usize];
+        let anywhere = entry.key.rip == Key::ANYWHERE;
+        if anywhere == (link.mapping == Mapping::Anywhere) {
+            entry.incoming.push(id);
+            let body = entry.body;
+            self.patch(link.at, body);
+        } else if let Some(detour) = self.detour(&link) {
+            self.patch(link.at, detour);
+        }
         if link.crosses {
             self.crossing.push(id);
             self.linked_pages.insert(link.target >> 12);
         }
         self.stats.links += 1;
+    }
+
+    /// Emits a way between translations of different [`Mapping`]s, which holds
+    /// whatever becomes of the target's.
+    fn detour(&mut self, link: &Link) -> Option<u32> {
+        let at = self.cold;
+        if at + SLACK > self.arena.len() {
+            return None;
+        }
+        let code = self.translator.detour(link, at);
+        self.arena.write(at, &code)?;
+        self.cold += code.len();
+        Some(at as u32)
     }
 
     fn patch(&mut self, at: u32, target: u32) {
@@ -388,9 +479,9 @@ impl CodeCache {
         self.pages.contains_key(&(gpa & !0xfff))
     }
 
-    /// Drops the translations made from the range (inside one page). Returns
-    /// the linear addresses of the dropped ones.
-    pub fn invalidate(&mut self, gpa: u64, len: u64) -> Vec<u64> {
+    /// Drops the translations made from the range (inside one page), and
+    /// returns them.
+    pub fn invalidate(&mut self, gpa: u64, len: u64) -> Vec<Dropped> {
         let at = gpa & !0xfff;
         let Some(mut page) = self.pages.remove(&at) else {
             return Vec::new();
@@ -410,7 +501,10 @@ impl CodeCache {
                 if keep {
                     page.granules |= made_from;
                 } else {
-                    dropped.push(entry.key.rip);
+                    dropped.push(Dropped {
+                        key: entry.key,
+                        code: self.address(id),
+                    });
                     self.drop_block(id);
                 }
                 keep

@@ -58,6 +58,9 @@ pub struct JitCtx {
     pub flags: u64,
     /// A value set aside across a second check.
     pub temp: u64,
+    /// What has to be added to the addresses in translations that run wherever
+    /// their page is mapped: the linear address of that page; 0 in others.
+    pub page: u64,
     /// Start of the jump cache in force.
     pub jump_cache: u64,
     /// That of kernel code with the other value of RFLAGS.AC.
@@ -136,6 +139,7 @@ impl Layout {
         host_rsp,
         flags,
         temp,
+        page,
         jump_cache,
         other_jump_cache,
         tsc_offset,

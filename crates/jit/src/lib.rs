@@ -21,9 +21,11 @@ pub mod cache;
 pub mod classify;
 pub mod fault;
 mod layout;
+mod moved;
 pub mod native;
 mod regs;
 pub mod stubs;
 pub mod translate;
 
 pub use layout::{ExitKind, JitCtx, Layout};
+pub use moved::moved;

@@ -3,6 +3,7 @@
 use crate::asm::{Asm, cc, op};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2, pinned};
+use crate::translate::{NO_BRANCH, probe};
 
 const RAX: u8 = 0;
 const RCX: u8 = 1;
@@ -26,6 +27,9 @@ pub struct Stubs {
     pub exits: [usize; 6],
     /// Returns with [`ExitKind::Lookup`] and RIP = T0.
     pub lookup: usize,
+    /// Jumps to the guest address in T0, to which no branch leads, through the
+    /// jump cache.
+    pub probe: usize,
     /// Slow path of a memory access: T0 = linear address, T2 = info; called.
     pub slow: usize,
     /// Loads the guest's vector state; called at the start of a block.
@@ -51,6 +55,12 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     a.gs(true, op::MOV_STORE, T0, l.rip);
     let at = a.jmp();
     a.link(at, s.exits[ExitKind::Lookup as usize]);
+    s.probe = a.len();
+    let miss = probe(&mut a, l);
+    a.land(miss);
+    a.gs_store_imm(l.exit_site(), NO_BRANCH);
+    let at = a.jmp();
+    a.link(at, s.lookup);
     s.slow = emit_slow(&mut a, l, restore);
     s.load_vector = emit_load_vector(&mut a, l);
     (a.buf, s)
@@ -63,7 +73,8 @@ fn emit_enter(a: &mut Asm, l: &Layout) -> usize {
     }
     a.mem(true, op::LEA, RSP, RSP, None, -8); // align to 16
     a.gs(true, op::MOV_STORE, RSP, l.host_rsp());
-    a.rr(true, op::MOV, T0, RSI);
+    a.rr(true, op::MOV, T1, RSI);
+    a.gs(true, op::MOV, T0, l.rip); // as jumps through the jump cache have it
     a.gs(true, op::MOV, RAX, l.rflags);
     a.and_imm(RAX, ARITH);
     a.push(RAX);
@@ -71,7 +82,7 @@ fn emit_enter(a: &mut Asm, l: &Layout) -> usize {
     for (host, guest) in pinned() {
         a.gs(true, op::MOV, host, l.reg(guest));
     }
-    a.jmp_reg(T0);
+    a.jmp_reg(T1);
     at
 }
 

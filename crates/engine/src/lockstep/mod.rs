@@ -137,7 +137,7 @@ impl SoftVcpu {
         let page = ctx.tlb.resolve(&ctx.cpu, &self.map, rip, need).ok()?;
         let host = page.host? + (rip & PAGE_MASK);
         let known = lockstep.plans.get(&code);
-        if let Some(plan) = known.filter(|p| p.is_current(host)) {
+        if let Some(plan) = known.filter(|p| p.begins_at(rip) && p.is_current(host)) {
             return Some(plan.clone());
         }
         let mut bytes = vec![0; PAGE_SIZE as usize];

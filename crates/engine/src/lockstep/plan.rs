@@ -82,6 +82,12 @@ impl Plan {
         })
     }
 
+    /// True if it is the block at `rip`: one translation may run at several
+    /// addresses.
+    pub fn begins_at(&self, rip: u64) -> bool {
+        self.steps.first().is_some_and(|s| s.insn.ip() == rip)
+    }
+
     /// The instruction at `rip`.
     pub fn at(&self, rip: u64) -> Option<usize> {
         self.steps.iter().position(|s| s.insn.ip() == rip)

@@ -65,7 +65,7 @@ struct Plan {
     mode: u32,
     allowed: Allowed,
     bank: usize,
-    link_across_pages: bool,
+    user: bool,
 }
 
 impl Plan {
@@ -88,7 +88,7 @@ impl Plan {
             avx512: has(7),
         };
         let bank = input.below(3);
-        let link_across_pages = input.flag();
+        let user = input.flag();
         let base = match (allowed.wide, input.below(4)) {
             (true, 0) => 0xffff_ffff_8000_0000,
             (true, 1) => 0x7fff_ffff_f000,
@@ -110,7 +110,7 @@ impl Plan {
             mode: files.into(),
             allowed,
             bank,
-            link_across_pages,
+            user,
         }
     }
 
@@ -129,7 +129,7 @@ impl Plan {
                 allowed: self.allowed,
             },
             bank: self.bank,
-            link_across_pages: self.link_across_pages,
+            user: self.user,
         }
     }
 }
@@ -149,7 +149,7 @@ pub(super) fn run(data: &[u8]) {
     for start in plan.starts {
         let request = plan.request(start, copyable);
         if let Some(block) = cache.translate(&request) {
-            assert_eq!(cache.find(&request.key), Some(block));
+            assert_eq!(cache.find(&request.key, request.user), Some(block));
             assert!(arena.contains(&cache.address(block)));
             blocks.push(block);
         }

@@ -110,12 +110,13 @@ fn recover(fault: &mut Fault<'_>) -> bool {
     }
     // SAFETY: `this` is that memory; the interrupted thread is the only one
     // that uses these fields.
-    let (table, rip, flags) = unsafe { (&*(*this).faults, (*this).rip, (*this).flags) };
+    let (table, rip, flags, page) =
+        unsafe { (&*(*this).faults, (*this).rip, (*this).flags, (*this).page) };
     let Some(site) = table.find(fault.reg(libc::REG_RIP)) else {
         return false;
     };
     // SAFETY: set by the engine to the RIP field of the same vCPU memory.
-    unsafe { *rip = site.rip };
+    unsafe { *rip = page.wrapping_add(site.rip) };
     if site.flags_in_slot != 0 {
         let efl = fault.reg(libc::REG_EFL) & !x86::flags::ARITH;
         fault.set_reg(libc::REG_EFL, efl | unpack_flags(flags));

@@ -1,5 +1,6 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
+use super::{Dropped, Key};
 use x86::LONGEST_INSTRUCTION;
 
 /// One entry; generated code knows the layout: the two's complement of the
@@ -71,8 +72,22 @@ impl JumpCache {
             self.insert(rip, code);
         }
     }
+    /// Forgets a translation, wherever it was remembered.
+    pub fn forget(&mut self, dropped: &Dropped) {
+        if dropped.key.rip != Key::ANYWHERE {
+            return self.remove(dropped.key.rip);
+        }
+        let offset = (dropped.key.gpa & 0xfff) as u16;
+        for page in 0..PAGES as u16 {
+            let index = page << 12 | offset;
+            let e = &mut self.entries[usize::from(index)];
+            if e[1] == dropped.code {
+                e[0] = nothing(index); // stays in `touched`
+            }
+        }
+    }
     /// Forgets one address.
-    pub fn remove(&mut self, rip: u64) {
+    fn remove(&mut self, rip: u64) {
         let index = rip as u16;
         let e = &mut self.entries[usize::from(index)];
         if e[0] == rip.wrapping_neg() {

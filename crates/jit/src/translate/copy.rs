@@ -163,9 +163,12 @@ impl Emitter<'_> {
         };
         let any = if base != Register::None { base } else { index };
         if insn.is_ip_rel_memory_operand() {
-            self.lea_constant(host, dst, insn.ip_rel_memory_address());
+            self.rip_relative(host, dst.size() == 8, insn);
         } else if any == Register::None {
-            self.lea_constant(host, dst, insn.memory_displacement64());
+            let value = insn.memory_displacement64();
+            let narrow = value & 0xffff_ffff;
+            self.hot
+                .mov_imm(host, if dst.size() == 8 { value } else { narrow });
         } else {
             // The narrower of operand and address size decides the result.
             let w = dst.size() == 8 && any.size() == 8;
@@ -183,15 +186,6 @@ impl Emitter<'_> {
         if let Home::Slot(n) = home(dst.full_register().number()) {
             self.hot.gs(true, op::MOV_STORE, host, self.l.reg(n));
         }
-    }
-
-    fn lea_constant(&mut self, host: u8, dst: Register, value: u64) {
-        let value = if dst.size() == 8 {
-            value
-        } else {
-            value & 0xffff_ffff
-        };
-        self.hot.mov_imm(host, value);
     }
 }
 

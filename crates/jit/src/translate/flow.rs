@@ -1,10 +1,10 @@
 //! Control flow: links, the jump cache, polls.
 
 use super::memory::Operand;
-use super::{Emitter, Link};
-use crate::asm::op;
+use super::{Emitter, Link, Mapping, linear, relative};
+use crate::asm::{Asm, op};
 use crate::block::Step;
-use crate::layout::ExitKind;
+use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2};
 use iced_x86::{FlowControl, Instruction, OpKind};
 use x86::{LONGEST_INSTRUCTION, flags};
@@ -21,7 +21,7 @@ pub(super) enum Stand {
 }
 
 /// Number of no branch: the address in T0 is one that execution runs on to.
-const NO_BRANCH: u32 = u32::MAX;
+pub(crate) const NO_BRANCH: u32 = u32::MAX;
 
 impl Emitter<'_> {
     fn same_page(&self, from: u64, to: u64) -> bool {
@@ -38,6 +38,8 @@ impl Emitter<'_> {
             stub: (self.to.cold + self.cold.len()) as u32,
             target,
             crosses,
+            mapping: self.to.mapping,
+            wide: self.to.wide,
         });
         self.cold.gs_store_imm(self.l.exit_site(), id);
         let jump = self.cold.jmp();
@@ -58,25 +60,53 @@ impl Emitter<'_> {
     /// jump cache's addresses follow them.
     fn linkable(&self, from: u64, target: u64) -> bool {
         let in_one_page = target & 0xfff <= 0x1000 - LONGEST_INSTRUCTION as u64;
-        in_one_page && (self.to.link_across_pages || self.same_page(from, target))
+        in_one_page
+            && match self.to.mapping {
+                Mapping::Kernel => true,
+                Mapping::Fixed => self.same_page(from, target),
+                Mapping::Anywhere => self.same_page(0, target),
+            }
+    }
+
+    /// True if a loop may consist of such jumps only: one of them polls. In
+    /// 32-bit code relative addresses do not tell which of two jumps between
+    /// pages leads back.
+    fn backward(&self, from: u64, target: u64) -> bool {
+        if self.to.mapping != Mapping::Anywhere {
+            return target <= from;
+        }
+        let wide = self.to.wide;
+        let leaves = !self.same_page(0, target);
+        relative(wide, target) <= relative(wide, from) || leaves && !wide
+    }
+
+    /// `reg` = a linear address, see [`Mapping`].
+    pub(super) fn linear(&mut self, reg: u8, value: u64) {
+        let to = self.to;
+        linear(&mut self.hot, self.l, to.mapping, reg, to.wide, value);
     }
 
     /// Unconditional jump to a known address; the flags are in place.
     pub(super) fn jump_to(&mut self, target: u64) {
         // `target` follows or belongs to the block, so its own page tells
         // whether the jump leaves it only together with the block's start.
-        self.jump_from(target.wrapping_sub(1), target);
+        self.jump_from(target.wrapping_sub(1), target, None);
     }
 
-    fn jump_from(&mut self, from: u64, target: u64) {
+    /// To a known address, from `branch` or because execution runs on to it.
+    fn jump_from(&mut self, from: u64, target: u64, branch: Option<&Instruction>) {
         if self.linkable(from, target) {
             self.align_link(1);
             let at = self.hot.jmp();
             let crosses = !self.same_page(from, target);
             self.add_link(at, target, crosses);
         } else {
-            self.hot.mov_imm(T0, target);
-            self.probe(NO_BRANCH);
+            // Where the page is mapped decides whether it is canonical.
+            let unknown = self.to.mapping == Mapping::Anywhere && self.to.wide;
+            let branch = branch.filter(|_| unknown);
+            let branch = branch.map_or(NO_BRANCH, |insn| self.number(insn));
+            self.linear(T0, target);
+            self.probe(branch);
         }
     }
 
@@ -100,7 +130,8 @@ impl Emitter<'_> {
         }
         let branch = match stand {
             Stand::At(rip) => {
-                self.cold.mov_imm(T0, rip);
+                let to = self.to;
+                linear(&mut self.cold, l, to.mapping, T0, to.wide, rip);
                 NO_BRANCH
             }
             Stand::Target(branch) => branch,
@@ -115,20 +146,7 @@ impl Emitter<'_> {
     /// non-canonical address always misses: its number tells the engine whose
     /// fault that is.
     fn probe(&mut self, branch: u32) {
-        let a = &mut self.hot;
-        a.rr(true, op::MOV, T2, RCX);
-        a.movzx16(T1, T0);
-        a.mem(true, op::LEA, T1, T1, Some((T1, 0)), 0);
-        a.gs(true, op::MOV, RCX, self.l.jump_cache());
-        a.mem(true, op::LEA, T1, RCX, Some((T1, 3)), 0);
-        a.mem(true, op::MOV, RCX, T1, None, 0);
-        a.mem(true, op::LEA, RCX, RCX, Some((T0, 0)), 0);
-        let hit = a.jrcxz(false);
-        a.rr(true, op::MOV, RCX, T2);
-        let miss = a.jmp();
-        a.land8(hit);
-        a.rr(true, op::MOV, RCX, T2);
-        a.jmp_mem(T1, 8);
+        let miss = probe(&mut self.hot, self.l);
         self.hot_to_cold(miss);
         self.cold.gs_store_imm(self.l.exit_site(), branch);
         let out = self.cold.jmp();
@@ -139,10 +157,10 @@ impl Emitter<'_> {
     pub(super) fn jump(&mut self, step: &Step) {
         self.restore_flags(step.live_target);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
-        if target <= ip {
+        if self.backward(ip, target) {
             self.poll(Stand::At(target), step.live_target);
         }
-        self.jump_from(ip, target);
+        self.jump_from(ip, target, Some(&step.insn));
     }
 
     /// Jcc: the taken edge leaves the block, the other stays in it.
@@ -150,17 +168,18 @@ impl Emitter<'_> {
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         let cond = condition(&step.insn);
-        if target > ip && self.linkable(ip, target) {
+        let backward = self.backward(ip, target);
+        if !backward && self.linkable(ip, target) {
             self.align_link(2);
             let at = self.hot.jcc(cond);
             let crosses = !self.same_page(ip, target);
             return self.add_link(at, target, crosses);
         }
         let skip = self.hot.jcc(cond ^ 1);
-        if target <= ip {
+        if backward {
             self.poll(Stand::At(target), step.live_target);
         }
-        self.jump_from(ip, target);
+        self.jump_from(ip, target, Some(&step.insn));
         self.hot.land(skip);
     }
 
@@ -169,10 +188,10 @@ impl Emitter<'_> {
         self.push_return(step);
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
-        if target <= ip {
+        if self.backward(ip, target) {
             self.poll(Stand::At(target), flags::ARITH);
         }
-        self.jump_from(ip, target);
+        self.jump_from(ip, target, Some(&step.insn));
     }
 
     /// T0 = the target operand of an indirect branch.
@@ -222,6 +241,25 @@ impl Emitter<'_> {
     }
 }
 
+/// Jumps to the guest address in T0 through the jump cache; where the
+/// displacement of the jump taken on a miss is. Leaves flags alone.
+pub(crate) fn probe(a: &mut Asm, l: &Layout) -> usize {
+    a.rr(true, op::MOV, T2, RCX);
+    a.movzx16(T1, T0);
+    a.mem(true, op::LEA, T1, T1, Some((T1, 0)), 0);
+    a.gs(true, op::MOV, RCX, l.jump_cache());
+    a.mem(true, op::LEA, T1, RCX, Some((T1, 3)), 0);
+    a.mem(true, op::MOV, RCX, T1, None, 0);
+    a.mem(true, op::LEA, RCX, RCX, Some((T0, 0)), 0);
+    let hit = a.jrcxz(false);
+    a.rr(true, op::MOV, RCX, T2);
+    let miss = a.jmp();
+    a.land8(hit);
+    a.rr(true, op::MOV, RCX, T2);
+    a.jmp_mem(T1, 8);
+    miss
+}
+
 /// Bytes of parameters that a near return releases.
 fn ret_bytes(insn: &Instruction) -> i32 {
     if insn.op_count() == 1 {
@@ -231,12 +269,12 @@ fn ret_bytes(insn: &Instruction) -> i32 {
     }
 }
 
-/// What an indirect 64-bit branch has added to RSP when its target turns out
+/// What a 64-bit branch has added to RSP when its target turns out
 /// to be wrong: a fault there is the branch's own and takes that back.
 pub fn stack_change(insn: &Instruction) -> i64 {
     match insn.flow_control() {
         FlowControl::Return => 8 + i64::from(ret_bytes(insn)),
-        FlowControl::IndirectCall => -8,
+        FlowControl::Call | FlowControl::IndirectCall => -8,
         _ => 0,
     }
 }

@@ -1,6 +1,6 @@
 //! Effective addresses and the inline TLB check.
 
-use super::{Emitter, Site};
+use super::{Emitter, Site, linear};
 use crate::asm::{Asm, cc, op};
 use crate::layout::Layout;
 use crate::regs::{Home, T0, T1, T2, home};
@@ -120,7 +120,7 @@ impl Emitter<'_> {
 
     fn effective_address(&mut self, insn: &Instruction) {
         if insn.is_ip_rel_memory_operand() {
-            return self.hot.mov_imm(T0, insn.ip_rel_memory_address());
+            return self.rip_relative(T0, self.to.wide, insn);
         }
         let (base, index) = (insn.memory_base(), insn.memory_index());
         let disp = insn.memory_displacement64();
@@ -145,6 +145,14 @@ impl Emitter<'_> {
                 self.hot.mem(w, op::LEA, T0, b, Some((i, scale)), short);
             }
         }
+    }
+
+    /// `reg` = the address of a RIP-relative operand; 32 bits of it unless
+    /// `wide`.
+    pub(super) fn rip_relative(&mut self, reg: u8, wide: bool, insn: &Instruction) {
+        let wide = wide && insn.memory_base() == Register::RIP;
+        let (mapping, value) = (self.to.mapping, insn.ip_rel_memory_address());
+        linear(&mut self.hot, self.l, mapping, reg, wide, value);
     }
 
     /// Checks the access at T0; afterwards `[T1 + T0]` is the operand in host

@@ -15,6 +15,7 @@ mod string;
 mod system;
 
 pub use flow::stack_change;
+pub(crate) use flow::{NO_BRANCH, probe};
 pub use memory::info;
 
 use crate::asm::Asm;
@@ -24,6 +25,19 @@ use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2};
 use crate::stubs::Stubs;
 use iced_x86::{Encoder, Instruction, Mnemonic};
+
+/// What a translation knows of where its page is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Kernel code: where it is, in every address space. Links may lead to
+    /// other pages.
+    Kernel,
+    /// User code at one linear address. Links stay in the page.
+    Fixed,
+    /// User code wherever its page is mapped: its addresses are relative to
+    /// [`crate::JitCtx::page`]. Links stay in the page.
+    Anywhere,
+}
 
 /// Where the translation goes and what it may assume.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +52,8 @@ pub struct Target {
     pub first_exit: u32,
     /// TLB array of data accesses.
     pub bank: usize,
-    /// Direct links may cross pages (kernel code, whose mappings are global).
-    pub link_across_pages: bool,
+    /// Where its page is mapped.
+    pub mapping: Mapping,
     /// The host has BMI2.
     pub bmi2: bool,
     /// 64-bit code.
@@ -53,10 +67,14 @@ pub struct Link {
     pub at: u32,
     /// Arena offset of the stub it leads to while unlinked.
     pub stub: u32,
-    /// Guest linear address of the target.
+    /// Guest linear address of the target, see [`Mapping`].
     pub target: u64,
     /// The target lies in another page.
     pub crosses: bool,
+    /// What its target is relative to.
+    pub mapping: Mapping,
+    /// It is in 64-bit code.
+    pub wide: bool,
 }
 
 /// A place in the code and the guest instruction it belongs to.
@@ -67,7 +85,7 @@ pub struct Site {
     pub at: u32,
     /// Flags are in the slot here.
     pub flags_in_slot: u32,
-    /// Guest RIP.
+    /// Guest RIP, see [`Mapping`].
     pub rip: u64,
 }
 
@@ -76,6 +94,8 @@ pub struct Site {
 pub struct Output {
     /// Hot stream.
     pub hot: Vec<u8>,
+    /// Where in it links lead: behind what jumps through the jump cache need.
+    pub body: usize,
     /// Cold stream.
     pub cold: Vec<u8>,
     /// Links made, in the order of their numbers.
@@ -121,6 +141,23 @@ impl Translator {
         }
     }
 
+    /// A way for `link` to code of another [`Mapping`]: through the jump cache.
+    /// Its code goes to arena offset `at`.
+    pub fn detour(&self, link: &Link, at: usize) -> Vec<u8> {
+        let mut a = Asm::default();
+        linear(
+            &mut a,
+            &self.layout,
+            link.mapping,
+            T0,
+            link.wide,
+            link.target,
+        );
+        let out = a.jmp();
+        a.link_abs(out, at, self.stubs.probe);
+        a.buf
+    }
+
     /// Translates `block`, whose bytes are in `page`.
     pub fn translate(&mut self, block: &Block, page: &[u8], to: Target) -> Output {
         let mut e = Emitter {
@@ -137,6 +174,8 @@ impl Translator {
         };
         e.hot.buf.reserve(1024);
         e.cold.buf.reserve(1024);
+        e.prologue(block.start);
+        e.out.body = e.hot.len();
         e.block(block);
         Output {
             hot: e.hot.buf,
@@ -147,6 +186,21 @@ impl Translator {
 }
 
 impl Emitter<'_> {
+    /// Sets [`crate::JitCtx::page`], which is 0 in kernel code and on entry. T0
+    /// is the linear address of the block.
+    fn prologue(&mut self, start: u64) {
+        let page = self.l.page();
+        match self.to.mapping {
+            Mapping::Kernel => {}
+            Mapping::Fixed => self.hot.gs_store_zero(page),
+            Mapping::Anywhere => {
+                let back = -(start as i32);
+                self.hot.mem(true, crate::asm::op::LEA, T0, T0, None, back);
+                self.hot.gs(true, crate::asm::op::MOV_STORE, T0, page);
+            }
+        }
+    }
+
     fn block(&mut self, block: &Block) {
         if block.vector {
             self.load_vector(block.steps[0].live_in);
@@ -307,6 +361,31 @@ impl Emitter<'_> {
 
     /// The operand of a checked access: `[T1 + T0]`.
     const OPERAND: (u8, u8) = (T1, T0);
+}
+
+/// `reg` = the linear address that the block's decoder called `value`, of 64 or
+/// of 32 bits. Leaves flags alone.
+fn linear(a: &mut Asm, l: &Layout, mapping: Mapping, reg: u8, wide: bool, value: u64) {
+    if mapping != Mapping::Anywhere {
+        return a.mov_imm(reg, if wide { value } else { value & 0xffff_ffff });
+    }
+    let offset = relative(wide, value);
+    let first = offset.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+    let rest = (offset - i64::from(first)) as i32;
+    a.gs(true, crate::asm::op::MOV, reg, l.page());
+    a.mem(wide, crate::asm::op::LEA, reg, reg, None, first);
+    if rest != 0 {
+        a.mem(wide, crate::asm::op::LEA, reg, reg, None, rest);
+    }
+}
+
+/// A decoder's address as a distance from the start of the page.
+fn relative(wide: bool, value: u64) -> i64 {
+    if wide {
+        value.cast_signed()
+    } else {
+        i64::from(value as i32)
+    }
 }
 
 /// Loads the host's flags from the slot at `slot`. Clobbers T2.

@@ -1,7 +1,7 @@
 //! Stack instructions. Guest RSP changes only after the check succeeded.
 
-use super::Emitter;
 use super::memory::Operand;
+use super::{Emitter, Mapping};
 use crate::asm::op;
 use crate::block::Step;
 use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
@@ -98,10 +98,11 @@ impl Emitter<'_> {
     pub(super) fn push_return(&mut self, step: &Step) {
         self.check_push(step);
         let next = step.insn.next_ip();
-        if !self.to.wide || next as i64 == i64::from(next as i32) {
+        let short = !self.to.wide || next as i64 == i64::from(next as i32);
+        if short && self.to.mapping != Mapping::Anywhere {
             self.hot.mem_store_imm(self.to.wide, T1, T0, next as i32);
         } else {
-            self.hot.mov_imm(T2, next);
+            self.linear(T2, next);
             self.store_top(T2);
         }
         self.adjust_rsp(-self.word());
