@@ -164,6 +164,7 @@ pub(super) const KNOWN: &[Known] = &[
     tcg("branch::far_return_to_a_non_canonical_address", "SDM 2 RET", TARGET),
     tcg("branch::iret_to_a_non_canonical_address", "SDM 2 IRET", TARGET),
     tcg("branch::direct_branches_over_the_canonical_edge", "SDM 2 JMP", TARGET),
+    tcg("code::user_branch_over_the_canonical_edge", "SDM 2 CALL", TARGET),
     tcg("branch::a_good_return_follows_a_bad_one", "SDM 2 RET", TARGET),
     tcg("segment::real_mode_limit", "SDM 3 20.1.1", LIMITS),
     tcg("segment::real_mode_word_at_the_limit", "SDM 3 20.1.1", LIMITS),

@@ -3,9 +3,11 @@
 
 use super::in_modes;
 use crate::Hypervisor;
+use crate::conformance::frame::Frame;
 use crate::conformance::guest::{Guest, Mode, Stop};
 use crate::conformance::layout::*;
 use crate::conformance::{Failure, expect};
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use x86::paging::pte;
 
@@ -21,6 +23,9 @@ group! { "code":
     code_page_remapped "SDM 3 4.10.4.1",
     second_page_of_an_instruction_remapped "SDM 3 4.10.4.1",
     one_page_at_two_addresses "SDM 1 3.3",
+    user_page_at_several_addresses "SDM 1 3.3, 6.15 #PF",
+    user_branches_between_pages_at_several_addresses "SDM 1 6.4",
+    user_branch_over_the_canonical_edge "SDM 2 CALL",
     data_and_code_in_one_page "SDM 3 8.1.3",
     a_million_unmatched_calls "SDM 1 6.4",
     returns_without_calls "SDM 1 6.4",
@@ -299,6 +304,140 @@ fn one_page_at_two_addresses(hv: &dyn Hypervisor) -> Result<(), Failure> {
             (r.rax, r.rdx),
             (place + 5, place + 5),
         )?;
+    }
+    Ok(())
+}
+
+/// Runs `code`, which ends with an exception, where `places` map its page and
+/// the next one for user mode; `check` gets the exception's frame and the place.
+fn at_places(
+    g: &mut Guest,
+    places: &[u64],
+    code: fn(&mut CodeAssembler) -> Result<(), IcedError>,
+    check: impl Fn(&Guest, Frame, u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let rights = pte::P | pte::RW | pte::US;
+    for place in places {
+        g.map(*place, USER_CODE, rights);
+        g.map(*place + 0x1000, USER_CODE + 0x1000, rights);
+    }
+    g.flush_tlb()?;
+    g.user_asm(code)?;
+    for place in places.iter().chain(places) {
+        g.enter_user()?;
+        g.set(|r| r.rip = *place)?;
+        let frame = g.run_to_exception()?;
+        check(g, frame, *place)?;
+    }
+    Ok(())
+}
+
+fn user_page_at_several_addresses(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    // Several blocks, one with x87 instructions among them, then a page fault.
+    in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
+        let places = [USER_CODE, 0x4000_0000, 0xbfff_3000];
+        at_places(
+            g,
+            &places,
+            |a| {
+                let (mut here, mut top) = (a.create_label(), a.create_label());
+                a.xor(ebx, ebx)?;
+                a.mov(ecx, 3)?;
+                a.call(here)?; // at 7, 5 bytes
+                a.set_label(&mut here)?;
+                match a.bitness() {
+                    64 => a.pop(rax)?,
+                    _ => a.pop(eax)?,
+                }
+                a.set_label(&mut top)?;
+                a.inc(ebx)?;
+                a.test(ebx, 1)?;
+                let mut even = a.create_label();
+                a.je(even)?;
+                a.fld1()?;
+                a.fstp(st0)?;
+                a.set_label(&mut even)?;
+                a.dec(ecx)?;
+                a.jne(top)?;
+                a.mov(edi, eax)?;
+                a.mov(edx, dword_ptr(0x1ff_f000))
+            },
+            |g, frame, place| {
+                expect("vector", frame.vector, 14)?;
+                let r = g.regs()?;
+                let got = (r.rdi, r.rbx, r.rcx);
+                expect("return address, rounds", got, (place + 12, 3, 0))?;
+                expect("page of the fault", frame.ip & !0xfff, place)
+            },
+        )
+    })
+}
+
+fn user_branches_between_pages_at_several_addresses(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    let places = [USER_CODE, 0x4000_0000, 0x7ffe_1234_5000];
+    let mut g = Guest::new(hv, Mode::Long)?;
+    // The other page: LEA of where it is, and back.
+    g.code_at(USER_CODE + 0x1000, USER_CODE + 0x1000, 64, |a| {
+        let mut here = a.create_label();
+        a.set_label(&mut here)?;
+        a.lea(rdx, ptr(here))?;
+        a.add(r9, qword_ptr(rsp))?;
+        a.ret()
+    })?;
+    at_places(
+        &mut g,
+        &places,
+        |a| {
+            let mut top = a.create_label();
+            a.mov(ecx, 50)?;
+            a.xor(r9d, r9d)?;
+            a.set_label(&mut top)?;
+            a.call(USER_CODE + 0x1000)?; // at 8, 5 bytes
+            a.dec(ecx)?;
+            a.jne(top)?;
+            a.lea(rsi, ptr(top))?;
+            a.ud2()
+        },
+        |g, frame, place| {
+            expect("vector", frame.vector, 6)?;
+            let r = g.regs()?;
+            expect("LEA in the other page", r.rdx, place + 0x1000)?;
+            expect("LEA", r.rsi, place + 8)?;
+            expect("return addresses", r.r9, 50 * (place + 13))
+        },
+    )
+}
+
+fn user_branch_over_the_canonical_edge(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    // Good code low down, a fault of the CALL itself at the edge.
+    let mut g = Guest::new(hv, Mode::Long)?;
+    g.code_at(USER_CODE + 0x1800, USER_CODE + 0x1800, 64, |a| a.ud2())?;
+    let edge = 0x7fff_ffff_f000;
+    for (place, vector, at) in [
+        (0x4000_0000, 6, 0x1800),
+        (edge, 13, 0),
+        (0x4000_0000, 6, 0x1800),
+    ] {
+        g.map(place, USER_CODE, pte::P | pte::RW | pte::US);
+        if place != edge {
+            g.map(
+                place + 0x1000,
+                USER_CODE + 0x1000,
+                pte::P | pte::RW | pte::US,
+            );
+        }
+        g.flush_tlb()?;
+        g.user_asm(|a| a.call(USER_CODE + 0x1800))?;
+        g.enter_user()?;
+        g.set(|r| r.rip = place)?;
+        let frame = g.run_to_exception()?;
+        expect(
+            "vector, address",
+            (frame.vector, frame.ip),
+            (vector, place + at),
+        )?;
+        let pushed = if vector == 13 { 0 } else { 8 };
+        expect("RSP", frame.sp, USER_STACK_TOP - pushed)?;
     }
     Ok(())
 }
