@@ -28,6 +28,46 @@ unsafe impl Send for Arena {}
 // SAFETY: as above; `&Arena` only hands out addresses.
 unsafe impl Sync for Arena {}
 
+/// Size of a large page.
+pub const HUGE: usize = 2 << 20;
+
+/// A second mapping of the `len` bytes of shared memory at `first`, at a
+/// multiple of [`HUGE`]. `MAP_FAILED` if the host refuses.
+fn second_view(first: *mut libc::c_void, len: usize) -> *mut libc::c_void {
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let space = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len + HUGE,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if space == libc::MAP_FAILED {
+        return space;
+    }
+    let front = (space as usize).next_multiple_of(HUGE) - space as usize;
+    // SAFETY: `front` is less than HUGE, so the view lies inside `space`, which
+    // it replaces. An old size of 0 on a shared mapping makes a second mapping
+    // of the same pages (mremap(2)). What is left of `space` around it goes.
+    unsafe {
+        let at = space.add(front);
+        let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let view = libc::mremap(first, 0, len, how, at);
+        if view == libc::MAP_FAILED {
+            libc::munmap(space, len + HUGE);
+            return view;
+        }
+        if front > 0 {
+            libc::munmap(space, front);
+        }
+        libc::munmap(at.add(len), HUGE - front);
+        view
+    }
+}
+
 impl Arena {
     /// Maps an arena of `len` bytes, rounded up to whole pages.
     ///
@@ -52,10 +92,7 @@ impl Arena {
         if rw == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // An old size of 0 on a shared mapping makes a second mapping of the
-        // same pages (mremap(2)).
-        // SAFETY: `rw` is the mapping just made; it is not unmapped by this.
-        let rx = unsafe { libc::mremap(rw, 0, len, libc::MREMAP_MAYMOVE) };
+        let rx = second_view(rw, len);
         if rx == libc::MAP_FAILED {
             let e = io::Error::last_os_error();
             // SAFETY: unmaps exactly the mapping made above, not yet shared.
@@ -72,6 +109,17 @@ impl Arena {
             return Err(io::Error::last_os_error()); // drop unmaps both
         }
         Ok(arena)
+    }
+    /// Asks the host to map the 2 MiB that end at `end` executably as one page:
+    /// code that is spread over megabytes needs many TLB entries otherwise.
+    /// Hosts that cannot do it leave things as they are.
+    pub fn settle(&self, end: usize) {
+        const MADV_COLLAPSE: libc::c_int = 25; // Linux 6.1
+        let Some(start) = end.checked_sub(HUGE).filter(|_| end <= self.len) else {
+            return;
+        };
+        // SAFETY: inside the executable view; what it holds does not change.
+        unsafe { libc::madvise(self.rx.as_ptr().add(start).cast(), HUGE, MADV_COLLAPSE) };
     }
     /// Start of the writable view.
     pub fn rw(&self) -> *mut u8 {

@@ -7,7 +7,7 @@ mod jump;
 pub use faults::{FaultTable, unpack_flags};
 pub use jump::JumpCache;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, HUGE};
 use crate::block::{Block, Source};
 use crate::layout::Layout;
 use crate::stubs::{self, Stubs};
@@ -360,7 +360,11 @@ impl CodeCache {
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
         let entry = Entry::new(key, self.hot, out.body, &block);
+        let begun = self.hot / HUGE;
         self.hot = (self.hot + out.hot.len()).next_multiple_of(16);
+        if self.hot / HUGE != begun {
+            self.arena.settle((begun + 1) * HUGE);
+        }
         self.cold += out.cold.len();
         self.links.extend(out.links);
         self.exits.extend(out.exits);
