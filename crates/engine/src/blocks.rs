@@ -183,7 +183,7 @@ impl SoftVcpu {
         code.note_target(block);
         let space = code_space(self.ctx_mut(), Bank::User);
         let cache = self.local.jumps.get(space, key.mode);
-        code.targets(key).for_each(|(rip, at)| cache.offer(rip, at));
+        code.offer_targets(key, cache);
     }
 
     /// True if the page tables, not just the TLB, map `la` to the page: all

@@ -91,7 +91,7 @@ impl Hasher for KeyHasher {
     }
 }
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
 
 /// One translation.
 struct Entry {
@@ -311,21 +311,23 @@ impl CodeCache {
         }
     }
 
-    /// Where jumps through the jump cache led so far in the page of `key`, for
-    /// its linear page and mode: linear and code addresses. Instructions in two
-    /// pages are not among them.
-    pub fn targets(&self, key: &Key) -> impl Iterator<Item = (u64, u64)> {
-        let page = self.pages.get(&(key.gpa & !0xfff));
-        let blocks = page.into_iter().flat_map(|p| &p.targets);
-        let (rip, mode) = (key.rip, key.mode);
-        blocks.filter_map(move |&id| {
+    /// Offers `jumps`, a cache for the page and mode of `key`, where jumps
+    /// through others led in that page since it was offered them last.
+    /// Instructions in two pages are not among them.
+    pub fn offer_targets(&self, key: &Key, jumps: &mut JumpCache) {
+        let Some(page) = self.pages.get(&key.page()) else {
+            return;
+        };
+        let known = jumps.offered(key.rip, page.targets.len());
+        for &id in page.targets.get(known..).unwrap_or_default() {
             let entry = &self.entries[id as usize];
             let other = &entry.key;
-            let at = other.rip_in(rip);
-            let here = other.mode == mode && (at ^ rip) < 0x1000;
-            let valid = entry.alive && other.next == Key::ONE_PAGE;
-            (here && valid).then(|| (at, self.address(id)))
-        })
+            let at = other.rip_in(key.rip);
+            let here = other.mode == key.mode && (at ^ key.rip) < 0x1000;
+            if here && entry.alive && other.next == Key::ONE_PAGE {
+                jumps.offer(at, self.address(id));
+            }
+        }
     }
 
     /// Translates. `None` if the first instruction does not end in the bytes

@@ -1,6 +1,6 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
-use super::{Dropped, Key};
+use super::{Dropped, Key, Map};
 use x86::LONGEST_INSTRUCTION;
 
 /// One entry; generated code knows the layout: the two's complement of the
@@ -16,6 +16,8 @@ pub struct JumpCache {
     entries: Box<[JumpEntry]>,
     /// Indices that were used, by their page number's low bits.
     touched: [Vec<u16>; PAGES],
+    /// How many targets each linear page was offered.
+    offered: Map<u64, usize>,
 }
 
 /// Pages of addresses that the entries hold side by side.
@@ -46,6 +48,7 @@ impl JumpCache {
         Self {
             entries: entries.into_boxed_slice(),
             touched: Default::default(),
+            offered: Map::default(),
         }
     }
     /// Address of the first entry.
@@ -71,6 +74,11 @@ impl JumpCache {
         if self.entries[usize::from(rip as u16)][1] == 0 {
             self.insert(rip, code);
         }
+    }
+    /// The number of targets that the page of `rip` was offered before; from now
+    /// on it is `now`.
+    pub(super) fn offered(&mut self, rip: u64, now: usize) -> usize {
+        self.offered.insert(rip >> 12, now).unwrap_or(0)
     }
     /// Forgets a translation, wherever it was remembered.
     pub fn forget(&mut self, dropped: &Dropped) {
@@ -98,6 +106,7 @@ impl JumpCache {
     /// into it.
     pub fn remove_page(&mut self, la: u64) {
         let page = la & !0xfff;
+        self.offered.remove(&(la >> 12));
         for before in 1..LONGEST_INSTRUCTION as u64 {
             self.remove(page.wrapping_sub(before));
         }
@@ -110,6 +119,7 @@ impl JumpCache {
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
+        self.offered.clear();
         for i in self.touched.iter_mut().flat_map(|t| t.drain(..)) {
             self.entries[usize::from(i)] = [nothing(i), 0];
         }
