@@ -4,11 +4,13 @@
     reason = "shared between a vCPU's thread, generated code and kickers"
 )]
 
+use jit::cache::JumpCache;
 use jit::{JitCtx, Layout};
 use softmmu::tlb::{Entry, Tlb};
 use std::cell::UnsafeCell;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use x86::{CpuState, Msrs, Seg, Segment};
 
 /// One vCPU's memory. `jit` is first: the signal handler relies on it.
@@ -86,6 +88,13 @@ impl CtxCell {
     pub fn ptr(&self) -> *mut Ctx {
         // SAFETY: reads the box's pointer, which never changes.
         unsafe { &raw mut **self.0.get() }
+    }
+    /// Asks generated code to return.
+    pub fn ask(&self) {
+        self.poll().store(1, SeqCst);
+        // SAFETY: an atomic inside the box, alive as long as `self`.
+        let jumps = unsafe { &(*self.ptr()).jit.jump_cache };
+        jumps.store(JumpCache::nowhere(), SeqCst);
     }
     /// The poll word.
     pub fn poll(&self) -> &AtomicU32 {

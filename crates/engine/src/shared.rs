@@ -92,7 +92,7 @@ impl Shared {
         &self.ctx
     }
     fn poke(&self) {
-        self.ctx.poll().store(1, SeqCst);
+        self.ctx.ask();
         drop(self.sleep.lock());
         self.wake.notify_all();
     }

@@ -14,6 +14,7 @@ use jit::{ExitKind, JitCtx, moved};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
+use std::sync::atomic::Ordering;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::segment::attr;
 use x86::{CpuState, Exception, Seg, Segment, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
@@ -68,7 +69,7 @@ impl Jumps {
             jit.other_jump_cache = self.get(space, other).address();
         }
         let cache = self.get(space, mode);
-        jit.jump_cache = cache.address();
+        jit.jump_cache.store(cache.address(), Ordering::SeqCst);
         cache
     }
     fn replace(&mut self, space: u32, mode: u32) -> usize {
@@ -278,6 +279,11 @@ impl SoftVcpu {
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         ctx.jit.tsc_offset = self.local.clock.tsc_offset;
         ctx.jit.page = 0;
+        // Whoever asks for a return from here on empties it himself.
+        if ctx.jit.poll.load(Ordering::SeqCst) != 0 {
+            let nowhere = JumpCache::nowhere();
+            ctx.jit.jump_cache.store(nowhere, Ordering::SeqCst);
+        }
         // SAFETY: `code` is the address of a translation for this mode, alive
         // since this vCPU runs (see `world_stop`), and GS base was set to its
         // memory when the run began. The code follows the System V ABI towards
@@ -295,8 +301,10 @@ impl SoftVcpu {
         }
         Left::Ended(match kind {
             ExitKind::Link => return self.leave_by_link(),
-            ExitKind::Lookup => return Left::At(None),
-            ExitKind::Poll => Ended::Continue,
+            ExitKind::Lookup if ctx.jit.poll.load(Ordering::Relaxed) == 0 => {
+                return Left::At(None);
+            }
+            ExitKind::Lookup | ExitKind::Poll => Ended::Continue,
             ExitKind::Access => Ended::InterpretHere,
             ExitKind::Fault => {
                 let fault = ctx.slow.fault.take();
@@ -342,7 +350,7 @@ impl SoftVcpu {
     /// the branch has not happened (SDM vol 2, RET, CALL, JMP).
     fn refused_branch(&mut self, kind: ExitKind) -> Option<Exception> {
         let ctx = self.ctx_mut();
-        if !matches!(kind, ExitKind::Lookup | ExitKind::Poll) || canonical48(ctx.cpu.rip) {
+        if kind != ExitKind::Lookup || canonical48(ctx.cpu.rip) {
             return None;
         }
         let code = self.vm.code.lock();
@@ -526,7 +534,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         flags: 0,
         temp: 0,
         page: 0,
-        jump_cache: 0,
+        jump_cache: 0.into(),
         other_jump_cache: 0,
         tsc_offset: 0,
         this: std::ptr::null_mut(),

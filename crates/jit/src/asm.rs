@@ -16,6 +16,7 @@ pub mod op {
     pub const OR: u8 = 0x0b;
     pub const SUB: u8 = 0x2b;
     pub const XOR: u8 = 0x33;
+    pub const XCHG: u8 = 0x87;
     pub const MOV: u8 = 0x8b;
     pub const MOV_STORE: u8 = 0x89;
     pub const LEA: u8 = 0x8d;

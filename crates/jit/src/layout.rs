@@ -1,7 +1,7 @@
 //! What generated code knows about the vCPU's memory: offsets from GS.
 
 use std::ffi::c_void;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Why generated code returned to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,7 @@ pub enum ExitKind {
     Access = 3,
     /// A memory access faults; the slow path recorded the exception.
     Fault = 4,
-    /// The poll word was set; RIP is the next instruction, `exit_site` the
-    /// branch there if it was an indirect one.
+    /// The poll word was set; RIP is the next instruction.
     Poll = 5,
 }
 
@@ -41,7 +40,8 @@ impl ExitKind {
 #[repr(C)]
 #[derive(Debug)]
 pub struct JitCtx {
-    /// Non-zero asks generated code to return at its next poll.
+    /// Non-zero asks generated code to return at its next poll; so does
+    /// [`crate::cache::JumpCache::nowhere`] in `jump_cache`.
     pub poll: AtomicU32,
     /// The guest's vector state is in the host's registers.
     pub vec_loaded: u32,
@@ -62,7 +62,7 @@ pub struct JitCtx {
     /// their page is mapped: the linear address of that page; 0 in others.
     pub page: u64,
     /// Start of the jump cache in force.
-    pub jump_cache: u64,
+    pub jump_cache: AtomicU64,
     /// That of kernel code with the other value of RFLAGS.AC.
     pub other_jump_cache: u64,
     /// What the guest's TSC is ahead of the host's.

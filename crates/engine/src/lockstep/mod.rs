@@ -45,13 +45,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use x86::CpuState;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 
 /// What the mode keeps.
 pub struct Lockstep {
-    /// A jump cache without entries: indirect jumps leave generated code.
-    no_jumps: JumpCache,
     overlay: Overlay,
     /// Registers before the block.
     before: Box<CpuState>,
@@ -69,7 +68,6 @@ impl Lockstep {
     /// Nothing compared yet.
     pub fn new() -> Box<Self> {
         Box::new(Self {
-            no_jumps: JumpCache::new(),
             overlay: Overlay::default(),
             before: Box::default(),
             rehearsed: Box::default(),
@@ -103,8 +101,9 @@ impl SoftVcpu {
             let rehearsal = self.rehearse(lockstep, &plan, plan.steps.len());
             lockstep.overlay.keep_contents();
             let jit = &mut self.ctx_mut().jit;
-            jit.jump_cache = lockstep.no_jumps.address();
-            jit.other_jump_cache = jit.jump_cache;
+            // Indirect jumps leave generated code.
+            jit.other_jump_cache = JumpCache::nowhere();
+            jit.jump_cache.store(jit.other_jump_cache, Ordering::SeqCst);
             let left = self.enter(code);
             bump(&self.vm.counters.lockstep_blocks);
             let outcome = self.outcome(&left);

@@ -1,6 +1,7 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
 use super::{Dropped, Key, Map};
+use std::sync::LazyLock;
 use x86::LONGEST_INSTRUCTION;
 
 /// One entry; generated code knows the layout: the two's complement of the
@@ -50,6 +51,11 @@ impl JumpCache {
             touched: Default::default(),
             offered: Map::default(),
         }
+    }
+    /// Address of the first entry of a cache that stays empty.
+    pub fn nowhere() -> u64 {
+        static EMPTY: LazyLock<JumpCache> = LazyLock::new(JumpCache::new);
+        EMPTY.address()
     }
     /// Address of the first entry.
     pub fn address(&self) -> u64 {

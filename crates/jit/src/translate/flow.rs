@@ -1,7 +1,7 @@
 //! Control flow: links, the jump cache, polls.
 
 use super::memory::Operand;
-use super::{Emitter, Link, Mapping, linear, relative};
+use super::{Emitter, Link, Mapping, linear};
 use crate::asm::{Asm, op};
 use crate::block::Step;
 use crate::layout::{ExitKind, Layout};
@@ -10,15 +10,6 @@ use iced_x86::{FlowControl, Instruction, OpKind};
 use x86::{LONGEST_INSTRUCTION, flags};
 
 const RCX: u8 = 1;
-
-/// Where the guest stands after an exit.
-#[derive(Clone, Copy)]
-pub(super) enum Stand {
-    /// A known address.
-    At(u64),
-    /// The address in T0, to which the branch of this number leads.
-    Target(u32),
-}
 
 /// Number of no branch: the address in T0 is one that execution runs on to.
 pub(crate) const NO_BRANCH: u32 = u32::MAX;
@@ -68,18 +59,6 @@ impl Emitter<'_> {
             }
     }
 
-    /// True if a loop may consist of such jumps only: one of them polls. In
-    /// 32-bit code relative addresses do not tell which of two jumps between
-    /// pages leads back.
-    fn backward(&self, from: u64, target: u64) -> bool {
-        if self.to.mapping != Mapping::Anywhere {
-            return target <= from;
-        }
-        let wide = self.to.wide;
-        let leaves = !self.same_page(0, target);
-        relative(wide, target) <= relative(wide, from) || leaves && !wide
-    }
-
     /// `reg` = a linear address, see [`Mapping`].
     pub(super) fn linear(&mut self, reg: u8, value: u64) {
         let to = self.to;
@@ -93,9 +72,13 @@ impl Emitter<'_> {
         self.jump_from(target.wrapping_sub(1), target, None);
     }
 
-    /// To a known address, from `branch` or because execution runs on to it.
-    fn jump_from(&mut self, from: u64, target: u64, branch: Option<&Instruction>) {
+    /// To a known address, because execution runs on to it or from a branch,
+    /// with the flags that code there may read.
+    fn jump_from(&mut self, from: u64, target: u64, branch: Option<(&Instruction, u64)>) {
         if self.linkable(from, target) {
+            if let Some((_, live)) = branch.filter(|_| target <= from) {
+                self.poll(target, live);
+            }
             self.align_link(1);
             let at = self.hot.jmp();
             let crosses = !self.same_page(from, target);
@@ -104,14 +87,16 @@ impl Emitter<'_> {
             // Where the page is mapped decides whether it is canonical.
             let unknown = self.to.mapping == Mapping::Anywhere && self.to.wide;
             let branch = branch.filter(|_| unknown);
-            let branch = branch.map_or(NO_BRANCH, |insn| self.number(insn));
+            let branch = branch.map_or(NO_BRANCH, |(insn, _)| self.number(insn));
             self.linear(T0, target);
             self.probe(branch);
         }
     }
 
-    /// Leaves with [`ExitKind::Poll`] if the poll word is set.
-    fn poll(&mut self, stand: Stand, live: u64) {
+    /// Leaves for `rip` with [`ExitKind::Poll`] if the poll word is set. A loop
+    /// of links has one that leads back; jumps through the jump cache miss it
+    /// when the vCPU is to leave.
+    pub(super) fn poll(&mut self, rip: u64, live: u64) {
         let l = self.l;
         let disp = l.poll();
         if live == 0 {
@@ -128,15 +113,8 @@ impl Emitter<'_> {
             self.hot.land8(clear);
             self.hot.rr(true, op::MOV, RCX, T2);
         }
-        let branch = match stand {
-            Stand::At(rip) => {
-                let to = self.to;
-                linear(&mut self.cold, l, to.mapping, T0, to.wide, rip);
-                NO_BRANCH
-            }
-            Stand::Target(branch) => branch,
-        };
-        self.cold.gs_store_imm(l.exit_site(), branch);
+        let to = self.to;
+        linear(&mut self.cold, l, to.mapping, T0, to.wide, rip);
         self.cold.gs(true, op::MOV_STORE, T0, l.rip);
         let out = self.cold.jmp();
         self.cold_to_stub(out, self.stubs.exits[ExitKind::Poll as usize]);
@@ -157,10 +135,7 @@ impl Emitter<'_> {
     pub(super) fn jump(&mut self, step: &Step) {
         self.restore_flags(step.live_target);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
-        if self.backward(ip, target) {
-            self.poll(Stand::At(target), step.live_target);
-        }
-        self.jump_from(ip, target, Some(&step.insn));
+        self.jump_from(ip, target, Some((&step.insn, step.live_target)));
     }
 
     /// Jcc: the taken edge leaves the block, the other stays in it.
@@ -168,18 +143,14 @@ impl Emitter<'_> {
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         let cond = condition(&step.insn);
-        let backward = self.backward(ip, target);
-        if !backward && self.linkable(ip, target) {
+        if target > ip && self.linkable(ip, target) {
             self.align_link(2);
             let at = self.hot.jcc(cond);
             let crosses = !self.same_page(ip, target);
             return self.add_link(at, target, crosses);
         }
         let skip = self.hot.jcc(cond ^ 1);
-        if backward {
-            self.poll(Stand::At(target), step.live_target);
-        }
-        self.jump_from(ip, target, Some(&step.insn));
+        self.jump_from(ip, target, Some((&step.insn, step.live_target)));
         self.hot.land(skip);
     }
 
@@ -188,10 +159,7 @@ impl Emitter<'_> {
         self.push_return(step);
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
-        if self.backward(ip, target) {
-            self.poll(Stand::At(target), flags::ARITH);
-        }
-        self.jump_from(ip, target, Some(&step.insn));
+        self.jump_from(ip, target, Some((&step.insn, flags::ARITH)));
     }
 
     /// T0 = the target operand of an indirect branch.
@@ -231,12 +199,10 @@ impl Emitter<'_> {
         self.indirect(&step.insn);
     }
 
-    /// To the address in T0, with a poll: a loop may consist of indirect
-    /// jumps only.
+    /// To the address in T0.
     fn indirect(&mut self, insn: &Instruction) {
         let branch = self.number(insn);
         self.restore_flags(flags::ARITH);
-        self.poll(Stand::Target(branch), flags::ARITH);
         self.probe(branch);
     }
 }

@@ -64,15 +64,18 @@ impl Emitter<'_> {
             _ => -AC,
         };
         self.restore_flags(flags::ARITH);
-        let (rflags, caches) = (
-            self.l.rflags,
-            (self.l.jump_cache(), self.l.other_jump_cache()),
-        );
+        let (rflags, next) = (self.l.rflags, step.insn.next_ip());
+        let (cache, other) = (self.l.jump_cache(), self.l.other_jump_cache());
         self.hot.gs(true, op::MOV, T0, rflags);
         self.hot.mem(true, op::LEA, T0, T0, None, by);
         self.hot.gs(true, op::MOV_STORE, T0, rflags);
-        self.swap_fields(caches.0, caches.1);
-        self.jump_to(step.insn.next_ip());
+        // Others may empty the cache in force at any time: the exchange orders
+        // it before the poll, which finds what the exchange hid.
+        self.hot.gs(true, op::MOV, T0, other);
+        self.hot.gs(true, op::XCHG, T0, cache);
+        self.hot.gs(true, op::MOV_STORE, T0, other);
+        self.poll(next, flags::ARITH);
+        self.jump_to(next);
     }
 
     /// SWAPGS.

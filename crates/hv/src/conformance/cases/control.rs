@@ -6,7 +6,10 @@ use crate::conformance::guest::{Guest, Mode, Stop};
 use crate::conformance::layout::*;
 use crate::conformance::{Failure, ensure, expect};
 use crate::{Hypervisor, VcpuExit};
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use std::time::Duration;
+use x86::cr4;
 
 group! { "control":
     immediate_exit_runs_nothing "KVM API 5, immediate_exit",
@@ -17,6 +20,7 @@ group! { "control":
     kick_before_run_is_not_lost "KVM API 5, immediate_exit",
     kick_is_reported_once "KVM API 5, immediate_exit",
     kick_during_io_is_not_lost "KVM API 5, immediate_exit",
+    kicks_end_loops_of_jumps "KVM API 5, immediate_exit",
     state_survives_an_interruption "KVM API 4.10",
     registers_set_between_runs "KVM API 4.12",
     clock_advances "KVM API 4.29",
@@ -164,6 +168,46 @@ fn kick_during_io_is_not_lost(hv: &dyn Hypervisor) -> Result<(), Failure> {
     let r = g.regs()?;
     expect("RIP, AL, ECX", (r.rip, r.rax, r.rcx), (CODE + 2, 7, 0))?;
     g.run_to_end()
+}
+
+fn kicks_end_loops_of_jumps(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    type Loop = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let loops: [(&str, Loop); 4] = [
+        ("JMP to itself", |a| a.jmp(CODE)),
+        ("JMP RAX to itself", |a| a.jmp(rax)),
+        ("CALL and RET", |a| {
+            let mut f = a.create_label();
+            a.call(f)?;
+            a.jmp(rax)?;
+            a.set_label(&mut f)?;
+            a.ret()
+        }),
+        ("STAC, CLAC and JMP RAX", |a| {
+            a.stac()?;
+            a.clac()?;
+            a.jmp(rax)
+        }),
+    ];
+    let mut g = Guest::new(hv, Mode::Long)?;
+    g.need(7, 0, |e| e.ebx, 20, "SMAP")?;
+    g.set_sregs(|s| s.cr4 |= cr4::SMAP)?;
+    for (what, code) in loops {
+        g.asm(code)?;
+        g.enter_kernel()?;
+        g.set(|r| r.rax = CODE)?;
+        for i in 0..20 {
+            let kicker = g.cpu.kicker();
+            let thread = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_micros(137 * i));
+                kicker.kick();
+            });
+            let stop = g.run();
+            let joined = thread.join();
+            expect(what, stop?, Stop::Interrupted)?;
+            ensure("the kicking thread failed", joined.is_ok())?;
+        }
+    }
+    Ok(())
 }
 
 fn state_survives_an_interruption(hv: &dyn Hypervisor) -> Result<(), Failure> {
