@@ -8,7 +8,7 @@ use crate::drives::Drives;
 use crate::layout::Layout;
 use crate::memory::Part;
 use crate::outcome::{Error, Result};
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, NotRam};
 use crate::saved::Named;
 use crate::smbios::Smbios;
 use crate::{acpi, boot, cpu, fw_cfg, isa, mmio, pci, routing};
@@ -99,21 +99,11 @@ impl Board {
         host: &Host<'_>,
     ) -> Result<Self> {
         let ram = GuestRam::of(layout, host.memory)?;
-        let serial = &SERIAL_PORTS[..host.consoles.len()];
-        let mmio = config.devices.iter().filter(|d| d.mmio).count();
-        let mmio = config.board.mmio_places(mmio);
-        let description = acpi::Description {
-            board: config.board,
-            topology: config.topology,
-            serial,
-            low_end: layout.low_end,
-            mmio: &mmio,
-        };
         let too_small = |_| Error::Ram {
             bytes: config.ram_bytes,
             why: "too small for the ACPI tables".into(),
         };
-        let tables = acpi::write(&description, &ram).map_err(too_small)?;
+        let tables = describe(config, layout, host.consoles.len(), &ram).map_err(too_small)?;
         let smbios = Smbios::new(config, layout)?;
         ram.write(smbios.gpa, &smbios.image()).map_err(too_small)?;
         let items = fw_cfg::items(config, layout, &tables, &smbios)?;
@@ -161,6 +151,26 @@ impl Board {
             ram,
         })
     }
+}
+
+/// Writes the ACPI tables.
+fn describe(
+    config: &MachineConfig,
+    layout: &Layout,
+    serial_ports: usize,
+    ram: &GuestRam,
+) -> std::result::Result<acpi::Tables, NotRam> {
+    let mmio = config.devices.iter().filter(|d| d.mmio).count();
+    let description = acpi::Description {
+        board: config.board,
+        topology: config.topology,
+        serial: &SERIAL_PORTS[..serial_ports],
+        low_end: layout.low_end,
+        numa: &config.numa,
+        node_ranges: &config.numa.ranges(layout),
+        mmio: &config.board.mmio_places(mmio),
+    };
+    acpi::write(&description, ram)
 }
 
 /// Gives the VM its memory slots.

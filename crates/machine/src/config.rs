@@ -5,6 +5,7 @@ use crate::cpu::{CpuConfig, Topology};
 use crate::fw_cfg::FwCfgFile;
 use crate::memory::MemoryBackend;
 use crate::memory_serial::MemorySerial;
+use crate::numa::Numa;
 use crate::smbios::SmbiosValue;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct MachineConfig {
     pub memory: Vec<MemoryBackend>,
     /// The processors.
     pub topology: Topology,
+    /// Which of both are near each other.
+    pub numa: Numa,
     /// Kernel: a bzImage, or an ELF file with a PVH entry.
     pub kernel: Option<Image>,
     /// Initial RAM disk.
@@ -56,6 +59,7 @@ impl Default for MachineConfig {
             ram_bytes: 128 << 20,
             memory: Vec::new(),
             topology: Topology::default(),
+            numa: Numa::default(),
             kernel: None,
             initrd: None,
             cmdline: String::new(),

@@ -25,6 +25,7 @@ mod machine;
 pub mod memory;
 mod memory_serial;
 mod mmio;
+pub mod numa;
 mod outcome;
 mod pci;
 pub mod ram;

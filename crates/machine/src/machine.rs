@@ -125,6 +125,7 @@ impl Machine {
         let capabilities = hypervisor.capabilities();
         let max_vcpus = capabilities.max_vcpus.min(MAX_VCPUS);
         check_processors(&config, max_vcpus)?;
+        config.numa.check(&config)?;
         check_features(&*hypervisor, &config)?;
         let layout = Layout::new(config.ram_bytes, capabilities.phys_bits, config.board)?;
         if config.kernel.is_none() {

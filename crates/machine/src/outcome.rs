@@ -44,6 +44,8 @@ pub enum Error {
     Ram { bytes: u64, why: String },
     #[error("memory backend '{id}': {why}")]
     Memory { id: String, why: String },
+    #[error("NUMA: {0}")]
+    Numa(String),
     #[error("{count} vCPUs: {why}")]
     Vcpus { count: u32, why: String },
     #[error("CPU features this accelerator does not have: {names}")]

@@ -455,6 +455,39 @@ fn help_and_lists_are_no_errors() {
 }
 
 #[test]
+fn nodes_that_cannot_be() {
+    check(&["-numa", "nude"], &["'nude'", "'node'"]);
+    check(&["-numa", "node,mems=1"], &["'mems'", "'mem'"]);
+    check(&["-numa", "node,nodeid=1,mem=128M"], &["no node 0"]);
+    check(&["-numa", "node"], &["0 bytes", "128 MiB"]);
+    check(
+        &["-numa", "node,memdev=x"],
+        &["memdev=x", "no memory backend"],
+    );
+    check(&["-numa", "node,nodeid=128"], &["nodeid=128", "0 to 127"]);
+    check(&["-numa", "node,cpus=3-1"], &["cpus=3-1"]);
+    check(&["-numa", "node,mem=128,cpus=0-1"], &["no CPU 1", "-smp"]);
+    let two = ["-numa", "node,mem=64,cpus=0", "-numa", "node,mem=64"];
+    let with = |more: &[&str], names: &[&str]| check(&[&two[..], more].concat(), names);
+    with(&["-numa", "node,nodeid=1"], &["node 1 already"]);
+    with(
+        &["-numa", "cpu,node-id=1,socket-id=0"],
+        &["CPU 0", "0 and 1"],
+    );
+    with(&["-numa", "cpu,node-id=1,core-id=7"], &["no CPU is there"]);
+    with(
+        &["-numa", "dist,src=0,dst=1,val=9"],
+        &["val=9", "at least 10"],
+    );
+    with(&["-numa", "dist,src=0,dst=0,val=11"], &["itself is 10"]);
+    with(&["-numa", "dist,src=0,dst=2,val=20"], &["no node 2"]);
+    with(
+        &["-numa", "dist,src=0,dst=0,val=10"],
+        &["0 and 1", "missing"],
+    );
+}
+
+#[test]
 fn memory_that_cannot_be() {
     check(
         &["-object", "memory-backend-rem,id=a"],

@@ -67,7 +67,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -216,6 +216,13 @@ const CASES: [Case; 16] = [
         guest: Guest::Board,
         options: boards::LARGE_OPTIONS,
         steps: boards::LARGE_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "numa",
+        guest: Guest::Board,
+        options: boards::NUMA_OPTIONS,
+        steps: boards::NUMA_STEPS,
         exit: 0,
     },
     Case {

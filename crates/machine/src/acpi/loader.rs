@@ -164,6 +164,8 @@ mod tests {
             topology: Topology::of_cores(2),
             serial: &[(0x3f8, 4)],
             low_end: 1 << 30,
+            numa: &crate::numa::Numa::default(),
+            node_ranges: &[],
             mmio: &[],
         };
         let tables = Tables(build(&description));

@@ -4,6 +4,7 @@ mod dsdt;
 mod fadt;
 mod loader;
 mod madt;
+mod numa;
 mod osc;
 mod pci_root;
 mod reduced;
@@ -15,6 +16,7 @@ use crate::boards::{BoardKind, ECAM_LEN};
 use crate::cpu::Topology;
 use crate::layout::{BIOS_AREA, SMBIOS_FIRST};
 use crate::mmio::MmioPlace;
+use crate::numa::{NodeRange, Numa};
 use crate::ram::{GuestRam, NotRam};
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 
@@ -33,6 +35,10 @@ pub struct Description<'a> {
     pub serial: &'a [(u16, u32)],
     /// End of RAM below 4 GiB: PCI memory may start there.
     pub low_end: u64,
+    /// Nodes; without any there are no tables of them.
+    pub numa: &'a Numa,
+    /// Their memory.
+    pub node_ranges: &'a [NodeRange],
     /// Virtio devices over MMIO.
     pub mmio: &'a [MmioPlace],
 }
@@ -78,6 +84,15 @@ pub fn build(description: &Description) -> Vec<u8> {
         let last_bus = (ECAM_LEN >> 20) - 1;
         mcfg.add_ecam(base, 0, 0, last_bus as u8);
         xsdt.add_entry(area.add(&mcfg));
+    }
+    let Description {
+        numa, node_ranges, ..
+    } = description;
+    if !numa.nodes.is_empty() {
+        xsdt.add_entry(area.add(&numa::srat(numa, node_ranges, &description.topology)));
+    }
+    if !numa.distances.is_empty() {
+        xsdt.add_entry(area.add(&numa::slit(numa)));
     }
     let xsdt = area.add(&xsdt);
 
@@ -126,8 +141,55 @@ mod tests {
             topology: Topology::of_cores(vcpus),
             serial: &[(0x3f8, 4), (0x2f8, 3)],
             low_end: 1 << 30,
+            numa: &Numa::default(),
+            node_ranges: &[],
             mmio: &board.mmio_places(3),
         })
+    }
+
+    fn with_nodes(nodes: &[u64], cpus: &[u32]) -> Vec<u8> {
+        let numa = Numa {
+            nodes: nodes.to_vec(),
+            cpus: cpus.to_vec(),
+            distances: vec![vec![10; nodes.len()]; nodes.len()],
+        };
+        let total = nodes.iter().sum();
+        let layout = crate::layout::Layout::new(total, 39, &Q35).unwrap();
+        build(&Description {
+            board: &Q35,
+            topology: Topology::of_cores(cpus.len() as u32),
+            serial: &[],
+            low_end: layout.low_end,
+            numa: &numa,
+            node_ranges: &numa.ranges(&layout),
+            mmio: &[],
+        })
+    }
+
+    #[test]
+    fn srat_and_slit_tell_nodes() {
+        let all = with_nodes(&[512 << 20, 512 << 20], &[0, 1, 1]);
+        let xsdt = table(&all, u64_at(&all, 24));
+        let srat = table(&all, u64_at(xsdt, 60));
+        assert_eq!((&srat[..4], sum(srat)), (&b"SRAT"[..], 0));
+        let cpus: Vec<_> = srat[48..96].chunks(16).map(|c| (c[3], c[2])).collect();
+        assert_eq!(cpus, [(0, 0), (1, 1), (2, 1)]);
+        let memory: Vec<_> = srat[96..]
+            .chunks(40)
+            .map(|m| (m[0], m[1], m[2], u64_at(m, 8), u64_at(m, 16), m[28]))
+            .collect();
+        let expected = [
+            (1, 40, 0, 0, 0xa_0000, 1),
+            (1, 40, 0, 1 << 20, 511 << 20, 1),
+            (1, 40, 1, 512 << 20, 512 << 20, 1),
+        ];
+        assert_eq!(memory, expected);
+        let slit = table(&all, u64_at(xsdt, 68));
+        assert_eq!(
+            (&slit[..4], sum(slit), u64_at(slit, 36)),
+            (&b"SLIT"[..], 0, 2)
+        );
+        assert_eq!(slit[44..], [10; 4]);
     }
 
     #[test]
@@ -175,6 +237,8 @@ mod tests {
         for board in BOARDS {
             assert!(tables(board, 255).len() < 0x1_8000);
         }
+        let nodes = [64 << 20; crate::numa::MAX_NODES];
+        assert!(with_nodes(&nodes, &[127; 255]).len() < 0x1_8000);
     }
 
     #[test]

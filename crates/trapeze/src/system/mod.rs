@@ -12,6 +12,7 @@ mod keyval;
 mod log_items;
 mod logger;
 mod memory;
+mod numa;
 mod parse;
 mod run;
 mod size;

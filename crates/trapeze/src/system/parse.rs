@@ -1,7 +1,7 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, blockdev, chardev, device, drive, log_items, memory};
+use super::{Personality, accel, blockdev, chardev, device, drive, log_items, memory, numa};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;
@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) snapshot: bool,
     /// What RAM is made of.
     pub(crate) memory: memory::Memory,
+    /// `-numa` in order.
+    pub(crate) numa: numa::Asked,
     /// `-D`.
     pub(crate) log_file: Option<PathBuf>,
 }
@@ -68,6 +70,7 @@ impl Options {
             nodes: Vec::new(),
             snapshot: false,
             memory: memory::Memory::default(),
+            numa: numa::Asked::default(),
             log_file: None,
         }
     }
@@ -94,7 +97,8 @@ impl Options {
                 value => format!("-{} {value}: {why}", row.name),
             })?;
         }
-        memory::resolve(self, Vec::new())?;
+        let nodes = numa::resolve(self)?;
+        memory::resolve(self, nodes)?;
         drive::resolve(self)?;
         blockdev::resolve(self)?;
         device::check(self)?;

@@ -2,7 +2,7 @@
 //! from this table.
 
 use super::parse::Options;
-use super::{blockdev, board, chardev, device, drive, firmware, memory, values as v};
+use super::{blockdev, board, chardev, device, drive, firmware, memory, numa, values as v};
 
 /// What follows an option's name.
 pub(crate) enum Shape {
@@ -59,6 +59,7 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("object", &[], Value("TYPE,id=ID[,PROPERTY=VALUE...]"), "a memory backend for -machine memory-backend=ID or -numa node,memdev=ID: memory-backend-ram, memory-backend-file,mem-path=FILE|FOLDER (offset=) or memory-backend-memfd (hugetlb=, hugetlbsize=, seal=), each with size=SIZE, share=on|off, prealloc=on|off, reserve=on|off, merge=on|off (KSM; only anonymous memory), dump=on|off (in core dumps); 'help' lists", memory::object),
     row("mem-path", &[], Value("FILE|FOLDER"), "memory is this file, made if it is missing, or a nameless file in the folder; of hugetlbfs in huge pages", memory::path),
     row("mem-prealloc", &[], Flag, "take all memory from the host at the start", memory::prealloc),
+    row("numa", &[], Value("node|dist|cpu[,PROPERTY=VALUE...]"), "NUMA nodes, told through ACPI: node[,nodeid=N][,cpus=FIRST[-LAST]],memdev=ID (or mem=SIZE); dist,src=N,dst=N,val=DISTANCE; cpu,node-id=N[,socket-id=N][,core-id=N][,thread-id=N]", numa::apply),
     row("kernel", &[], Value("FILE"), "boot this Linux bzImage or PVH ELF file", v::kernel),
     row("initrd", &[], Value("FILE"), "initial RAM disk for -kernel", v::initrd),
     row("append", &[], Value("TEXT"), "command line for -kernel", v::append),

@@ -149,3 +149,49 @@ pub(super) const LARGE_STEPS: &[(&str, &str)] = &[
     ("\nde506679685541efcb501eac224adc64", ""),
     (PROMPT, "poweroff\r"),
 ];
+
+/// Two nodes; what the kernel says of them it says under QEMU 10.
+pub(super) const NUMA_OPTIONS: &[&str] = &[
+    "-m",
+    "4G",
+    "-smp",
+    "4",
+    "-object",
+    "memory-backend-ram,id=near,size=3584M",
+    "-object",
+    "memory-backend-memfd,id=far,size=512M",
+    "-numa",
+    "node,memdev=near,cpus=0-1",
+    "-numa",
+    "node,memdev=far,cpus=2-3",
+    "-numa",
+    "dist,src=0,dst=1,val=15",
+];
+
+pub(super) const NUMA_STEPS: &[(&str, &str)] = &[
+    (PROMPT, "dmesg | grep SRAT\r"),
+    ("SRAT: PXM 0 -> APIC 0x01 -> Node 0", ""),
+    ("SRAT: PXM 1 -> APIC 0x02 -> Node 1", ""),
+    ("Node 0 PXM 0 [mem 0x00000000-0x0009ffff]", ""),
+    ("Node 0 PXM 0 [mem 0x00100000-0xbfffffff]", ""),
+    ("Node 0 PXM 0 [mem 0x100000000-0x11fffffff]", ""),
+    ("Node 1 PXM 1 [mem 0x120000000-0x13fffffff]", ""),
+    (PROMPT, "cat /sys/devices/system/node/node*/cpulist\r"),
+    ("\n0-1", ""),
+    ("\n2-3", ""),
+    (PROMPT, "cat /sys/devices/system/node/node*/distance\r"),
+    ("\n10 15", ""),
+    ("\n15 10", ""),
+    // Memory of the far node, which is a file's on the host.
+    (
+        PROMPT,
+        "mount -t tmpfs -o mpol=bind:1 none /tmp; dd if=/dev/zero of=/tmp/z bs=1M count=100; echo filled $?\r",
+    ),
+    ("\nfilled 0", ""),
+    (
+        PROMPT,
+        "grep Shmem: /sys/devices/system/node/node1/meminfo | tr -s ' '\r",
+    ),
+    ("Node 1 Shmem: 10", ""),
+    (PROMPT, "poweroff\r"),
+];
