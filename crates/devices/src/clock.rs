@@ -1,5 +1,6 @@
 //! Time as devices get it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +40,24 @@ impl Clock for SystemClock {
     }
 }
 
+/// Another clock whose wall time is somewhere else.
+pub struct ShiftedClock {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// What is added to its wall time, in ns.
+    pub wall_offset_ns: i64,
+}
+
+impl Clock for ShiftedClock {
+    fn monotonic_ns(&self) -> u64 {
+        self.clock.monotonic_ns()
+    }
+    fn wall_ns(&self) -> u64 {
+        let wall = self.clock.wall_ns();
+        wall.saturating_add_signed(self.wall_offset_ns)
+    }
+}
+
 /// A clock that stands still until it is told to advance; for tests and
 /// deterministic runs.
 #[derive(Debug, Default)]
@@ -67,5 +86,22 @@ impl Clock for ManualClock {
     }
     fn wall_ns(&self) -> u64 {
         self.epoch.saturating_add(self.monotonic_ns())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shifted_clock_runs_as_the_other_does() {
+        let clock = Arc::new(ManualClock::at(1000));
+        let shifted = ShiftedClock {
+            clock: clock.clone(),
+            wall_offset_ns: -900_000_000_000,
+        };
+        clock.advance_ns(5);
+        assert_eq!(shifted.wall_ns(), 100_000_000_005);
+        assert_eq!(shifted.monotonic_ns(), 5);
     }
 }

@@ -26,7 +26,7 @@ pub mod timed;
 pub mod uart;
 
 pub use bus::{BusError, Claim, Decoder, MmioBus, MmioDevice, PortBus, PortDevice, all_ones};
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, ShiftedClock, SystemClock};
 pub use dma::Dma;
 pub use irq::{IrqLine, MsiSink, NoIrq, OrGate};
 

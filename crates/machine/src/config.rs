@@ -43,6 +43,10 @@ pub struct MachineConfig {
     pub smbios: Vec<SmbiosValue>,
     /// Serial ports COM1, COM2, ...: at most four.
     pub serial: Vec<SerialConfig>,
+    /// What the RTC's time is ahead of the host's UTC, in ns.
+    pub rtc_offset_ns: i64,
+    /// A guest that powers itself off leaves the machine stopped.
+    pub no_shutdown: bool,
     /// A guest reset ends the machine ([`crate::Outcome::Reset`]).
     pub no_reboot: bool,
     /// What a guest panic does.
@@ -69,6 +73,8 @@ impl Default for MachineConfig {
             uuid: [0; 16],
             smbios: Vec::new(),
             serial: Vec::new(),
+            rtc_offset_ns: 0,
+            no_shutdown: false,
             no_reboot: false,
             panic_action: PanicAction::Shutdown,
             cpu: CpuConfig::default(),

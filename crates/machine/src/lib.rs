@@ -43,6 +43,7 @@ pub use config::{
     PcieRootPortConfig, SerialConfig, VirtioBlkConfig,
 };
 pub use control::RunState;
+pub use devices::rtc::DateTime;
 pub use devices::testdev::DMA_MASK as EDU_DMA_MASK;
 pub use fw_cfg::FwCfgFile;
 pub use machine::{Machine, MachineHandle};

@@ -102,6 +102,10 @@ impl<'a> Context<'a> {
 
     fn perform(&self, effect: Effect) {
         match effect {
+            Effect::PowerOff if self.config.no_shutdown => {
+                log::warn!("the guest powered itself off; the machine stays, stopped");
+                self.control.set_paused(true);
+            }
             Effect::PowerOff => self.control.end(Outcome::PowerOff),
             Effect::Reset => self.reset(Outcome::Reset),
             Effect::GuestPanicked => drop(self.guest_panicked()),

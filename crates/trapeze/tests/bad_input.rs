@@ -455,6 +455,35 @@ fn help_and_lists_are_no_errors() {
 }
 
 #[test]
+fn clocks_and_files_that_cannot_be() {
+    check(
+        &["-rtc", "base=2023-02-29"],
+        &["base=2023-02-29", "localtime"],
+    );
+    check(&["-rtc", "clock=vm"], &["clock=vm", "clock=host"]);
+    check(&["-rtc", "driftfix=slew"], &["driftfix=slew"]);
+    check(&["-rtc", "bases=utc"], &["'bases'", "'base'"]);
+    check(&["-S"], &["-S", "unsupported"]);
+    check(&["-action", "shutdown=off"], &["shutdown", "pause"]);
+    check(
+        &["-kernel", "/dev/null", "-pidfile", "/no/such/pid"],
+        &["-pidfile /no/such/pid", "No such file"],
+    );
+    // It is gone after the end, also after a bad one.
+    let path = folder("pidfile").join("pid");
+    let text = path.to_str().unwrap();
+    check(&["-kernel", "/dev/null", "-pidfile", text], &["/dev/null"]);
+    assert!(!path.exists());
+    let held = File::create(&path).unwrap();
+    held.lock().unwrap();
+    check(
+        &["-kernel", "/dev/null", "-pidfile", text],
+        &["another process"],
+    );
+    assert!(path.exists());
+}
+
+#[test]
 fn nodes_that_cannot_be() {
     check(&["-numa", "nude"], &["'nude'", "'node'"]);
     check(&["-numa", "node,mems=1"], &["'mems'", "'mem'"]);

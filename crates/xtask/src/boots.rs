@@ -31,6 +31,8 @@ enum Guest {
     Board,
     /// The same with other devices than disks.
     Devices(Devices),
+    /// The same; the disk must be as before.
+    Untouched,
     /// The same, with disks on a file system that is too small.
     Full,
     /// A whole Debian on a disk.
@@ -67,7 +69,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 18] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -226,6 +228,13 @@ const CASES: [Case; 17] = [
         exit: 0,
     },
     Case {
+        name: "snapshot",
+        guest: Guest::Untouched,
+        options: boards::SNAPSHOT_OPTIONS,
+        steps: boards::SNAPSHOT_STEPS,
+        exit: 0,
+    },
+    Case {
         name: "i686",
         guest: Guest::Debian(Flavour::I686),
         options: &[],
@@ -317,6 +326,7 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
     }
     match case.guest {
         Guest::Virtio => disks::check(&folder),
+        Guest::Untouched => disks::check_untouched(&folder),
         _ => Ok(()),
     }
 }
@@ -331,7 +341,7 @@ fn command(trapeze: &Path, guest: &Guest, folder: &TempFolder) -> Result<Command
             let initramfs = guestimg::initramfs(&image)?;
             system(&mut command, &image, &initramfs)
         }
-        Guest::Virtio | Guest::Board => {
+        Guest::Virtio | Guest::Board | Guest::Untouched => {
             let image = fetch(Flavour::Cloud)?;
             let initramfs = disks::prepare(&image, folder)?;
             system(&mut command, &image, &initramfs)

@@ -6,6 +6,7 @@ mod core;
 mod memory_size;
 mod port;
 
+pub use self::calendar::DateTime;
 pub use self::core::RtcCore;
 pub use self::memory_size::MemorySize;
 pub use self::port::Rtc;

@@ -18,7 +18,7 @@ use devices::rtc::{MemorySize, Rtc};
 use devices::sink_port::SinkPort;
 use devices::timed::Timed;
 use devices::uart::SerialPort;
-use devices::{IrqLine, MmioBus, OrGate, PortBus, PortDevice, PowerButton, Stateful};
+use devices::{IrqLine, MmioBus, OrGate, PortBus, PortDevice, PowerButton, ShiftedClock, Stateful};
 use hv::Vm;
 use std::sync::Arc;
 use virtio::GuestMemory;
@@ -53,7 +53,7 @@ impl Devices {
         pci: Option<pci::Buses>,
     ) -> Self {
         let mut parts = Parts::default();
-        let rtc = build_rtc(layout, to);
+        let rtc = build_rtc(config, layout, to);
         parts.timed.push(rtc.clone());
         parts.add(&[(Rtc::PORT, 2)], rtc);
         let power_button = match config.board.power {
@@ -174,11 +174,15 @@ impl Parts {
     }
 }
 
-fn build_rtc(layout: &Layout, to: &pci::Connections<'_>) -> Arc<Rtc> {
+fn build_rtc(config: &MachineConfig, layout: &Layout, to: &pci::Connections<'_>) -> Arc<Rtc> {
     let memory = MemorySize {
         below_4g: layout.low_end,
         above_4g: layout.high_end - HIGH_RAM,
     };
     let line = gsi(to.vm, RTC_IRQ);
-    Arc::new(Rtc::new(memory, line, to.clock.clone(), to.waker.clone()))
+    let clock = Arc::new(ShiftedClock {
+        clock: to.clock.clone(),
+        wall_offset_ns: config.rtc_offset_ns,
+    });
+    Arc::new(Rtc::new(memory, line, clock, to.waker.clone()))
 }

@@ -14,6 +14,8 @@ mod logger;
 mod memory;
 mod numa;
 mod parse;
+mod pidfile;
+mod rtc;
 mod run;
 mod size;
 mod table;

@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) snapshot: bool,
     /// What RAM is made of.
     pub(crate) memory: memory::Memory,
+    /// `-pidfile`.
+    pub(crate) pid_file: Option<PathBuf>,
     /// `-numa` in order.
     pub(crate) numa: numa::Asked,
     /// `-D`.
@@ -71,6 +73,7 @@ impl Options {
             snapshot: false,
             memory: memory::Memory::default(),
             numa: numa::Asked::default(),
+            pid_file: None,
             log_file: None,
         }
     }

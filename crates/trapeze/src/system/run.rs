@@ -1,5 +1,6 @@
 //! Runs the machine the options describe.
 
+use super::pidfile::PidFile;
 use super::{Options, accel, logger, size};
 use machine::{Machine, Outcome};
 
@@ -42,6 +43,7 @@ fn start(options: Options, program: &'static str) -> Result<Outcome, String> {
         ..options.engine
     };
     let hypervisor = accel::open(&options.accelerators, options.personality, engine)?;
+    let _pid_file = options.pid_file.as_deref().map(PidFile::new).transpose()?;
     let ram_bytes = options.config.ram_bytes;
     let machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
     warn_of_memory(ram_bytes);

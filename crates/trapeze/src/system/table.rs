@@ -2,7 +2,7 @@
 //! from this table.
 
 use super::parse::Options;
-use super::{blockdev, board, chardev, device, drive, firmware, memory, numa, values as v};
+use super::{blockdev, board, chardev, device, drive, firmware, memory, numa, rtc, values as v};
 
 /// What follows an option's name.
 pub(crate) enum Shape {
@@ -84,8 +84,11 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("uuid", &[], Value("UUID"), "the machine's UUID, in SMBIOS and fw_cfg", firmware::uuid),
     row("smbios", &[], Value("type=N[,FIELD=VALUE...]"), "what SMBIOS tables of type 0, 1, 2, 3, 4, 11 or 17 say, as type=1,manufacturer=,product=,version=,serial=,uuid=,sku=,family=", firmware::smbios),
     row("fw_cfg", &[], Value("[name=]opt/NAME,file=FILE|string=TEXT"), "a file for the guest, below /sys/firmware/qemu_fw_cfg/by_name in Linux", firmware::fw_cfg),
+    row("rtc", &[], Value("[base=utc|localtime|DATE][,clock=host][,driftfix=none]"), "what the RTC shows at the start (default utc), in UTC: 2006-06-17T16:01:21 or 2006-06-17", rtc::apply),
+    row("pidfile", &[], Value("FILE"), "write the process's number into this file, which is removed at the end", |o, v| { o.pid_file = Some(v.into()); Ok(()) }),
+    row("no-shutdown", &[], Flag, "a guest that powers itself off leaves the machine stopped, until the user quits", |o, _| { o.config.no_shutdown = true; Ok(()) }),
     row("no-reboot", &[], Flag, "end instead of rebooting", v::no_reboot),
-    row("action", &[], Value("EVENT=ACTION[,...]"), "reboot=reset|shutdown; shutdown=poweroff; panic=none|pause|shutdown|exit-failure (default shutdown)", v::action),
+    row("action", &[], Value("EVENT=ACTION[,...]"), "reboot=reset|shutdown; shutdown=poweroff|pause; panic=none|pause|shutdown|exit-failure (default shutdown)", v::action),
     row("d", &[], Value("ITEM[,...]"), "log these items; 'help' lists", v::log_items),
     row("trace", &[], Value("[enable=]PATTERN[,file=FILE]"), "log records whose target matches, '*' at the end matches the rest", v::trace),
     row("D", &[], Value("FILE"), "write what -d and -trace ask for to this file", v::log_file),

@@ -237,13 +237,14 @@ pub(super) fn action(options: &mut Options, value: &str) -> Applied {
         match (key, value.unwrap_or_default()) {
             ("reboot", "reset") => config.no_reboot = false,
             ("reboot", "shutdown") => config.no_reboot = true,
-            ("shutdown", "poweroff") => {}
+            ("shutdown", "poweroff") => config.no_shutdown = false,
+            ("shutdown", "pause") => config.no_shutdown = true,
             ("panic", "none") => config.panic_action = PanicAction::None,
             ("panic", "pause") => config.panic_action = PanicAction::Pause,
             ("panic", "shutdown") => config.panic_action = PanicAction::Shutdown,
             ("panic", "exit-failure") => config.panic_action = PanicAction::ExitFailure,
             ("reboot", _) => return Err("reboot takes reset or shutdown".into()),
-            ("shutdown", _) => return Err("shutdown takes poweroff".into()),
+            ("shutdown", _) => return Err("shutdown takes poweroff or pause".into()),
             ("panic", _) => return Err("panic takes none, pause, shutdown or exit-failure".into()),
             (key, _) => return Err(no_such("event", key, "reboot, shutdown and panic")),
         }

@@ -195,3 +195,28 @@ pub(super) const NUMA_STEPS: &[(&str, &str)] = &[
     ("Node 1 Shmem: 10", ""),
     (PROMPT, "poweroff\r"),
 ];
+
+/// A disk that is written to and, after the guest has ended, as it was; a
+/// clock that was set.
+pub(super) const SNAPSHOT_OPTIONS: &[&str] = &[
+    "-snapshot",
+    "-hda",
+    "{folder}/target.img",
+    "-rtc",
+    "base=2001-02-03T04:05:06",
+    "-pidfile",
+    "{folder}/pid",
+];
+
+pub(super) const SNAPSHOT_STEPS: &[(&str, &str)] = &[
+    (PROMPT, LOAD),
+    ("\nin 0", ""),
+    (PROMPT, FILL),
+    ("\nfilled 0", ""),
+    (PROMPT, "echo 3 > /proc/sys/vm/drop_caches\r"),
+    (PROMPT, COMPARE),
+    ("\nthe same", ""),
+    (PROMPT, "cat /sys/class/rtc/rtc0/date\r"),
+    ("\n2001-02-03", ""),
+    (PROMPT, "poweroff\r"),
+];
