@@ -69,7 +69,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 19] = [
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -232,6 +232,13 @@ const CASES: [Case; 18] = [
         guest: Guest::Untouched,
         options: boards::SNAPSHOT_OPTIONS,
         steps: boards::SNAPSHOT_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "identity",
+        guest: Guest::Devices(boards::IDENTITY),
+        options: boards::IDENTITY_OPTIONS,
+        steps: boards::IDENTITY_STEPS,
         exit: 0,
     },
     Case {

@@ -1,6 +1,6 @@
 //! The boot tests of the boards: a disk is found, mounted and read there.
 
-use super::PROMPT;
+use super::{Devices, PROMPT};
 
 /// Loads the modules.
 pub(super) const LOAD: &str =
@@ -218,5 +218,37 @@ pub(super) const SNAPSHOT_STEPS: &[(&str, &str)] = &[
     ("\nthe same", ""),
     (PROMPT, "cat /sys/class/rtc/rtc0/date\r"),
     ("\n2001-02-03", ""),
+    (PROMPT, "poweroff\r"),
+];
+
+/// What the machine says of itself, through Linux's own driver of fw_cfg and
+/// its reader of SMBIOS tables.
+pub(super) const IDENTITY: Devices = Devices {
+    modules: &["qemu_fw_cfg"],
+    act: |_, _| Ok(()),
+};
+
+pub(super) const IDENTITY_OPTIONS: &[&str] = &[
+    "-fw_cfg",
+    "name=opt/org.example/greeting,string=hello",
+    "-uuid",
+    "01234567-89ab-cdef-0123-456789abcdef",
+    "-smbios",
+    "type=1,serial=S-17",
+];
+
+pub(super) const IDENTITY_STEPS: &[(&str, &str)] = &[
+    (PROMPT, LOAD),
+    ("\nin 0", ""),
+    (
+        PROMPT,
+        "cat /sys/firmware/qemu_fw_cfg/by_name/opt/org.example/greeting/raw; echo; echo read $?\r",
+    ),
+    ("\nhello", ""),
+    ("\nread 0", ""),
+    (PROMPT, "cat /sys/class/dmi/id/product_uuid\r"),
+    ("\n01234567-89ab-cdef-0123-456789abcdef", ""),
+    (PROMPT, "cat /sys/class/dmi/id/product_serial\r"),
+    ("\nS-17", ""),
     (PROMPT, "poweroff\r"),
 ];
