@@ -82,6 +82,8 @@ pub struct Host<'a> {
     pub debug_consoles: &'a [Console],
     /// What guest RAM is made of.
     pub memory: &'a [Part],
+    /// Of the ports of virtio console devices, in their order.
+    pub port_consoles: &'a [Console],
     /// Open disks.
     pub drives: &'a Drives,
     /// Stops the machine.
@@ -121,6 +123,7 @@ impl Board {
             memory: ram.for_devices(Arc::downgrade(&vm))?,
             reclaim: ram.reclaim(Arc::downgrade(&vm)),
             balloon: host.balloon,
+            port_consoles: host.port_consoles,
             line: gsi,
             drives: host.drives,
             control: host.control,

@@ -166,6 +166,8 @@ pub enum DeviceModel {
     VirtioRng,
     /// Virtio balloon; a machine has one at most.
     VirtioBalloon(virtio::balloon::Options),
+    /// Virtio console device and its ports.
+    VirtioSerial(VirtioSerialConfig),
     /// `isa-debug-exit`.
     DebugExit {
         /// First port.
@@ -204,6 +206,7 @@ impl DeviceModel {
             Self::VirtioBlk(_) => "virtio-blk-pci",
             Self::VirtioRng => "virtio-rng-pci",
             Self::VirtioBalloon(_) => "virtio-balloon-pci",
+            Self::VirtioSerial(_) => "virtio-serial-pci",
             Self::DebugExit { .. } => "isa-debug-exit",
             Self::DebugCon { .. } => "isa-debugcon",
             Self::PcTestdev => "pc-testdev",
@@ -220,6 +223,7 @@ impl DeviceModel {
             Self::VirtioBlk(_)
             | Self::VirtioRng
             | Self::VirtioBalloon(_)
+            | Self::VirtioSerial(_)
             | Self::PciTestdev
             | Self::Edu { .. }
             | Self::PciBridge(_)
@@ -247,6 +251,31 @@ pub struct PcieRootPortConfig {
     pub slot: u16,
 }
 
+/// A virtio console device.
+#[derive(Clone, Debug)]
+pub struct VirtioSerialConfig {
+    /// Most ports, 1 to [`virtio::serial::MAX_PORTS`].
+    pub max_ports: u16,
+    /// Its ports.
+    pub ports: Vec<VirtioPortConfig>,
+}
+
+/// A port of a virtio console device.
+#[derive(Clone, Debug)]
+pub struct VirtioPortConfig {
+    /// The user's name for it.
+    pub id: Option<String>,
+    /// It is a console of the guest (`virtconsole`), not a stream of bytes
+    /// (`virtserialport`).
+    pub console: bool,
+    /// Its name in the guest; none if empty.
+    pub name: String,
+    /// Its number, below the device's most; no two are the same.
+    pub number: u16,
+    /// The host's end.
+    pub host: SerialConfig,
+}
+
 /// A virtio block device.
 #[derive(Clone, Debug)]
 pub struct VirtioBlkConfig {
@@ -266,11 +295,26 @@ pub enum SerialConfig {
     Stdio,
     /// Output to a file, truncated first; no input.
     File(PathBuf),
+    /// Two named pipes, `PATH.in` and `PATH.out`, or one for both ways.
+    Pipe(PathBuf),
+    /// A Unix socket.
+    Socket(SocketConfig),
     /// What the user calls so (`-chardev id=`); to be replaced by what it
     /// stands for before the machine is made.
     Named(String),
     /// A buffer in memory.
     Memory(MemorySerial),
+}
+
+/// A Unix socket; who connects gets what the guest sends from then on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Its path.
+    pub path: PathBuf,
+    /// Waits for connections instead of connecting.
+    pub server: bool,
+    /// The machine starts when somebody has connected to the server.
+    pub wait: bool,
 }
 
 /// What a guest panic (pvpanic, or a kernel panic seen on the console before

@@ -12,6 +12,7 @@ use crate::saved;
 use crate::signals::SignalGuard;
 use crate::timers;
 use crate::vcpu_loop::Context;
+use crate::virtio_models;
 use devices::PowerButton;
 use hv::{Hypervisor, Vm};
 use parking_lot::Mutex;
@@ -30,6 +31,8 @@ pub struct Machine {
     /// Of `isa-debugcon`, in the order of the devices.
     debug_consoles: Vec<Console>,
     memory: Vec<Part>,
+    /// Of the ports of virtio console devices, in their order.
+    port_consoles: Vec<Console>,
     drives: Drives,
     handle: MachineHandle,
     /// The first board continues from here.
@@ -147,12 +150,15 @@ impl Machine {
             _ => None,
         });
         let debug_consoles: Result<_> = debug.collect();
+        let ports = virtio_models::all_ports(&config);
+        let port_consoles: Result<_> = ports.map(|port| open(&port.host)).collect();
         Ok(Self {
             hypervisor,
             layout,
             consoles: consoles?,
             debug_consoles: debug_consoles?,
             memory,
+            port_consoles: port_consoles?,
             drives,
             config,
             handle,
@@ -197,7 +203,8 @@ impl Machine {
         }
         let control = self.handle.0.control.clone();
         let _signals = SignalGuard::new(control.clone())?;
-        for console in self.consoles.iter_mut().chain(&mut self.debug_consoles) {
+        let consoles = self.consoles.iter_mut().chain(&mut self.debug_consoles);
+        for console in consoles.chain(&mut self.port_consoles) {
             console.start(&control)?;
         }
         loop {
@@ -218,6 +225,7 @@ impl Machine {
                 consoles: &self.consoles,
                 debug_consoles: &self.debug_consoles,
                 memory: &self.memory,
+                port_consoles: &self.port_consoles,
                 drives: &self.drives,
                 control: &self.handle.0.control,
                 balloon: &self.handle.0.balloon,

@@ -1,11 +1,12 @@
 //! Virtio devices from their configuration, whatever carries them: the table
 //! of what [`DeviceModel`] makes.
 
-use crate::config::{DeviceModel, MachineConfig};
+use crate::config::{DeviceModel, MachineConfig, VirtioPortConfig, VirtioSerialConfig};
+use crate::console::Console;
 use crate::drives::StopsMachine;
 use crate::pci::Connections;
 use std::sync::Arc;
-use virtio::{VirtioDevice, balloon, blk, rng};
+use virtio::{VirtioDevice, balloon, blk, rng, serial};
 
 /// A device, and how many MSI-X vectors it wants.
 pub type Made = (Arc<dyn VirtioDevice>, u16);
@@ -21,6 +22,10 @@ pub fn make(
         DeviceModel::VirtioBalloon(options) => {
             let (host, reclaim) = (to.balloon.clone(), to.reclaim.clone());
             (Arc::new(balloon::Balloon::new(host, reclaim, *options)), 2)
+        }
+        DeviceModel::VirtioSerial(serial) => {
+            let ports = ports(model, serial, config, to.port_consoles);
+            (Arc::new(serial::Serial::new(serial.max_ports, ports)), 2)
         }
         DeviceModel::VirtioBlk(model) => {
             let disk = to.drives.get(&model.drive)?;
@@ -42,4 +47,37 @@ pub fn make(
         _ => return Ok(None),
     };
     Ok(Some(made))
+}
+
+/// The ports of all console devices, in their order: each has a console of
+/// the machine's.
+pub fn all_ports(config: &MachineConfig) -> impl Iterator<Item = &VirtioPortConfig> {
+    config.devices.iter().flat_map(|d| of_model(&d.model))
+}
+
+fn of_model(model: &DeviceModel) -> &[VirtioPortConfig] {
+    match model {
+        DeviceModel::VirtioSerial(serial) => &serial.ports,
+        _ => &[],
+    }
+}
+
+/// The ports of `model`, which is one of `config`'s, with their consoles.
+fn ports(
+    model: &DeviceModel,
+    serial: &VirtioSerialConfig,
+    config: &MachineConfig,
+    consoles: &[Console],
+) -> Vec<serial::PortOptions> {
+    let before = config.devices.iter().map(|d| &d.model);
+    let before = before.take_while(|other| !std::ptr::eq(*other, model));
+    let skip = before.map(|other| of_model(other).len()).sum();
+    let pairs = serial.ports.iter().zip(consoles.iter().skip(skip));
+    let options = pairs.map(|(port, console)| serial::PortOptions {
+        number: port.number,
+        console: port.console,
+        name: port.name.clone(),
+        host: console.end(),
+    });
+    options.collect()
 }

@@ -3,7 +3,7 @@
 
 use machine::{
     DeviceConfig, DeviceModel, Error, Image, Machine, MachineConfig, MemorySerial, Outcome,
-    SerialConfig,
+    SerialConfig, VirtioSerialConfig,
 };
 use state::vcpu::Vcpu;
 use std::sync::Arc;
@@ -21,6 +21,10 @@ fn config(memory: &MemorySerial) -> MachineConfig {
         devices: vec![
             DeviceConfig::new(DeviceModel::VirtioRng),
             DeviceConfig::new(DeviceModel::VirtioBalloon(Default::default())),
+            DeviceConfig::new(DeviceModel::VirtioSerial(VirtioSerialConfig {
+                max_ports: 31,
+                ports: Vec::new(),
+            })),
             DeviceConfig::new(DeviceModel::Edu { dma_mask: u64::MAX }),
             DeviceConfig::new(DeviceModel::PciTestdev),
         ],
@@ -127,12 +131,12 @@ fn a_state_of_another_machine_is_refused() {
     let mut fewer = config(&memory);
     fewer.devices.pop();
     let why = refused(fewer, &image);
-    assert!(why.contains("pci-config/05.0"), "{why}");
+    assert!(why.contains("pci-config/06.0"), "{why}");
     let mut more = config(&memory);
     more.devices
         .push(DeviceConfig::new(DeviceModel::PciTestdev));
     let why = refused(more, &image);
-    assert!(why.contains("no section 'pci-config/06.0'"), "{why}");
+    assert!(why.contains("no section 'pci-config/07.0'"), "{why}");
     let mut other = config(&memory);
     other.devices.swap(0, 2);
     let why = refused(other, &image);

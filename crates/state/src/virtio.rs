@@ -57,8 +57,36 @@ pub struct Balloon {
     pub poison: u32,
 }
 
+/// A console device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serial {
+    /// Its ports.
+    pub ports: Vec<SerialPort>,
+    /// Control messages that the driver has not taken yet.
+    pub messages: Vec<Vec<u8>>,
+}
+
+/// A port of a console device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SerialPort {
+    /// Its number.
+    pub number: u32,
+    /// The driver knows it.
+    pub ready: bool,
+    /// A program of the guest has it open.
+    pub open: bool,
+    /// The driver thinks that somebody is at the host's end.
+    pub told_connected: bool,
+    /// Bytes of the first request in the queue from the driver that the
+    /// host's end has taken.
+    pub taken: u64,
+}
+
 schema! {
     Transport "virtio" 1;
     Blk "virtio-blk" 1;
     Balloon "virtio-balloon" 1;
+    Serial "virtio-serial" 1;
 }

@@ -162,6 +162,46 @@ fn balloons_that_cannot_be() {
 }
 
 #[test]
+fn ports_and_sockets_that_cannot_be() {
+    let device = ["-device", "virtio-serial", "-chardev", "null,id=n"];
+    let with = |port: &str, why: &[&str]| {
+        check(&[&device[..], &["-device", port]].concat(), why);
+    };
+    check(&["-device", "virtconsole"], &["no virtio-serial device"]);
+    with("virtconsole", &["chardev= is missing"]);
+    with("virtserialport,chardev=m", &["no chardev 'm'", "'n'"]);
+    with("virtserialport,chardev=n,nr=0", &["for a virtconsole"]);
+    with("virtserialport,chardev=n,nr=31", &["31 ports"]);
+    with("virtserialport,chardev=n,bus=x.0", &["no virtio-serial"]);
+    with("virtserialport,chardev=n,nmae=x", &["'name'"]);
+    with("virtserialport,chardev=n,name=a/b", &["without a slash"]);
+    with("virtconsoel", &["'virtconsole'"]);
+    check(
+        &["-device", "virtio-serial,max_ports=32"],
+        &["takes 1 to 31"],
+    );
+    let port = "virtserialport,chardev=n,nr=2";
+    let twice = ["-device", port, "-device", port];
+    check(&[&device[..], &twice].concat(), &["nr=2: another port"]);
+    let same = [
+        "-device",
+        "virtserialport,chardev=n,id=a",
+        "-device",
+        "edu,id=a",
+    ];
+    check(&[&device[..], &same].concat(), &["two devices", "'a'"]);
+    for (chardev, why) in [
+        ("socket,id=a", "path= is missing"),
+        ("socket,id=a,path=/x,wait=on", "server=on"),
+        ("socket,id=a,path=/x,server=perhaps", "neither on nor off"),
+        ("socket,id=a,port=5", "no property 'port'"),
+        ("scoket,id=a", "'socket'"),
+    ] {
+        check(&["-chardev", chardev], &[why]);
+    }
+}
+
+#[test]
 fn test_devices_and_chardevs_that_cannot_be() {
     check(&["-device", "isa-debug-exti"], &["'isa-debug-exit'"]);
     check(
@@ -188,11 +228,11 @@ fn test_devices_and_chardevs_that_cannot_be() {
     );
     check(
         &["-chardev", "pty,id=a"],
-        &["'pty'", "stdio, file and null"],
+        &["'pty'", "stdio, file, pipe, socket, null"],
     );
     check(&["-chardev", "null"], &["id= is missing"]);
     check(&["-chardev", "file,id=a"], &["path= is missing"]);
-    check(&["-chardev", "null,id=a,path=x"], &["takes no path="]);
+    check(&["-chardev", "null,id=a,path=x"], &["no property 'path'"]);
     let twice = "null,id=a";
     check(&["-chardev", twice, "-chardev", twice], &["two chardevs"]);
     check(

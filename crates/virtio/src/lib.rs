@@ -18,6 +18,7 @@ mod memory;
 mod pace;
 mod queue;
 pub mod rng;
+pub mod serial;
 #[cfg(test)]
 mod testing;
 pub mod transport;

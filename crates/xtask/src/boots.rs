@@ -4,6 +4,7 @@ mod boards;
 mod disks;
 mod full;
 mod memory;
+mod ports;
 
 pub(crate) use self::disks::modules as virtio_modules;
 
@@ -69,7 +70,7 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
-const CASES: [Case; 19] = [
+const CASES: &[Case] = &[
     Case {
         name: "embedded",
         guest: Guest::Embedded,
@@ -168,6 +169,13 @@ const CASES: [Case; 19] = [
         guest: Guest::Devices(memory::DEVICES),
         options: memory::OPTIONS,
         steps: memory::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "ports",
+        guest: Guest::Devices(ports::DEVICES),
+        options: ports::OPTIONS,
+        steps: ports::STEPS,
         exit: 0,
     },
     Case {
@@ -275,7 +283,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     if let Some(name) = names.iter().find(|n| !known(n)) {
         bail!(
             "no case '{name}'; there are {}",
-            CASES.map(|c| c.name).join(", ")
+            CASES.iter().map(|c| c.name).collect::<Vec<_>>().join(", ")
         );
     }
     let counts = some(accel, |case| {

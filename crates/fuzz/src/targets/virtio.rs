@@ -5,9 +5,9 @@ use devices::pci::PciFunction;
 use devices::{IrqLine, MsiSink};
 use disk::{BlockDevice, BlockSizes, Dest, Errno, IoResult, Preallocation, Source, Status};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use virtio::transport::{PciWiring, VirtioPci};
-use virtio::{GuestMemory, VirtioDevice, WriteHook, WriteObserver, balloon, blk, rng};
+use virtio::{GuestMemory, VirtioDevice, WriteHook, WriteObserver, balloon, blk, rng, serial};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
@@ -44,6 +44,35 @@ const BALLOON: balloon::Options = balloon::Options {
     deflate_on_oom: true,
     free_page_reporting: true,
 };
+
+/// Takes every second byte, and always has one.
+impl serial::HostEnd for Nowhere {
+    fn put(&self, bytes: &[u8]) -> usize {
+        bytes.len().div_ceil(2)
+    }
+    fn wait_for_room(&self) {}
+    fn get(&self, bytes: &mut [u8]) -> usize {
+        bytes.len().min(1)
+    }
+    fn has_input(&self) -> bool {
+        true
+    }
+    fn connected(&self) -> bool {
+        true
+    }
+    fn attach(&self, _listener: Weak<dyn serial::Listener>) {}
+}
+
+fn serial(max_ports: u16) -> Arc<dyn VirtioDevice> {
+    let port = |number: u16| serial::PortOptions {
+        number,
+        console: number == 0,
+        name: "port".into(),
+        host: Arc::new(Nowhere),
+    };
+    let ports = (0..max_ports.min(2)).map(port).collect();
+    Arc::new(serial::Serial::new(max_ports, ports))
+}
 
 /// 8 KiB of zeros that forgets what is written, and insists on requests
 /// inside it.
@@ -182,14 +211,16 @@ fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
 /// One of the devices, then steps.
 pub(super) fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let device: Arc<dyn VirtioDevice> = match input.u8() % 3 {
+    let device: Arc<dyn VirtioDevice> = match input.u8() % 6 {
         0 => Arc::new(blk::Blk::new(Arc::new(Zeros), blk::Options::default())),
         1 => Arc::new(rng::Rng::new()),
-        _ => Arc::new(balloon::Balloon::new(
+        2 => Arc::new(balloon::Balloon::new(
             Arc::default(),
             Arc::new(Nowhere),
             BALLOON,
         )),
+        3 => serial(1),
+        _ => serial(3),
     };
     let memory = memory();
     let wiring = PciWiring {

@@ -8,13 +8,40 @@ use std::sync::Weak;
 /// A producer waits while this many bytes are queued.
 const CAPACITY: usize = 4096;
 
-/// A bounded queue between a reader thread and a serial port. Lock order: the
-/// port's lock, then `state`; `push` holds neither when it calls the port.
-#[derive(Default)]
+/// Who gets the bytes of an [`InputQueue`].
+pub trait Receiver: Send + Sync {
+    /// There are bytes, or somebody connected or left.
+    fn pump(&self);
+    /// The user sends a break.
+    fn send_break(&self) {}
+}
+
+impl Receiver for SerialPort {
+    fn pump(&self) {
+        Self::pump(self);
+    }
+    fn send_break(&self) {
+        Self::send_break(self);
+    }
+}
+
+/// A bounded queue between a reader thread and a port of the guest. Lock
+/// order: the port's lock, then `state`; `push` holds neither when it calls
+/// the port.
 pub struct InputQueue {
     state: Mutex<State>,
     changed: Condvar,
-    port: Mutex<Weak<SerialPort>>,
+    port: Mutex<Weak<dyn Receiver>>,
+}
+
+impl Default for InputQueue {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            port: Mutex::new(Weak::<SerialPort>::new()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -50,7 +77,7 @@ impl InputQueue {
     }
 
     /// Sets the port that gets the bytes.
-    pub fn attach(&self, port: Weak<SerialPort>) {
+    pub fn attach(&self, port: Weak<dyn Receiver>) {
         *self.port.lock() = port;
         self.offer();
     }
@@ -61,7 +88,13 @@ impl InputQueue {
         self.changed.notify_all();
     }
 
-    fn offer(&self) {
+    /// There are bytes.
+    pub fn has_bytes(&self) -> bool {
+        !self.state.lock().bytes.is_empty()
+    }
+
+    /// Tells the port that something is new.
+    pub fn offer(&self) {
         let port = self.port.lock().upgrade();
         if let Some(port) = port {
             port.pump();

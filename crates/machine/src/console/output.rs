@@ -6,8 +6,7 @@
 
 use crate::memory_serial::MemorySerial;
 use devices::uart::ByteSink;
-use parking_lot::{Condvar, Mutex};
-use std::fs::File;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,9 +68,9 @@ impl Output {
         Self::with(Target::Memory(memory))
     }
 
-    /// Writes to a file, pipe or terminal.
+    /// Writes to a file, pipe, socket or terminal.
     /// Once `ending` is set, bytes that find the buffer full are dropped.
-    pub fn to_file(mut file: File, ending: Arc<AtomicBool>) -> Self {
+    pub fn to_file(mut file: impl Write + Send + 'static, ending: Arc<AtomicBool>) -> Self {
         let shared = Arc::new(Shared {
             ending,
             ..Shared::default()
@@ -96,6 +95,32 @@ impl Output {
             Target::Discard => {}
             Target::Memory(memory) => memory.append(text.as_bytes()),
             Target::Buffered(writer) => writer.shared.append(text.as_bytes()),
+        }
+    }
+
+    /// Takes bytes of the guest, as many as there is room for.
+    pub fn offer(&self, bytes: &[u8]) -> usize {
+        let taken = match &self.target {
+            Target::Discard => bytes.len(),
+            Target::Memory(memory) => {
+                memory.append(bytes);
+                bytes.len()
+            }
+            Target::Buffered(writer) => writer.shared.offer(bytes),
+        };
+        bytes[..taken]
+            .iter()
+            .for_each(|&b| self.panic_watch.take(b));
+        taken
+    }
+
+    /// Waits a moment for room.
+    pub fn wait_for_room(&self) {
+        if let Target::Buffered(writer) = &self.target {
+            let mut state = writer.shared.state.lock();
+            if state.buffer.len() >= CAPACITY {
+                writer.shared.drained.wait_for(&mut state, LOOK);
+            }
         }
     }
 
@@ -160,6 +185,20 @@ impl Shared {
             }
             self.drained.wait_for(&mut state, LOOK);
         }
+        self.put(state, bytes);
+    }
+
+    /// Takes what there is room for.
+    fn offer(&self, bytes: &[u8]) -> usize {
+        let state = self.state.lock();
+        let room = CAPACITY.saturating_sub(state.buffer.len());
+        let n = room.min(bytes.len());
+        let drops = state.closed || self.ending.load(Ordering::Acquire);
+        self.put(state, &bytes[..n]);
+        if drops { bytes.len() } else { n }
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State>, bytes: &[u8]) {
         let idle = state.buffer.is_empty() && !state.writing;
         state.buffer.extend_from_slice(bytes);
         drop(state);
@@ -170,7 +209,7 @@ impl Shared {
 
     /// The writer thread. A target that takes no more bytes (a closed pipe)
     /// swallows the rest: the guest goes on.
-    fn write_until_closed(&self, file: &mut File) {
+    fn write_until_closed(&self, file: &mut impl Write) {
         let mut broken = false;
         let mut state = self.state.lock();
         loop {
@@ -194,7 +233,7 @@ impl Shared {
 }
 
 /// Like `write_all`, also where somebody made the terminal non-blocking.
-fn write_all(file: &mut File, mut bytes: &[u8]) -> std::io::Result<()> {
+fn write_all(file: &mut impl Write, mut bytes: &[u8]) -> std::io::Result<()> {
     use std::io::ErrorKind::{Interrupted, WouldBlock};
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -250,6 +289,7 @@ impl PanicWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     #[test]
     fn recognises_a_panic_report() {

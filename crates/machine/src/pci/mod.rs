@@ -12,6 +12,7 @@ use self::pins::Pins;
 use self::slots::{Slots, check_functions, explain};
 use crate::boards::PciKind;
 use crate::config::{DeviceConfig, MachineConfig};
+use crate::console::Console;
 use crate::control::Control;
 use crate::drives::Drives;
 use crate::layout::IOAPIC;
@@ -56,6 +57,8 @@ pub struct Connections<'a> {
     pub line: fn(&Arc<dyn Vm>, u32) -> Arc<dyn IrqLine>,
     /// Open disks.
     pub drives: &'a Drives,
+    /// Of the ports of virtio console devices, in their order.
+    pub port_consoles: &'a [Console],
     /// Stops the machine.
     pub control: &'a Arc<Control>,
     /// Time.

@@ -1,10 +1,10 @@
 //! `-chardev`: host ends with names, and who uses them.
 
 use super::device;
-use super::keyval;
+use super::keyval::{self, on_off};
 use super::parse::Options;
 use crate::near::did_you_mean;
-use machine::{DeviceConfig, DeviceModel, SerialConfig};
+use machine::{DeviceConfig, DeviceModel, SerialConfig, SocketConfig};
 use std::path::PathBuf;
 
 /// A named host end.
@@ -13,74 +13,147 @@ pub(crate) struct Chardev {
     backend: SerialConfig,
 }
 
-/// One backend: name, whether it takes `path=`, what it is.
+/// One backend: name, its properties beside `id=`, what it is.
 struct Backend {
     name: &'static str,
-    needs_path: bool,
-    open: fn(String) -> SerialConfig,
+    properties: &'static [&'static str],
+    open: fn(&Properties) -> Result<SerialConfig, String>,
 }
 
-const BACKENDS: [Backend; 3] = [
+/// Names and values of a backend's properties.
+struct Properties(Vec<(String, String)>);
+
+impl Properties {
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().rfind(|(key, _)| key == name);
+        found.map(|(_, value)| &**value)
+    }
+
+    fn path(&self) -> Result<PathBuf, String> {
+        let path = self.get("path").filter(|path| !path.is_empty());
+        path.map(PathBuf::from).ok_or("path= is missing".into())
+    }
+
+    fn on_off(&self, name: &str, default: bool) -> Result<bool, String> {
+        let value = self.get(name).map(on_off);
+        value
+            .unwrap_or(Ok(default))
+            .map_err(|why| format!("{name}=: {why}"))
+    }
+}
+
+const BACKENDS: [Backend; 5] = [
     Backend {
         name: "stdio",
-        needs_path: false,
-        open: |_| SerialConfig::Stdio,
+        properties: &[],
+        open: |_| Ok(SerialConfig::Stdio),
     },
     Backend {
         name: "file",
-        needs_path: true,
-        open: |path| SerialConfig::File(PathBuf::from(path)),
+        properties: &["path"],
+        open: |p| p.path().map(SerialConfig::File),
+    },
+    Backend {
+        name: "pipe",
+        properties: &["path"],
+        open: |p| p.path().map(SerialConfig::Pipe),
+    },
+    Backend {
+        name: "socket",
+        properties: &["path", "server", "wait"],
+        open: socket,
     },
     Backend {
         name: "null",
-        needs_path: false,
-        open: |_| SerialConfig::None,
+        properties: &[],
+        open: |_| Ok(SerialConfig::None),
     },
 ];
+
+fn socket(properties: &Properties) -> Result<SerialConfig, String> {
+    let server = properties.on_off("server", false)?;
+    if !server && properties.get("wait").is_some() {
+        return Err("wait= is for server=on".into());
+    }
+    Ok(SerialConfig::Socket(SocketConfig {
+        path: properties.path()?,
+        server,
+        wait: properties.on_off("wait", server)?,
+    }))
+}
+
+/// The backends' names, for messages.
+fn names() -> String {
+    BACKENDS.map(|b| b.name).join(", ")
+}
 
 fn by_name(name: &str) -> Result<&'static Backend, String> {
     let found = BACKENDS.iter().find(|b| b.name == name);
     found.ok_or_else(|| {
         let near = did_you_mean(name, BACKENDS.iter().map(|b| b.name));
-        format!("backend '{name}' is not supported{near}; there are stdio, file and null")
+        format!(
+            "backend '{name}' is not supported{near}; there are {}",
+            names()
+        )
     })
+}
+
+impl Backend {
+    /// Takes a property, or says which there are.
+    fn check(&self, key: &str) -> Result<(), String> {
+        if self.properties.contains(&key) {
+            return Ok(());
+        }
+        let all = || ["id"].into_iter().chain(self.properties.iter().copied());
+        let near = did_you_mean(key, all());
+        let list = all().collect::<Vec<_>>().join(", ");
+        Err(format!(
+            "{} has no property '{key}'{near}; there are {list}",
+            self.name
+        ))
+    }
 }
 
 /// `-chardev`.
 pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
-    let (mut backend, mut id, mut path) = (None, None, None);
-    for (position, (key, value)) in keyval::parse(value).into_iter().enumerate() {
-        match (&*key, value) {
-            ("help" | "?", None) => {
-                let names = BACKENDS.iter().map(|b| format!("  {}\n", b.name));
-                let text = format!("Backends:\n{}", names.collect::<String>());
-                options.print.get_or_insert(text);
-                return Ok(());
-            }
-            (name, None) if position == 0 => backend = Some(by_name(name)?),
-            ("backend", Some(name)) => backend = Some(by_name(&name)?),
-            ("id", Some(name)) => id = Some(name),
-            ("path", Some(name)) => path = Some(name),
-            (key, _) => {
-                let near = did_you_mean(key, ["id", "path", "backend"].into_iter());
-                return Err(format!(
-                    "property '{key}' is not supported{near}; there are id and path"
-                ));
-            }
+    let mut words = keyval::parse(value).into_iter();
+    let backend = match words.next() {
+        Some((key, None)) if matches!(&*key, "help" | "?") => {
+            let names = BACKENDS.iter().map(|b| format!("  {}\n", b.name));
+            let text = format!("Backends:\n{}", names.collect::<String>());
+            options.print.get_or_insert(text);
+            return Ok(());
         }
+        Some((name, None)) => by_name(&name)?,
+        Some((key, Some(name))) if key == "backend" => by_name(&name)?,
+        _ => return Err(format!("the backend is missing; there are {}", names())),
+    };
+    let mut id = None;
+    let mut properties = Properties(Vec::new());
+    for (key, value) in words {
+        let flag = matches!(&*key, "server" | "wait");
+        // QEMU's short form of a property that is on, or off with "no".
+        let (key, value) = match (key.strip_prefix("no"), value) {
+            (_, Some(value)) => (key, value),
+            (Some(name @ ("server" | "wait")), None) => (name.into(), "off".into()),
+            (_, None) if flag => (key, "on".into()),
+            (_, None) => {
+                backend.check(&key)?;
+                return Err(format!("{key}= needs a value"));
+            }
+        };
+        if key == "id" {
+            id = Some(value);
+            continue;
+        }
+        backend.check(&key)?;
+        properties.0.push((key, value));
     }
-    let backend = backend.ok_or("the backend is missing; there are stdio, file and null")?;
     let id = id.filter(|id| !id.is_empty()).ok_or("id= is missing")?;
     if options.chardevs.iter().any(|c| c.id == id) {
         return Err(format!("two chardevs have the id '{id}'"));
     }
-    let path = match (backend.needs_path, path) {
-        (true, Some(path)) if !path.is_empty() => path,
-        (true, _) => return Err("path= is missing".into()),
-        (false, Some(_)) => return Err(format!("{} takes no path=", backend.name)),
-        (false, None) => String::new(),
-    };
-    let backend = (backend.open)(path);
+    let backend = (backend.open)(&properties)?;
     options.chardevs.push(Chardev { id, backend });
     Ok(())
 }
@@ -92,10 +165,12 @@ pub(super) fn of_serial(value: &str) -> Result<SerialConfig, String> {
         ("null", "") => SerialConfig::None,
         ("file", "") => return Err("a file name is missing; write file:PATH".into()),
         ("file", path) => SerialConfig::File(PathBuf::from(path)),
+        ("pipe", path) if !path.is_empty() => SerialConfig::Pipe(PathBuf::from(path)),
         ("chardev", id) if !id.is_empty() => SerialConfig::Named(id.into()),
         _ => {
             return Err(
-                "not supported; there are stdio, mon:stdio, file:PATH, chardev:ID, null, none"
+                "not supported; there are stdio, mon:stdio, file:PATH, pipe:PATH, chardev:ID, \
+                 null, none; a socket is a -chardev"
                     .into(),
             );
         }
@@ -115,21 +190,34 @@ pub(super) fn debugcon(options: &mut Options, value: &str) -> Result<(), String>
     Ok(())
 }
 
-/// Whether an `isa-debugcon` writes to the terminal: then COM1 does not by
-/// default.
-pub(super) fn debugcon_has_terminal(options: &Options) -> bool {
+/// The host ends of a device, and what messages call it.
+fn hosts(device: &mut DeviceConfig) -> Vec<(&'static str, &mut SerialConfig)> {
+    match &mut device.model {
+        DeviceModel::DebugCon { host, .. } => vec![("-device isa-debugcon", host)],
+        DeviceModel::VirtioSerial(serial) => {
+            let ports = serial.ports.iter_mut();
+            let named = ports.map(|port| match port.console {
+                true => ("-device virtconsole", &mut port.host),
+                false => ("-device virtserialport", &mut port.host),
+            });
+            named.collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a device has the terminal: then COM1 has not by default.
+pub(super) fn device_has_terminal(options: &mut Options) -> bool {
+    let chardevs = &options.chardevs;
     let stdio = |host: &SerialConfig| match host {
         SerialConfig::Stdio => true,
-        SerialConfig::Named(id) => options
-            .chardevs
+        SerialConfig::Named(id) => chardevs
             .iter()
             .any(|c| c.id == *id && matches!(c.backend, SerialConfig::Stdio)),
         _ => false,
     };
-    options.config.devices.iter().any(|d| match &d.model {
-        DeviceModel::DebugCon { host, .. } => stdio(host),
-        _ => false,
-    })
+    let hosts = options.config.devices.iter_mut().flat_map(hosts);
+    hosts.into_iter().any(|(_, host)| stdio(host))
 }
 
 /// Puts the backends in the place of their names. A backend serves one
@@ -139,13 +227,7 @@ pub(super) fn resolve(options: &mut Options) -> Result<(), String> {
     let mut terminals = 0;
     let config = &mut options.config;
     let serial = config.serial.iter_mut().map(|s| ("-serial", s));
-    let devices = config
-        .devices
-        .iter_mut()
-        .filter_map(|d| match &mut d.model {
-            DeviceModel::DebugCon { host, .. } => Some(("-device isa-debugcon", host)),
-            _ => None,
-        });
+    let devices = config.devices.iter_mut().flat_map(hosts);
     for (option, host) in serial.chain(devices) {
         if let SerialConfig::Named(id) = host {
             let found = options.chardevs.iter().find(|c| c.id == *id);

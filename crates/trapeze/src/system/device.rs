@@ -1,6 +1,7 @@
 //! `-device`: models and their properties, one table for parser and lists.
 
 pub(super) mod balloon;
+mod serial;
 
 use super::drive;
 use super::keyval::{self, on_off};
@@ -65,7 +66,7 @@ const fn property(
 }
 
 /// Every model.
-const MODELS: [Model; 10] = [
+const MODELS: [Model; 11] = [
     Model {
         name: "virtio-blk-pci",
         bus: Bus::Pci,
@@ -92,6 +93,15 @@ const MODELS: [Model; 10] = [
         help: "takes guest memory and gives it back",
         new: balloon::new,
         properties: &balloon::PROPERTIES,
+    },
+    Model {
+        name: "virtio-serial-pci",
+        bus: Bus::Pci,
+        aliases: &["virtio-serial", "virtio-serial-pci-transitional"],
+        mmio: Some("virtio-serial-device"),
+        help: "consoles and streams of bytes: virtconsole, virtserialport",
+        new: serial::new,
+        properties: &serial::PROPERTIES,
     },
     Model {
         name: "isa-debug-exit",
@@ -521,7 +531,7 @@ fn list() -> String {
             v.model.help
         )
     });
-    rows.collect()
+    rows.chain([serial::list()]).collect()
 }
 
 fn find(name: &str) -> Result<Variant, String> {
@@ -529,6 +539,7 @@ fn find(name: &str) -> Result<Variant, String> {
     Variant::all().find(matches).ok_or_else(|| {
         let names =
             Variant::all().flat_map(|v| std::iter::once(v.name).chain(v.aliases().iter().copied()));
+        let names = names.chain(serial::PORT_MODELS.iter().map(|m| m.name));
         let near = did_you_mean(name, names);
         format!("'{name}' is not a valid device model name{near}; -device help lists them")
     })
@@ -545,6 +556,9 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
     if matches!(&*name, "help" | "?") {
         options.print.get_or_insert(list());
         return Ok(());
+    }
+    if let Some(port) = serial::PORT_MODELS.iter().find(|m| m.name == name) {
+        return serial::apply_port(options, port, words);
     }
     let model = find(&name)?;
     let mut device = DeviceConfig::new((model.model.new)());
@@ -598,18 +612,34 @@ fn check_bus(
     ))
 }
 
+/// No two devices have the same id; ports of devices are devices, too.
+fn check_ids(devices: &[DeviceConfig]) -> Result<(), String> {
+    let ports = |d: &DeviceConfig| match &d.model {
+        DeviceModel::VirtioSerial(serial) => serial.ports.iter().map(|p| p.id.clone()).collect(),
+        _ => Vec::new(),
+    };
+    let ids = devices
+        .iter()
+        .flat_map(|d| [vec![d.id.clone()], ports(d)].concat());
+    let mut seen = Vec::new();
+    for id in ids.flatten() {
+        if seen.contains(&id) {
+            return Err(format!("-device: two devices have the id '{id}'"));
+        }
+        seen.push(id);
+    }
+    Ok(())
+}
+
 /// Checks what can be known only at the end: ids, and that every disk has a
 /// drive of its own.
 pub(super) fn check(options: &Options) -> Result<(), String> {
     let config = &options.config;
     balloon::check(&config.devices)?;
+    check_ids(&config.devices)?;
     let mut used: Vec<&str> = Vec::new();
     for (i, device) in config.devices.iter().enumerate() {
         check_bus(options, device, &config.devices[..i])?;
-        let same = |d: &DeviceConfig| d.id.is_some() && d.id == device.id;
-        if let (Some(id), true) = (&device.id, config.devices[..i].iter().any(same)) {
-            return Err(format!("-device: two devices have the id '{id}'"));
-        }
         let DeviceModel::VirtioBlk(blk) = &device.model else {
             continue;
         };

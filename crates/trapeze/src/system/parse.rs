@@ -113,7 +113,7 @@ impl Options {
     /// option at all, since there is no window COM1 could be shown in.
     fn resolve_serial(&mut self) -> Result<(), String> {
         if self.serial.is_empty() && !self.no_defaults {
-            let taken = chardev::debugcon_has_terminal(self);
+            let taken = chardev::device_has_terminal(self);
             let console = self.nographic || !(self.no_display || taken);
             self.config.serial = vec![match console {
                 true => SerialConfig::Stdio,
