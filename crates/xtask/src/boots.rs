@@ -4,7 +4,6 @@ mod boards;
 mod disks;
 mod full;
 mod memory;
-mod ports;
 
 pub(crate) use self::disks::modules as virtio_modules;
 
@@ -169,13 +168,6 @@ const CASES: &[Case] = &[
         guest: Guest::Devices(memory::DEVICES),
         options: memory::OPTIONS,
         steps: memory::STEPS,
-        exit: 0,
-    },
-    Case {
-        name: "ports",
-        guest: Guest::Devices(ports::DEVICES),
-        options: ports::OPTIONS,
-        steps: ports::STEPS,
         exit: 0,
     },
     Case {
