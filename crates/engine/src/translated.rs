@@ -7,7 +7,7 @@ use crate::vcpu::SoftVcpu;
 use crate::vm::SoftVm;
 use iced_x86::{Code, Instruction};
 use isa::Stop;
-use jit::cache::{CodeCache, Dropped, JumpCache, unpack_flags};
+use jit::cache::{CodeCache, Dropped, JumpCache};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::{info, stack_change};
 use jit::{ExitKind, JitCtx, moved};
@@ -467,7 +467,9 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
     if let Some(site) = vm.code.lock().access_at(pc) {
         ctx.cpu.rip = ctx.jit.page.wrapping_add(site.rip);
         if site.flags_in_slot != 0 {
-            ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | unpack_flags(ctx.jit.flags);
+            // SAFETY: generated code called this.
+            let aside = unsafe { ctx.jit.flags_aside() };
+            ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | aside & flags::ARITH;
         }
     }
     ctx.jit.exit_kind = kind as u32;
@@ -531,7 +533,6 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         exit_kind: 0,
         exit_site: 0,
         host_rsp: 0,
-        flags: 0,
         temp: 0,
         page: 0,
         jump_cache: 0.into(),

@@ -1,6 +1,8 @@
 //! Decoding a block and the liveness of flags in it.
 
-use crate::classify::{Allowed, Copyable, Treatment, Vector, normalise, treatment, vector_class};
+use crate::classify::{
+    Allowed, Copyable, Treatment, Vector, may_raise, normalise, treatment, vector_class,
+};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, RflagsBits};
 use x86::flags;
 
@@ -17,12 +19,12 @@ pub struct Step {
     pub insn: Instruction,
     /// How it is translated.
     pub treatment: Treatment,
-    /// Arithmetic flags that someone may still read before the instruction.
+    /// Arithmetic flags that must be right before it: those that are read later,
+    /// or all where the block may be left, since the guest then sees them.
     pub live_in: u64,
-    /// The same after it, on the fall-through path.
-    pub live_out: u64,
-    /// For a direct jump: flags its target may read.
-    pub live_target: u64,
+    /// Those that its copy needs in the host's register: it reads them, or
+    /// leaves them as they are for others.
+    pub needed: u64,
 }
 
 /// A block: a run of instructions inside one page. It ends with an
@@ -86,7 +88,7 @@ impl Block {
     pub fn decode(source: &Source<'_>, rip: u64) -> Self {
         let mut block = Self::default();
         block.fill(source, rip);
-        block.find_live(source);
+        block.find_live();
         block
     }
 
@@ -115,8 +117,7 @@ impl Block {
                 insn,
                 treatment,
                 live_in: flags::ARITH,
-                live_out: flags::ARITH,
-                live_target: flags::ARITH,
+                needed: flags::ARITH,
             });
             if treatment.ends_block() {
                 break;
@@ -124,66 +125,44 @@ impl Block {
         }
     }
 
-    /// Backward pass over the block; what lies beyond a direct jump inside
-    /// the page is looked at a few instructions deep.
-    fn find_live(&mut self, source: &Source<'_>) {
-        let mut live = match self.steps.last() {
-            Some(s) if s.treatment == Treatment::Jump => 0, // set from its target
-            Some(s) if s.treatment.ends_block() => flags::ARITH,
-            _ => live_at(source, self.end),
-        };
+    /// Backward pass over the block. Whatever comes after it sees all flags.
+    fn find_live(&mut self) {
+        let mut live = flags::ARITH;
         for step in self.steps.iter_mut().rev() {
-            step.live_out = live;
-            if matches!(step.treatment, Treatment::Jcc | Treatment::Jump) {
-                step.live_target = live_at(source, step.insn.near_branch_target());
-                live |= step.live_target;
-            }
-            if matches!(step.treatment, Treatment::Interp | Treatment::RepString) {
-                live = flags::ARITH;
+            let (read, kill) = effect(&step.insn);
+            step.needed = live & !kill | read;
+            live = if step.is_quiet() {
+                step.needed
             } else {
-                let (read, kill) = effect(&step.insn);
-                live = (live & !kill) | read;
-            }
+                flags::ARITH
+            };
             step.live_in = live;
         }
     }
 }
 
-/// Instructions looked at beyond a jump.
-const PEEK: usize = 5;
-
-/// Flags that the code at `rip` may read before writing them; all of them if
-/// that is unknown.
-fn live_at(source: &Source<'_>, rip: u64) -> u64 {
-    let Some(start) = rip
-        .checked_sub(source.base)
-        .filter(|o| *o < source.page.len() as u64)
-    else {
-        return flags::ARITH;
-    };
-    let mut decoder = source.decoder(start as usize, rip);
-    let mut unknown = flags::ARITH;
-    let mut read = 0;
-    for _ in 0..PEEK {
-        if !decoder.can_decode() {
-            break;
-        }
-        let insn = decoder.decode();
-        if insn.flow_control() != iced_x86::FlowControl::Next {
-            break;
-        }
-        let (r, k) = effect(&insn);
-        read |= r & unknown;
-        unknown &= !k;
-        if unknown == 0 {
-            return read;
+impl Step {
+    /// Execution surely goes on behind the instruction, so that nobody sees the
+    /// flags before it but what follows.
+    fn is_quiet(&self) -> bool {
+        use Treatment as T;
+        let memory = || op_kinds(&self.insn).any(|kind| kind == OpKind::Memory);
+        match self.treatment {
+            T::Nothing | T::Lea | T::Cli | T::Direction => true,
+            T::SwapGs | T::ReadBase | T::ReadControl | T::ReadTsc => true,
+            T::ReadSelector => !memory(),
+            T::Copy => !memory() && !may_raise(&self.insn),
+            _ => false,
         }
     }
-    read | unknown
+}
+
+fn op_kinds(insn: &Instruction) -> impl Iterator<Item = OpKind> {
+    (0..insn.op_count()).map(|i| insn.op_kind(i))
 }
 
 /// Arithmetic flags an instruction reads, and those it surely overwrites.
-pub fn effect(insn: &Instruction) -> (u64, u64) {
+fn effect(insn: &Instruction) -> (u64, u64) {
     let read = arith(insn.rflags_read());
     let kill = arith(insn.rflags_modified());
     if may_leave_flags(insn) {

@@ -4,7 +4,7 @@
 mod faults;
 mod jump;
 
-pub use faults::{FaultTable, unpack_flags};
+pub use faults::FaultTable;
 pub use jump::JumpCache;
 
 use crate::arena::{Arena, HUGE};

@@ -409,6 +409,15 @@ pub fn normalise(insn: &mut Instruction) {
     insn.set_code(code);
 }
 
+/// True if a copy may raise a host exception. CMPXCHG16B demands alignment;
+/// hosts may refuse a lock on split lines.
+pub fn may_raise(insn: &Instruction) -> bool {
+    let mnemonics = [Mnemonic::Div, Mnemonic::Idiv, Mnemonic::Cmpxchg16b];
+    mnemonics.contains(&insn.mnemonic())
+        || insn.has_lock_prefix()
+        || vector_class(insn) != Vector::None
+}
+
 /// True if the instruction touches flags beyond the arithmetic ones: those
 /// live in memory, not in the host's register (CLD, STD).
 fn system_flags(insn: &Instruction) -> bool {

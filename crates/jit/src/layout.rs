@@ -53,9 +53,6 @@ pub struct JitCtx {
     pub exit_site: u32,
     /// Host stack pointer at entry.
     pub host_rsp: u64,
-    /// Arithmetic flags set aside around a check: AH as LAHF leaves it in
-    /// bits 8..=15, OF in bit 0.
-    pub flags: u64,
     /// A value set aside across a second check.
     pub temp: u64,
     /// What has to be added to the addresses in translations that run wherever
@@ -137,7 +134,6 @@ impl Layout {
         exit_kind,
         exit_site,
         host_rsp,
-        flags,
         temp,
         page,
         jump_cache,

@@ -3,8 +3,8 @@
 use super::block::Block;
 use crate::case::{Case, Executor, Outcome};
 use crate::compare::differences;
-use iced_x86::{FlowControl, Instruction, Register};
-use x86::{flags, vector};
+use iced_x86::{Instruction, Register};
+use x86::vector;
 
 /// The x87's last opcode in the image.
 const FOP: std::ops::Range<usize> = 6..8;
@@ -34,7 +34,7 @@ pub fn compare(block: &Block, host: &mut dyn Executor, other: &mut dyn Executor)
         o.rflags &= !undefined;
     }
     if !end[0] {
-        blame(&mut case, &insns, &mut a, &mut b);
+        blame(&mut case, &insns, &a);
     }
     differences(&case, &a, &b)
 }
@@ -48,43 +48,11 @@ fn normalise(o: &mut Outcome) -> bool {
     end
 }
 
-/// The instruction that faults decides what is left to the processor. Flags
-/// that are overwritten before anyone reads them need not be right then: the
-/// translator gives them up at the access.
-fn blame(case: &mut Case, insns: &[Instruction], a: &mut Outcome, b: &mut Outcome) {
-    let Some(i) = insns.iter().position(|i| i.ip() == a.rip) else {
-        return;
-    };
-    case.insn = insns[i];
-    let dead = flags::ARITH & !live(insns, i);
-    for o in [a, b] {
-        o.rflags &= !dead;
+/// The instruction that faults decides what is left to the processor.
+fn blame(case: &mut Case, insns: &[Instruction], faulted: &Outcome) {
+    if let Some(insn) = insns.iter().find(|i| i.ip() == faulted.rip) {
+        case.insn = *insn;
     }
-}
-
-/// Arithmetic flags that may still be read from instruction `from` on.
-fn live(insns: &[Instruction], from: usize) -> u64 {
-    let mut before = vec![0; insns.len()];
-    // Twice, so that what is live at a loop's head reaches its end.
-    for _ in 0..2 {
-        for (i, insn) in insns.iter().enumerate().rev() {
-            let at = |ip: u64| {
-                let to = insns.iter().position(|t| t.ip() == ip);
-                to.map_or(flags::ARITH, |t| before[t])
-            };
-            let out = match insn.flow_control() {
-                FlowControl::Next => at(insn.next_ip()),
-                FlowControl::ConditionalBranch => {
-                    at(insn.next_ip()) | at(insn.near_branch_target())
-                }
-                FlowControl::UnconditionalBranch => at(insn.near_branch_target()),
-                _ => flags::ARITH,
-            };
-            let (read, kill) = jit::block::effect(insn);
-            before[i] = out & !kill | read;
-        }
-    }
-    before[from]
 }
 
 /// The smallest block found, by leaving out instructions, that still differs.

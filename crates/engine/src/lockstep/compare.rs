@@ -81,14 +81,14 @@ pub fn differences(
 ) -> Vec<Difference> {
     let rehearsed = &lockstep.rehearsed;
     let mut out = Vec::new();
-    let Some(done) = done.filter(|&n| n == rehearsal.done) else {
+    if done != Some(rehearsal.done) {
         let end = match rehearsal.end {
             End::Fault(e) => format!("{:#x}, {}", rehearsed.rip, fault_text(Some(e))),
             _ => hex(rehearsed.rip),
         };
         out.push(difference("rip", end, hex(real.rip)));
         return out;
-    };
+    }
     if outcome.fault.is_some() {
         faults(rehearsal, outcome, &mut out);
     }
@@ -99,9 +99,8 @@ pub fn differences(
     if rehearsed.rip != real.rip {
         out.push(difference("rip", hex(rehearsed.rip), hex(real.rip)));
     }
-    let dead = flags::ARITH & !plan.live(done, real.rip);
-    if (rehearsed.rflags ^ real.rflags) & !dead != 0 {
-        let (a, b) = (rehearsed.rflags & !dead, real.rflags & !dead);
+    let (a, b) = (rehearsed.rflags, real.rflags);
+    if a != b {
         out.push(difference("rflags", flag_text(a), flag_text(b)));
     }
     if !same_system_state(rehearsed, real) {

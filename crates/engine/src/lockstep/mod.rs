@@ -19,8 +19,7 @@
 //!   DMA) shows as a difference that a second rehearsal does not have: that is
 //!   counted, not reported.
 //!
-//! Arithmetic flags that nobody can read before they are overwritten, and the
-//! x87's last opcode, need not agree: the translator gives them up.
+//! The x87's last opcode need not agree: the translator gives it up.
 
 mod compare;
 mod overlay;

@@ -10,15 +10,13 @@ use jit::block::{Block, Source};
 use jit::classify::{Copyable, Treatment};
 use std::cell::RefCell;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
-use x86::{CpuState, Exception, flags, gpr};
+use x86::{CpuState, Exception, gpr};
 
 /// One instruction of the block.
 #[derive(Clone, Copy)]
 pub struct Step {
     /// As the guest's bytes say, not as the translator simplified it.
     pub insn: Instruction,
-    /// Arithmetic flags that matter before it, after it, and where it jumps to.
-    pub live: [u64; 3],
     /// The translation leaves it to the interpreter.
     left: bool,
 }
@@ -52,7 +50,6 @@ impl Plan {
             let insn = Decoder::with_ip(cpu.bitness(), bytes, ip, DecoderOptions::NONE).decode();
             Step {
                 insn,
-                live: [s.live_in, s.live_out, s.live_target],
                 left: s.treatment == Treatment::Interp,
             }
         });
@@ -91,19 +88,6 @@ impl Plan {
     /// The instruction at `rip`.
     pub fn at(&self, rip: u64) -> Option<usize> {
         self.steps.iter().position(|s| s.insn.ip() == rip)
-    }
-
-    /// The arithmetic flags that the translation must have right when the first
-    /// `done` instructions were executed and RIP is `rip`.
-    pub fn live(&self, done: usize, rip: u64) -> u64 {
-        let before = self.steps.get(done).filter(|s| s.insn.ip() == rip);
-        match (before, done.checked_sub(1).map(|i| &self.steps[i])) {
-            (Some(next), _) => next.live[0],
-            (None, Some(last)) if rip == last.insn.next_ip() => last.live[1],
-            (None, Some(last)) if last.insn.is_jcc_short_or_near() => last.live[2],
-            (None, Some(last)) if last.insn.is_jmp_short_or_near() => last.live[2],
-            _ => flags::ARITH,
-        }
     }
 }
 

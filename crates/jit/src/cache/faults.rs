@@ -110,8 +110,7 @@ fn recover(fault: &mut Fault<'_>) -> bool {
     }
     // SAFETY: `this` is that memory; the interrupted thread is the only one
     // that uses these fields.
-    let (table, rip, flags, page) =
-        unsafe { (&*(*this).faults, (*this).rip, (*this).flags, (*this).page) };
+    let (table, rip, page) = unsafe { (&*(*this).faults, (*this).rip, (*this).page) };
     let Some(site) = table.find(fault.reg(libc::REG_RIP)) else {
         return false;
     };
@@ -119,14 +118,23 @@ fn recover(fault: &mut Fault<'_>) -> bool {
     unsafe { *rip = page.wrapping_add(site.rip) };
     if site.flags_in_slot != 0 {
         let efl = fault.reg(libc::REG_EFL) & !x86::flags::ARITH;
-        fault.set_reg(libc::REG_EFL, efl | unpack_flags(flags));
+        // SAFETY: the interrupted thread was in generated code.
+        let flags = unsafe { (*this).flags_aside() };
+        fault.set_reg(libc::REG_EFL, efl | flags & x86::flags::ARITH);
     }
     fault.set_reg(libc::REG_RIP, table.exit);
     true
 }
 
-/// Arithmetic flags from the form [`JitCtx::flags`] holds.
-pub fn unpack_flags(slot: u64) -> u64 {
-    let low = (slot >> 8) & 0xd5;
-    low | if slot & 1 != 0 { x86::flags::OF } else { 0 }
+impl JitCtx {
+    /// Flags that generated code set aside, as RFLAGS has them: the 8 bytes
+    /// below its stack pointer.
+    ///
+    /// # Safety
+    /// The thread is in generated code, or called by it.
+    pub unsafe fn flags_aside(&self) -> u64 {
+        // SAFETY: the entry left that many bytes of the host's stack, and what
+        // runs above generated code keeps off them.
+        unsafe { *((self.host_rsp - 8) as *const u64) }
+    }
 }

@@ -31,7 +31,7 @@ impl Emitter<'_> {
         let touches = insn.rflags_read() | insn.rflags_modified() != 0;
         if !memory {
             if touches {
-                self.restore_flags(step.live_in);
+                self.restore_flags(step.needed);
             }
             return self.copy_registers(insn);
         }
@@ -43,9 +43,9 @@ impl Emitter<'_> {
             write,
             ..Operand::read(insn.memory_size().size() as i32)
         };
-        self.check(insn.ip(), operand.of(insn), step.live_in);
+        self.check(insn.ip(), operand.of(insn));
         if touches {
-            self.restore_flags(step.live_in);
+            self.restore_flags(step.needed);
         }
         self.copy_with_memory(insn);
     }

@@ -72,12 +72,11 @@ impl Emitter<'_> {
         self.jump_from(target.wrapping_sub(1), target, None);
     }
 
-    /// To a known address, because execution runs on to it or from a branch,
-    /// with the flags that code there may read.
-    fn jump_from(&mut self, from: u64, target: u64, branch: Option<(&Instruction, u64)>) {
+    /// To a known address, from `branch` or because execution runs on to it.
+    fn jump_from(&mut self, from: u64, target: u64, branch: Option<&Instruction>) {
         if self.linkable(from, target) {
-            if let Some((_, live)) = branch.filter(|_| target <= from) {
-                self.poll(target, live);
+            if target <= from {
+                self.poll(target);
             }
             self.align_link(1);
             let at = self.hot.jmp();
@@ -87,7 +86,7 @@ impl Emitter<'_> {
             // Where the page is mapped decides whether it is canonical.
             let unknown = self.to.mapping == Mapping::Anywhere && self.to.wide;
             let branch = branch.filter(|_| unknown);
-            let branch = branch.map_or(NO_BRANCH, |(insn, _)| self.number(insn));
+            let branch = branch.map_or(NO_BRANCH, |insn| self.number(insn));
             self.linear(T0, target);
             self.probe(branch);
         }
@@ -96,23 +95,16 @@ impl Emitter<'_> {
     /// Leaves for `rip` with [`ExitKind::Poll`] if the poll word is set. A loop
     /// of links has one that leads back; jumps through the jump cache miss it
     /// when the vCPU is to leave.
-    pub(super) fn poll(&mut self, rip: u64, live: u64) {
+    pub(super) fn poll(&mut self, rip: u64) {
         let l = self.l;
-        let disp = l.poll();
-        if live == 0 {
-            self.hot.gs_cmp_imm8(disp, 0);
-            let at = self.hot.jcc(crate::asm::cc::NE);
-            self.hot_to_cold(at);
-        } else {
-            self.hot.rr(true, op::MOV, T2, RCX);
-            self.hot.gs(false, op::MOV, RCX, disp);
-            let clear = self.hot.jrcxz(true);
-            self.hot.rr(true, op::MOV, RCX, T2);
-            let at = self.hot.jmp();
-            self.hot_to_cold(at);
-            self.hot.land8(clear);
-            self.hot.rr(true, op::MOV, RCX, T2);
-        }
+        self.hot.rr(true, op::MOV, T2, RCX);
+        self.hot.gs(false, op::MOV, RCX, l.poll());
+        let clear = self.hot.jrcxz(true);
+        self.hot.rr(true, op::MOV, RCX, T2);
+        let at = self.hot.jmp();
+        self.hot_to_cold(at);
+        self.hot.land8(clear);
+        self.hot.rr(true, op::MOV, RCX, T2);
         let to = self.to;
         linear(&mut self.cold, l, to.mapping, T0, to.wide, rip);
         self.cold.gs(true, op::MOV_STORE, T0, l.rip);
@@ -133,9 +125,9 @@ impl Emitter<'_> {
 
     /// Direct JMP.
     pub(super) fn jump(&mut self, step: &Step) {
-        self.restore_flags(step.live_target);
+        self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
-        self.jump_from(ip, target, Some((&step.insn, step.live_target)));
+        self.jump_from(ip, target, Some(&step.insn));
     }
 
     /// Jcc: the taken edge leaves the block, the other stays in it.
@@ -150,7 +142,7 @@ impl Emitter<'_> {
             return self.add_link(at, target, crosses);
         }
         let skip = self.hot.jcc(cond ^ 1);
-        self.jump_from(ip, target, Some((&step.insn, step.live_target)));
+        self.jump_from(ip, target, Some(&step.insn));
         self.hot.land(skip);
     }
 
@@ -159,7 +151,7 @@ impl Emitter<'_> {
         self.push_return(step);
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
-        self.jump_from(ip, target, Some((&step.insn, flags::ARITH)));
+        self.jump_from(ip, target, Some(&step.insn));
     }
 
     /// T0 = the target operand of an indirect branch.
@@ -167,7 +159,7 @@ impl Emitter<'_> {
         let insn = &step.insn;
         if insn.op0_kind() == OpKind::Memory {
             self.linear_address(insn);
-            self.check(insn.ip(), Operand::read(self.word()), step.live_in);
+            self.check(insn.ip(), Operand::read(self.word()));
             self.load_top(T0);
         } else {
             let r = self.fetch(insn.op0_register(), T0);

@@ -5,6 +5,9 @@ use crate::asm::{Asm, cc, op};
 use crate::layout::Layout;
 use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Instruction, Mnemonic, Register};
+use x86::flags;
+
+const RSP: u8 = 4;
 
 /// Bits of the slow path's info argument.
 pub mod info {
@@ -156,15 +159,15 @@ impl Emitter<'_> {
     }
 
     /// Checks the access at T0; afterwards `[T1 + T0]` is the operand in host
-    /// memory. Flags that are live before instruction `rip` are set aside.
-    pub(super) fn check(&mut self, rip: u64, operand: Operand, live: u64) {
+    /// memory. The flags are set aside: instruction `rip` may fault.
+    pub(super) fn check(&mut self, rip: u64, operand: Operand) {
         let Operand {
             size,
             write,
             locked,
             ..
         } = operand;
-        self.save_flags(live);
+        self.save_flags(flags::ARITH);
         let field = TlbField::tag(write);
         let retry = self.hot.len();
         self.tlb_entry(T1, T0);
@@ -209,6 +212,8 @@ impl Emitter<'_> {
         // T0 = address again
         tlb_field(&mut self.cold, self.l, self.to.bank, (op::XOR, T0), tag);
         self.cold.mov_imm(T2, u64::from(arg));
+        // The slot for flags stays as it is, the stack aligned.
+        self.cold.mem(true, op::LEA, RSP, RSP, None, -16);
         let call = self.cold.call();
         self.cold_to_stub(call, self.stubs.slow);
         self.out.accesses.push(Site {
@@ -216,6 +221,7 @@ impl Emitter<'_> {
             flags_in_slot: u32::from(self.flags_in_slot),
             rip,
         });
+        self.cold.mem(true, op::LEA, RSP, RSP, None, 16);
         let back = self.cold.jmp();
         self.cold_to_hot(back, retry);
     }

@@ -2,10 +2,11 @@
 //!
 //! # Flags
 //! Guest arithmetic flags live in the host's. A TLB check clobbers them, so
-//! where they are still needed they are set aside in [`crate::JitCtx::flags`]
-//! once and brought back before the next instruction that touches flags. At
-//! every point: if a flag is live, it is in the slot when `flags_in_slot`,
-//! else in the host's flags.
+//! they are set aside in the slot below the host's stack pointer
+//! ([`crate::JitCtx::flags_aside`]) and brought back before the next instruction
+//! that needs them. At every point: if a flag is live, it is in the slot when
+//! `flags_in_slot`, else in the host's flags. All are live wherever a block may
+//! be left.
 
 mod copy;
 mod flow;
@@ -20,11 +21,11 @@ pub use memory::info;
 
 use crate::asm::Asm;
 use crate::block::{Block, Step};
-use crate::classify::{AccessTable, Treatment, Vector, vector_class};
+use crate::classify::{AccessTable, Treatment, may_raise};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2};
 use crate::stubs::Stubs;
-use iced_x86::{Encoder, Instruction, Mnemonic};
+use iced_x86::{Encoder, Instruction};
 
 /// What a translation knows of where its page is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,7 +262,7 @@ impl Emitter<'_> {
         }
         let id = self.number(insn);
         if self.flags_in_slot {
-            restore_flags_from(&mut self.cold, self.l.flags());
+            restore_flags_from(&mut self.cold);
         }
         self.cold.gs_store_imm(self.l.exit_site(), id);
         let out = self.cold.jmp();
@@ -300,18 +301,14 @@ impl Emitter<'_> {
         if live == 0 || self.flags_in_slot {
             return;
         }
-        let a = &mut self.hot;
-        a.rr(true, crate::asm::op::MOV, T2, 0);
-        a.bytes(&[0x9f, 0x0f, 0x90, 0xc0]); // lahf; seto al
-        a.gs(false, crate::asm::op::MOV_STORE, 0, self.l.flags());
-        a.rr(true, crate::asm::op::MOV, 0, T2);
+        self.hot.bytes(&[0x9c, 0x48, 0x8d, 0x64, 0x24, 0x08]); // pushfq; lea rsp, [rsp+8]
         self.flags_in_slot = true;
     }
 
     /// Brings the flags back if any is live and they are in the slot.
     fn restore_flags(&mut self, live: u64) {
         if self.flags_in_slot && live != 0 {
-            restore_flags_from(&mut self.hot, self.l.flags());
+            restore_flags_from(&mut self.hot);
         }
         self.flags_in_slot = false;
     }
@@ -345,12 +342,7 @@ impl Emitter<'_> {
 
     /// Remembers a copied instruction that may raise a host exception.
     fn note_fault_site(&mut self, insn: &Instruction) {
-        // CMPXCHG16B demands alignment; hosts may refuse a lock on split lines.
-        let raises = matches!(
-            insn.mnemonic(),
-            Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Cmpxchg16b
-        );
-        if raises || insn.has_lock_prefix() || vector_class(insn) != Vector::None {
+        if may_raise(insn) {
             self.out.faults.push(Site {
                 at: (self.to.hot + self.hot.len()) as u32,
                 flags_in_slot: u32::from(self.flags_in_slot),
@@ -388,10 +380,12 @@ fn relative(wide: bool, value: u64) -> i64 {
     }
 }
 
-/// Loads the host's flags from the slot at `slot`. Clobbers T2.
-fn restore_flags_from(a: &mut Asm, slot: u32) {
+/// Loads the host's flags from the slot. Clobbers T2.
+fn restore_flags_from(a: &mut Asm) {
     a.rr(true, crate::asm::op::MOV, T2, 0);
-    a.gs(false, crate::asm::op::MOV, 0, slot);
-    a.bytes(&[0x04, 0x7f, 0x9e]); // add al, 0x7f (OF); sahf
+    a.bytes(&[0x8b, 0x44, 0x24, 0xf8]); // mov eax, [rsp-8]
+    a.bytes(&[0x66, 0xc1, 0xc0, 0x08]); // rol ax, 8
+    // AL holds bits 8..=15: IF, which is set, and OF. This overflows with OF.
+    a.bytes(&[0x04, 0x76, 0x9e]); // add al, 0x76; sahf
     a.rr(true, crate::asm::op::MOV, 0, T2);
 }

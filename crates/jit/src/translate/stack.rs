@@ -18,13 +18,13 @@ impl Emitter<'_> {
         let word = self.word();
         self.hot
             .mem(self.to.wide, op::LEA, T0, GUEST_RSP, None, -word);
-        self.check(step.insn.ip(), Operand::write(word), step.live_in);
+        self.check(step.insn.ip(), Operand::write(word));
     }
 
     /// T0 = guest RSP, checked for a read of one slot.
     fn check_pop(&mut self, step: &Step) {
         self.hot.rr(self.to.wide, op::MOV, T0, GUEST_RSP);
-        self.check(step.insn.ip(), Operand::read(self.word()), step.live_in);
+        self.check(step.insn.ip(), Operand::read(self.word()));
     }
 
     pub(super) fn adjust_rsp(&mut self, by: i32) {
@@ -53,7 +53,7 @@ impl Emitter<'_> {
             }
             OpKind::Memory => {
                 self.linear_address(insn);
-                self.check(insn.ip(), Operand::read(self.word()), step.live_in);
+                self.check(insn.ip(), Operand::read(self.word()));
                 self.load_top(T2);
                 self.hot.gs(true, op::MOV_STORE, T2, self.l.temp());
                 self.check_push(step);
@@ -88,7 +88,7 @@ impl Emitter<'_> {
         const RBP: u8 = 5;
         let word = self.word();
         self.hot.rr(self.to.wide, op::MOV, T0, RBP);
-        self.check(step.insn.ip(), Operand::read(word), step.live_in);
+        self.check(step.insn.ip(), Operand::read(word));
         self.hot
             .mem(self.to.wide, op::LEA, GUEST_RSP, RBP, None, word);
         self.load_top(RBP);

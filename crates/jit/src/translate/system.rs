@@ -74,7 +74,7 @@ impl Emitter<'_> {
         self.hot.gs(true, op::MOV, T0, other);
         self.hot.gs(true, op::XCHG, T0, cache);
         self.hot.gs(true, op::MOV_STORE, T0, other);
-        self.poll(next, flags::ARITH);
+        self.poll(next);
         self.jump_to(next);
     }
 
@@ -183,7 +183,7 @@ impl Emitter<'_> {
         const WORD: u8 = 0x66; // operand-size prefix
         if insn.op0_kind() == OpKind::Memory {
             self.linear_address(insn);
-            self.check(insn.ip(), Operand::write(2), step.live_in);
+            self.check(insn.ip(), Operand::write(2));
             self.hot.gs_movzx16(T2, disp);
             self.hot.buf.push(WORD);
             return self.hot.mem(false, op::MOV_STORE, T2, T1, Some((T0, 0)), 0);
@@ -229,13 +229,13 @@ impl Emitter<'_> {
             write,
             ..Operand::read(1 << word)
         };
-        self.check(insn.ip(), operand.of(insn), step.live_in);
+        self.check(insn.ip(), operand.of(insn));
         let index = self.fetch(insn.op1_register(), T2);
         self.hot.rr(false, op::MOV, T2, index);
         self.hot.and_imm(T2, (8 << word) - 1);
         if self.flags_in_slot {
             self.hot.gs(true, op::MOV_STORE, T2, self.l.temp());
-            self.restore_flags(step.live_in);
+            self.restore_flags(step.needed);
             self.hot.gs(true, op::MOV, T2, self.l.temp());
         }
         self.emit_bit_op(insn);

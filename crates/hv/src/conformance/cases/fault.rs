@@ -41,6 +41,7 @@ group! { "fault":
     data_across_the_canonical_edge "SDM 1 3.3.7.1",
     non_canonical_stack "SDM 1 3.3.7.1, SDM 3 6.15 #SS",
     cr2_survives_other_faults "SDM 3 6.15",
+    flags_that_nobody_reads "SDM 3 6.12.1",
     retry_after_fix "SDM 3 6.15 #PF",
 }
 
@@ -574,6 +575,44 @@ fn cr2_survives_other_faults(hv: &dyn Hypervisor) -> Result<(), Failure> {
         g.enter_kernel()?;
         g.run_to_exception()?.expect(6, None, CODE)?;
         expect("CR2", g.cpu.sregs()?.cr2, AT)
+    })
+}
+
+fn flags_that_nobody_reads(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    // The access faults between two instructions that set all flags.
+    type Set = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+    use flags::{AF, CF, OF, PF, SF, ZF};
+    let cases: [(&str, Set, u64); 4] = [
+        ("0x7fffffff + 1", |a| a.add(eax, 1), PF | AF | SF | OF),
+        (
+            "0x7fffffff - 0x80000000",
+            |a| a.sub(eax, i32::MIN),
+            CF | PF | SF | OF,
+        ),
+        ("0x7fffffff - 0x7fffffff", |a| a.cmp(eax, eax), PF | ZF),
+        (
+            "0x7fffffff - 0xffffffff",
+            |a| a.cmp(eax, -1),
+            CF | PF | SF | OF,
+        ),
+    ];
+    in_modes(hv, &PAGED, |g| {
+        g.map(PAGE, 0, 0);
+        for (what, set, want) in cases {
+            g.asm(|a| {
+                a.mov(eax, 0x7fff_ffff)?;
+                set(a)?;
+                a.mov(edx, dword_ptr(AT as u32))?;
+                a.xor(eax, eax)?;
+                a.hlt()
+            })?;
+            g.flush_tlb()?;
+            g.enter_kernel()?;
+            let frame = g.run_to_exception()?;
+            let got = (frame.vector, frame.flags & flags::ARITH);
+            expect(what, got, (14, want))?;
+        }
+        Ok(())
     })
 }
 
