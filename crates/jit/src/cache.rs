@@ -227,16 +227,11 @@ impl Request<'_> {
                 return (block, Mapping::Anywhere);
             }
         }
-        let block = Block::decode(&self.source, rip);
-        let user = self.user;
-        (
-            block,
-            if user {
-                Mapping::Fixed
-            } else {
-                Mapping::Kernel
-            },
-        )
+        let mapping = match self.user {
+            true => Mapping::Fixed,
+            false => Mapping::Kernel,
+        };
+        (Block::decode(&self.source, rip), mapping)
     }
 }
 

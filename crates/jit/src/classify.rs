@@ -248,6 +248,7 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     if copyable.has(insn.code())
         && !system_flags(insn)
         && plain_operands(insn)
+        && encodable(insn)
         && state_allows(insn, allowed)
     {
         T::Copy
@@ -425,6 +426,20 @@ fn system_flags(insn: &Instruction) -> bool {
     (insn.rflags_read() | insn.rflags_modified()) & (F::DF | F::IF | F::AC) != 0
 }
 
+/// True if a copy exists: not every encoding of 32-bit code has one in 64-bit
+/// code, and AH to BH cannot be named along with what the renaming moves to
+/// registers that need a REX prefix, memory operands among it.
+fn encodable(insn: &Instruction) -> bool {
+    let operands = || (0..insn.op_count()).map(|i| (insn.op_kind(i), insn.op_register(i)));
+    let moves = |r: Register| r.is_gpr() && matches!(r.full_register().number(), 4 | 8..);
+    let high = operands().any(|(_, r)| is_high_byte(r));
+    let rex = operands().any(|(kind, r)| match kind {
+        OpKind::Memory => true,
+        _ => !is_high_byte(r) && moves(r),
+    });
+    insn.code().op_code().mode64() && !(high && rex)
+}
+
 /// True if every operand is a register, an immediate or one ordinary memory
 /// operand of known size; an opmask may hide parts of it.
 fn plain_operands(insn: &Instruction) -> bool {
@@ -432,12 +447,10 @@ fn plain_operands(insn: &Instruction) -> bool {
         return false;
     }
     let mut memory = false;
-    let mut high = false;
     for i in 0..insn.op_count() {
         match insn.op_kind(i) {
             OpKind::Register => {
                 let r = insn.op_register(i);
-                high |= is_high_byte(r);
                 if r.is_segment_register() || r.is_cr() || r.is_dr() || r.is_tr() {
                     return false;
                 }
@@ -455,7 +468,7 @@ fn plain_operands(insn: &Instruction) -> bool {
             _ => return false,
         }
     }
-    !memory || memory_is_plain(insn, high)
+    !memory || memory_is_plain(insn)
 }
 
 /// A bit test of 32 or 64 bits whose index may lie beyond the operand.
@@ -468,14 +481,13 @@ fn is_bit_string(insn: &Instruction) -> bool {
         && insn.op1_register().size() >= 4
 }
 
-fn memory_is_plain(insn: &Instruction, high: bool) -> bool {
+fn memory_is_plain(insn: &Instruction) -> bool {
     let bit_string = matches!(
         insn.mnemonic(),
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
     ) && insn.op1_kind() == OpKind::Register;
     let size = insn.memory_size().size();
-    !high
-        && !bit_string
+    !bit_string
         && !insn.is_vsib()
         && insn.memory_index() != Register::AL // XLAT
         && insn.memory_size() != MemorySize::Unknown
