@@ -15,6 +15,11 @@ use x86::{cr0, cr4, efer, flags, msr};
 const RAM: usize = 32 * 4096;
 /// Page tables of the sane modes: identity for the first 2 MiB.
 const TABLES: u64 = 0x1_0000;
+/// The same where the guest cannot reach them: in lockstep a block that changes
+/// the entry that maps it would see bits of it that its rehearsal does not.
+const FAR_TABLES: u64 = 0x4000_0000;
+/// Bytes of page tables.
+const TABLES_SIZE: usize = 3 * 4096;
 /// Descriptors of the sane modes.
 const GDT: u64 = 0x1_4000;
 /// Where code begins.
@@ -27,6 +32,8 @@ struct World {
     vm: Arc<dyn Vm>,
     /// Guest RAM: leaked, so that it outlives the VM.
     ram: *mut u8,
+    /// Address of the page tables, and where they lie.
+    tables: (u64, *mut u8),
     fresh: Fresh,
 }
 
@@ -70,17 +77,11 @@ impl World {
     fn new(options: engine::Options) -> Self {
         let soft = Soft::with_options(options);
         let vm = soft.create_vm().expect("a VM");
-        let backing: &'static mut [u64] = Box::leak(vec![0u64; RAM / 8 + 512].into_boxed_slice());
-        let hva = (backing.as_mut_ptr() as u64).next_multiple_of(4096);
-        let slot = MemSlot {
-            slot: 0,
-            gpa: 0,
-            size: RAM as u64,
-            hva,
-            flags: MemFlags::NONE,
+        let ram = lend(&*vm, 0, 0, RAM);
+        let tables = match options.lockstep {
+            true => (FAR_TABLES, lend(&*vm, 1, FAR_TABLES, TABLES_SIZE)),
+            false => (TABLES, ram.wrapping_add(TABLES as usize)),
         };
-        // SAFETY: leaked memory with a page to spare for the alignment.
-        unsafe { vm.set_memory(slot) }.expect("a slot");
         let mut vcpu = vm.create_vcpu(0).expect("a vCPU");
         let cpuid = soft.supported_cpuid().expect("CPUID");
         vcpu.set_cpuid(&cpuid).expect("CPUID");
@@ -96,11 +97,11 @@ impl World {
             msrs,
         };
         kick_when_stuck(&vcpu.kicker());
-        let ram = hva as *mut u8;
         Self {
             vcpu,
             vm,
             ram,
+            tables,
             fresh,
         }
     }
@@ -137,9 +138,19 @@ impl World {
         unsafe { self.ram.add(at).copy_from_nonoverlapping(bytes.as_ptr(), n) };
     }
 
+    /// Sets an entry of the page tables.
+    fn set_entry(&self, offset: u64, value: u64) {
+        let at = offset as usize % TABLES_SIZE;
+        let bytes = value.to_le_bytes();
+        // SAFETY: `TABLES_SIZE` bytes of leaked memory; entries do not cross
+        // its end.
+        unsafe { self.tables.1.add(at).copy_from(bytes.as_ptr(), bytes.len()) };
+    }
+
     /// Runs some instructions; devices answer from the input.
     fn run(&mut self, mut input: Input<'_>) {
         self.vm.memory_written(0, RAM as u64);
+        self.vm.memory_written(self.tables.0, TABLES_SIZE as u64);
         for _ in 0..STEPS {
             let exit = self.vcpu.run().unwrap_or_else(|why| panic!("{why}"));
             match exit {
@@ -164,6 +175,22 @@ impl World {
         }
         self.vcpu.kicker().set_immediate_exit(false);
     }
+}
+
+/// Gives the VM leaked memory.
+fn lend(vm: &dyn Vm, slot: u32, gpa: u64, size: usize) -> *mut u8 {
+    let backing: &'static mut [u64] = Box::leak(vec![0u64; size / 8 + 512].into_boxed_slice());
+    let hva = (backing.as_mut_ptr() as u64).next_multiple_of(4096);
+    let slot = MemSlot {
+        slot,
+        gpa,
+        size: size as u64,
+        hva,
+        flags: MemFlags::NONE,
+    };
+    // SAFETY: leaked memory with a page to spare for the alignment.
+    unsafe { vm.set_memory(slot) }.expect("a slot");
+    hva as *mut u8
 }
 
 /// Inputs begun so far.
@@ -231,7 +258,7 @@ fn sane(world: &mut World, mode: usize, user: bool) {
     s.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
     if mode >= 2 {
         s.cr0 |= cr0::PG | cr0::WP;
-        s.cr3 = TABLES;
+        s.cr3 = world.tables.0;
         s.cr4 |= cr4::PAE | cr4::PGE;
     }
     if mode >= 3 {
@@ -243,16 +270,17 @@ fn sane(world: &mut World, mode: usize, user: bool) {
 
 fn write_tables(world: &World, mode: usize) {
     let present = 7u64;
-    let entry = |at: u64, value: u64| world.write(at, &value.to_le_bytes());
+    let at = world.tables.0;
     match mode {
         // The four entries of PAE have no rights.
-        2 => entry(TABLES, (TABLES + 0x2000) | 1),
+        2 => world.set_entry(0, (at + 0x2000) | 1),
         _ => {
-            entry(TABLES, (TABLES + 0x1000) | present);
-            entry(TABLES + 0x1000, (TABLES + 0x2000) | present);
+            world.set_entry(0, (at + 0x1000) | present);
+            world.set_entry(0x1000, (at + 0x2000) | present);
         }
     }
-    entry(TABLES + 0x2000, present | 0x80);
+    world.set_entry(0x2000, present | 0x80);
+    let entry = |at: u64, value: u64| world.write(at, &value.to_le_bytes());
     for (selector, low) in [
         (8u64, 0x00cf_9b00_0000_ffff_u64),
         (16, 0x00cf_9300_0000_ffff),

@@ -31,9 +31,11 @@ impl Emitter<'_> {
         let touches = insn.rflags_read() | insn.rflags_modified() != 0;
         if !memory {
             if touches {
-                self.restore_flags(step.needed);
+                self.load_flags(step.needed);
             }
-            return self.copy_registers(insn);
+            self.copy_registers(insn);
+            self.flags_in_slot &= !touches;
+            return;
         }
         let access = self.access.of(insn);
         let write =
@@ -45,9 +47,10 @@ impl Emitter<'_> {
         };
         self.check(insn.ip(), operand.of(insn));
         if touches {
-            self.restore_flags(step.needed);
+            self.load_flags(step.needed);
         }
         self.copy_with_memory(insn);
+        self.flags_in_slot &= !touches;
     }
 
     fn copy_registers(&mut self, insn: &Instruction) {

@@ -307,10 +307,15 @@ impl Emitter<'_> {
 
     /// Brings the flags back if any is live and they are in the slot.
     fn restore_flags(&mut self, live: u64) {
+        self.load_flags(live);
+        self.flags_in_slot = false;
+    }
+
+    /// The same, and they stay in the slot as well: what comes next may fault.
+    fn load_flags(&mut self, live: u64) {
         if self.flags_in_slot && live != 0 {
             restore_flags_from(&mut self.hot);
         }
-        self.flags_in_slot = false;
     }
 
     /// Makes sure the guest's vector state is in the host's registers.
