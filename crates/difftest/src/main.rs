@@ -22,7 +22,7 @@ struct Options {
 fn options() -> Result<Options, String> {
     let mut o = Options {
         seed: 1,
-        cases: 20,
+        cases: 30,
         code: None,
         native: false,
         forever: false,
