@@ -240,7 +240,9 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
         FlowControl::ConditionalBranch
             if insn.is_jcc_short_or_near() && insn.op0_kind() != OpKind::NearBranch16 =>
         {
-            return T::Jcc;
+            // One that leads to the next instruction does nothing.
+            let nowhere = insn.near_branch_target() == insn.next_ip();
+            return if nowhere { T::Nothing } else { T::Jcc };
         }
         FlowControl::Next => {}
         _ => return T::Interp,
