@@ -71,7 +71,7 @@ fn emit_enter(a: &mut Asm, l: &Layout) -> usize {
     for r in SAVED {
         a.push(r);
     }
-    a.mem(true, op::LEA, RSP, RSP, None, -8); // align to 16
+    a.mem(true, op::LEA, RSP, RSP, None, -8); // align to 16; the slot for flags
     a.gs(true, op::MOV_STORE, RSP, l.host_rsp());
     a.rr(true, op::MOV, T1, RSI);
     a.gs(true, op::MOV, T0, l.rip); // as jumps through the jump cache have it

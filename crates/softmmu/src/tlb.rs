@@ -17,7 +17,7 @@ use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{CpuState, Exception, cr0, cr4, flags};
 
 /// Entries per first-level array.
-pub const L1_ENTRIES: usize = 4096;
+pub const L1_ENTRIES: usize = 2048;
 const L2_ENTRIES: usize = 8192;
 /// log2 of the smallest large page.
 const REGION_SHIFT: u32 = 21;

@@ -127,14 +127,13 @@ fn recover(fault: &mut Fault<'_>) -> bool {
 }
 
 impl JitCtx {
-    /// Flags that generated code set aside, as RFLAGS has them: the 8 bytes
-    /// below its stack pointer.
+    /// Flags that generated code set aside, as RFLAGS has them: the 8 bytes at
+    /// its stack pointer.
     ///
     /// # Safety
     /// The thread is in generated code, or called by it.
     pub unsafe fn flags_aside(&self) -> u64 {
-        // SAFETY: the entry left that many bytes of the host's stack, and what
-        // runs above generated code keeps off them.
-        unsafe { *((self.host_rsp - 8) as *const u64) }
+        // SAFETY: the entry keeps these bytes free.
+        unsafe { *(self.host_rsp as *const u64) }
     }
 }

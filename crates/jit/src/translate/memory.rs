@@ -7,8 +7,6 @@ use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Instruction, Mnemonic, Register};
 use x86::flags;
 
-const RSP: u8 = 4;
-
 /// Bits of the slow path's info argument.
 pub mod info {
     /// The access writes.
@@ -212,8 +210,6 @@ impl Emitter<'_> {
         // T0 = address again
         tlb_field(&mut self.cold, self.l, self.to.bank, (op::XOR, T0), tag);
         self.cold.mov_imm(T2, u64::from(arg));
-        // The slot for flags stays as it is, the stack aligned.
-        self.cold.mem(true, op::LEA, RSP, RSP, None, -16);
         let call = self.cold.call();
         self.cold_to_stub(call, self.stubs.slow);
         self.out.accesses.push(Site {
@@ -221,7 +217,6 @@ impl Emitter<'_> {
             flags_in_slot: u32::from(self.flags_in_slot),
             rip,
         });
-        self.cold.mem(true, op::LEA, RSP, RSP, None, 16);
         let back = self.cold.jmp();
         self.cold_to_hot(back, retry);
     }

@@ -2,7 +2,7 @@
 //!
 //! # Flags
 //! Guest arithmetic flags live in the host's. A TLB check clobbers them, so
-//! they are set aside in the slot below the host's stack pointer
+//! they are set aside in the slot at the host's stack pointer
 //! ([`crate::JitCtx::flags_aside`]) and brought back before the next instruction
 //! that needs them. At every point: if a flag is live, it is in the slot when
 //! `flags_in_slot`, else in the host's flags. All are live wherever a block may
@@ -301,7 +301,7 @@ impl Emitter<'_> {
         if live == 0 || self.flags_in_slot {
             return;
         }
-        self.hot.bytes(&[0x9c, 0x48, 0x8d, 0x64, 0x24, 0x08]); // pushfq; lea rsp, [rsp+8]
+        self.hot.bytes(&[0x48, 0x8d, 0x64, 0x24, 0x08, 0x9c]); // lea rsp, [rsp+8]; pushfq
         self.flags_in_slot = true;
     }
 
@@ -388,7 +388,7 @@ fn relative(wide: bool, value: u64) -> i64 {
 /// Loads the host's flags from the slot. Clobbers T2.
 fn restore_flags_from(a: &mut Asm) {
     a.rr(true, crate::asm::op::MOV, T2, 0);
-    a.bytes(&[0x8b, 0x44, 0x24, 0xf8]); // mov eax, [rsp-8]
+    a.bytes(&[0x8b, 0x04, 0x24]); // mov eax, [rsp]
     a.bytes(&[0x66, 0xc1, 0xc0, 0x08]); // rol ax, 8
     // AL holds bits 8..=15: IF, which is set, and OF. This overflows with OF.
     a.bytes(&[0x04, 0x76, 0x9e]); // add al, 0x76; sahf
