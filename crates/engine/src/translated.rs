@@ -46,7 +46,7 @@ struct Cached {
 }
 
 /// Address spaces whose jump caches are kept.
-const KEPT: usize = 12;
+const KEPT: usize = 10;
 
 impl Jumps {
     /// The cache of a space (0 for kernel code) and mode.
@@ -374,12 +374,14 @@ impl SoftVcpu {
         if fip.wrapping_sub(cache) >= size {
             return;
         }
-        let is_guests = fdp == 0 || fdp_needs_an_error() && !ctx.cpu.xsave.x87_error_pending();
-        let fdp = match is_guests {
+        let site = self.vm.code.lock().copied_from(fip).unwrap_or_default();
+        // On such hosts FDP is still the guest's unless an error set it.
+        let set = ctx.cpu.xsave.x87_error_pending() && site.memory != 0;
+        let fdp = match fdp_needs_an_error() && !set || fdp == 0 {
             true => fdp,
             false => ctx.tlb.linear_of(fdp).unwrap_or(0),
         };
-        let rip = self.vm.code.lock().copied_from(fip).unwrap_or(0);
+        let rip = site.rip;
         let area = &mut ctx.cpu.xsave.0;
         area[FIP].copy_from_slice(&rip.to_le_bytes());
         area[FDP].copy_from_slice(&fdp.to_le_bytes());

@@ -146,19 +146,19 @@ impl Step {
     /// flags before it but what follows.
     fn is_quiet(&self) -> bool {
         use Treatment as T;
-        let memory = || op_kinds(&self.insn).any(|kind| kind == OpKind::Memory);
         match self.treatment {
             T::Nothing | T::Lea | T::Cli | T::Direction => true,
             T::SwapGs | T::ReadBase | T::ReadControl | T::ReadTsc => true,
-            T::ReadSelector => !memory(),
-            T::Copy => !memory() && !may_raise(&self.insn),
+            T::ReadSelector => !has_memory(&self.insn),
+            T::Copy => !has_memory(&self.insn) && !may_raise(&self.insn),
             _ => false,
         }
     }
 }
 
-fn op_kinds(insn: &Instruction) -> impl Iterator<Item = OpKind> {
-    (0..insn.op_count()).map(|i| insn.op_kind(i))
+/// An operand of the instruction is in memory.
+pub fn has_memory(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory)
 }
 
 /// Arithmetic flags an instruction reads, and those it surely overwrites.

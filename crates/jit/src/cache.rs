@@ -414,9 +414,9 @@ impl CodeCache {
         Some(self.accesses[i])
     }
 
-    /// Guest RIP of the x87 instruction whose copy is at `pc`.
-    pub fn copied_from(&self, pc: u64) -> Option<u64> {
-        self.faults.find(pc).map(|site| site.rip)
+    /// The x87 instruction whose copy is at `pc`.
+    pub fn copied_from(&self, pc: u64) -> Option<Site> {
+        self.faults.find(pc)
     }
 
     /// Points a link at a translation.

@@ -3,7 +3,7 @@
 use super::Emitter;
 use super::memory::Operand;
 use crate::asm::op;
-use crate::block::Step;
+use crate::block::{Step, has_memory};
 use crate::regs::{Home, T0, T1, T2, home, named};
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -27,7 +27,7 @@ impl Emitter<'_> {
     /// A copied instruction.
     pub(super) fn copy(&mut self, step: &Step) {
         let insn = &step.insn;
-        let memory = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory);
+        let memory = has_memory(insn);
         let touches = insn.rflags_read() | insn.rflags_modified() != 0;
         if !memory {
             if touches {

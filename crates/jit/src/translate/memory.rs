@@ -214,7 +214,8 @@ impl Emitter<'_> {
         self.cold_to_stub(call, self.stubs.slow);
         self.out.accesses.push(Site {
             at: (self.to.cold + self.cold.len()) as u32,
-            flags_in_slot: u32::from(self.flags_in_slot),
+            flags_in_slot: self.flags_in_slot.into(),
+            memory: 1,
             rip,
         });
         let back = self.cold.jmp();

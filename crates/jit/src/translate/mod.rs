@@ -85,7 +85,9 @@ pub struct Site {
     /// Arena offset.
     pub at: u32,
     /// Flags are in the slot here.
-    pub flags_in_slot: u32,
+    pub flags_in_slot: u16,
+    /// The instruction has an operand in memory.
+    pub memory: u16,
     /// Guest RIP, see [`Mapping`].
     pub rip: u64,
 }
@@ -350,7 +352,8 @@ impl Emitter<'_> {
         if may_raise(insn) {
             self.out.faults.push(Site {
                 at: (self.to.hot + self.hot.len()) as u32,
-                flags_in_slot: u32::from(self.flags_in_slot),
+                flags_in_slot: self.flags_in_slot.into(),
+                memory: crate::block::has_memory(insn).into(),
                 rip: insn.ip(),
             });
         }
