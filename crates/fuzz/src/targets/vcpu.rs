@@ -205,7 +205,7 @@ fn kick_when_stuck(kicker: &Arc<dyn Kicker>) {
         let mut seen = 0;
         loop {
             let first = seen < 16;
-            std::thread::sleep(Duration::from_millis(if first { 500 } else { 1 }));
+            std::thread::sleep(Duration::from_millis(if first { 500 } else { 10 }));
             let now = BEGUN.load(Ordering::Relaxed);
             if now == seen {
                 kicker.kick();
