@@ -102,8 +102,9 @@ struct Entry {
     body: u32,
     /// 64-byte granules of its page that it was made from.
     granules: u64,
-    /// The same of the next page, see [`Key::next`].
-    next_granules: u64,
+    /// It was made from the first granule of the next page as well, see
+    /// [`Key::next`]: no instruction is longer.
+    over: bool,
     /// Links that lead here.
     incoming: Vec<u32>,
     alive: bool,
@@ -123,11 +124,7 @@ impl Entry {
             at: at as u32,
             body: (at + body) as u32,
             granules: own,
-            next_granules: if over {
-                granules(page_end, block.end)
-            } else {
-                0
-            },
+            over,
             incoming: Vec::new(),
             alive: true,
             target: false,
@@ -141,12 +138,7 @@ impl Entry {
         } else {
             0
         };
-        let next = if self.key.next == gpa {
-            self.next_granules
-        } else {
-            0
-        };
-        own | next
+        own | u64::from(self.over && self.key.next == gpa)
     }
 }
 
@@ -384,8 +376,8 @@ impl CodeCache {
         let key = entry.key;
         self.map.insert(key, id);
         self.made_from(key.page(), entry.granules, id);
-        if entry.next_granules != 0 {
-            self.made_from(key.next, entry.next_granules, id);
+        if entry.over {
+            self.made_from(key.next, 1, id);
         }
         self.entries.push(entry);
     }
