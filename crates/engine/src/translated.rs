@@ -468,11 +468,9 @@ pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u6
     };
     if let Some(site) = vm.code.lock().access_at(pc) {
         ctx.cpu.rip = ctx.jit.page.wrapping_add(site.rip);
-        if site.flags_in_slot != 0 {
-            // SAFETY: generated code called this.
-            let aside = unsafe { ctx.jit.flags_aside() };
-            ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | aside & flags::ARITH;
-        }
+        // SAFETY: generated code called this, and set its flags aside before.
+        let aside = unsafe { ctx.jit.flags_aside() };
+        ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | aside & flags::ARITH;
     }
     ctx.jit.exit_kind = kind as u32;
     1

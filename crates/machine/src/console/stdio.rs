@@ -1,17 +1,15 @@
 //! Standard input and output as a console.
-#![allow(unsafe_code, reason = "poll")]
 
 use super::escape::{Action, Escape, HELP};
+use super::stream::StreamReader;
 use super::terminal::RawTerminal;
 use super::{InputQueue, Output};
 use crate::control::Control;
 use crate::outcome::{Error, Outcome, Result};
-use crate::stop_pipe::StopPipe;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 /// A descriptor of its own for standard output.
 pub fn stdout_file() -> Result<File> {
@@ -28,8 +26,7 @@ fn duplicate(stream: &impl std::os::fd::AsFd, what: &'static str) -> Result<File
 
 /// The thread that reads standard input, and the terminal's raw mode.
 pub struct StdinReader {
-    thread: Option<JoinHandle<()>>,
-    stop: Arc<StopPipe>,
+    _thread: StreamReader,
     /// Dropped last: restores the terminal.
     _terminal: Option<RawTerminal>,
 }
@@ -43,12 +40,10 @@ impl StdinReader {
     ) -> Result<Self> {
         let mut stdin = duplicate(&std::io::stdin(), "standard input")?;
         let terminal = RawTerminal::enter(duplicate(&std::io::stdin(), "standard input")?);
-        let stop = Arc::new(StopPipe::new()?);
-        let for_thread = stop.clone();
-        let work = move || {
+        let thread = StreamReader::start(move |stop| {
             let mut escape = Escape::default();
             let mut buf = [0; 256];
-            while for_thread.wait_readable(stdin.as_raw_fd()) {
+            while stop.wait_readable(stdin.as_raw_fd()) {
                 let n = match stdin.read(&mut buf) {
                     Ok(0) => return,
                     Ok(n) => n,
@@ -61,35 +56,16 @@ impl StdinReader {
                     return;
                 }
             }
-        };
-        let thread = std::thread::Builder::new().name("serial-input".into());
-        let thread = thread.spawn(work).map_err(|source| Error::Host {
-            what: "starting a thread",
-            source,
         })?;
         Ok(Self {
-            thread: Some(thread),
-            stop,
+            _thread: thread,
             _terminal: terminal,
         })
     }
 
     /// Ends the thread and restores the terminal.
-    pub fn stop(mut self) {
-        self.finish();
-    }
-
-    fn finish(&mut self) {
-        self.stop.stop();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for StdinReader {
-    fn drop(&mut self) {
-        self.finish();
+    pub fn stop(self) {
+        drop(self);
     }
 }
 

@@ -22,7 +22,8 @@ pub struct StreamReader {
 }
 
 impl StreamReader {
-    fn start(work: impl FnOnce(&StopPipe) + Send + 'static) -> Result<Self> {
+    /// Starts `work`, which ends soon after the pipe says so.
+    pub(super) fn start(work: impl FnOnce(&StopPipe) + Send + 'static) -> Result<Self> {
         let stop = Arc::new(StopPipe::new()?);
         let for_thread = stop.clone();
         let thread = std::thread::Builder::new().name("serial-input".into());
