@@ -4,6 +4,7 @@ mod boards;
 mod disks;
 mod full;
 mod memory;
+mod ports;
 
 pub(crate) use self::disks::modules as virtio_modules;
 
@@ -168,6 +169,13 @@ const CASES: &[Case] = &[
         guest: Guest::Devices(memory::DEVICES),
         options: memory::OPTIONS,
         steps: memory::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "ports",
+        guest: Guest::Devices(ports::DEVICES),
+        options: ports::OPTIONS,
+        steps: ports::STEPS,
         exit: 0,
     },
     Case {
