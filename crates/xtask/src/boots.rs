@@ -70,6 +70,18 @@ const ALARMS: [&str; 6] = [
     "self-detected stall",
 ];
 
+/// Every vCPU computes the same thing, all at once.
+const SMP_STEPS: &[(&str, &str)] = &[
+    (PROMPT, "grep -c ^processor /proc/cpuinfo\r"),
+    ("\n8", ""),
+    (
+        PROMPT,
+        "for i in 0 1 2 3 4 5 6 7; do taskset -c $i md5sum /bin/busybox & done | sort -u | wc -l; wait\r",
+    ),
+    ("\n1\r", ""),
+    (PROMPT, "poweroff\r"),
+];
+
 const CASES: &[Case] = &[
     Case {
         name: "embedded",
@@ -134,6 +146,21 @@ const CASES: &[Case] = &[
             ("\none two", ""),
             (PROMPT, "poweroff\r"),
         ],
+        exit: 0,
+    },
+    Case {
+        name: "smp",
+        guest: Guest::Debian(Flavour::Cloud),
+        options: &["-smp", "8"],
+        steps: SMP_STEPS,
+        exit: 0,
+    },
+    Case {
+        // Once more: what goes wrong between vCPUs does so now and then.
+        name: "smp-again",
+        guest: Guest::Debian(Flavour::Cloud),
+        options: &["-smp", "8"],
+        steps: SMP_STEPS,
         exit: 0,
     },
     Case {
@@ -335,8 +362,7 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
     if code != Some(case.exit) {
         bail!("exit code {code:?} instead of {}", case.exit);
     }
-    let output = session.output();
-    if let Some(alarm) = ALARMS.iter().find(|a| output.contains(**a)) {
+    if let Some(alarm) = alarm(&session.output()) {
         bail!("the kernel said '{alarm}'");
     }
     match case.guest {
@@ -344,6 +370,11 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
         Guest::Untouched => disks::check_untouched(&folder),
         _ => Ok(()),
     }
+}
+
+/// What of [`ALARMS`] a guest printed.
+pub(crate) fn alarm(output: &str) -> Option<&'static str> {
+    ALARMS.into_iter().find(|a| output.contains(a))
 }
 
 fn command(trapeze: &Path, guest: &Guest, folder: &TempFolder) -> Result<Command> {

@@ -90,8 +90,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "soak",
-        arguments: "boots|clock|disk [NUMBER]",
-        help: "boots in a row, minutes of guest clock, killed writers; goes into docs/soak.md",
+        arguments: "NAME [NUMBER]",
+        help: "the same for long; without a name it says what there is; goes into docs/soak.md",
         run: soak::run,
     },
 ];

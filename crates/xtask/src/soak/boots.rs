@@ -1,9 +1,39 @@
 //! The same boot again and again.
 
+use super::evidence;
 use super::record::{self, Progress};
-use crate::bench::{guest_versions, median, one_boot};
-use anyhow::Result;
+use crate::bench::{bench_boot, guest_versions, median};
+use crate::boots::alarm;
+use crate::expect::Session;
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// What boots: the kernel and the initramfs of `cargo xtask bench boot`.
+struct Kind {
+    /// Of its progress and its logs.
+    name: &'static str,
+    vcpus: u32,
+    /// What the row says after the number of boots.
+    what: &'static str,
+}
+
+const ONE: Kind = Kind {
+    name: "boots",
+    vcpus: 1,
+    what: "boots in a row",
+};
+
+const SMP: Kind = Kind {
+    name: "smp",
+    vcpus: 8,
+    what: "boots in a row with 8 vCPUs",
+};
+
+/// A boot that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Printed by the first process.
+const MARK: &str = "TRAPEZE-FIRST-PROCESS";
 
 /// What was done so far, kept between calls.
 #[derive(Default, Serialize, Deserialize)]
@@ -13,22 +43,32 @@ struct State {
     failures: Vec<String>,
 }
 
+/// Boots with one vCPU.
+pub(super) fn run(count: usize) -> Result<bool> {
+    several(&ONE, count)
+}
+
+/// Boots with eight vCPUs.
+pub(super) fn run_smp(count: usize) -> Result<bool> {
+    several(&SMP, count)
+}
+
 /// Boots until `count` boots of these sources are done, those of an
 /// interrupted call included.
-pub(super) fn run(count: usize) -> Result<bool> {
-    let progress = Progress::of("boots")?;
+fn several(kind: &Kind, count: usize) -> Result<bool> {
+    let progress = Progress::of(kind.name)?;
     let commit = record::commit();
     let old = progress.load().filter(|s: &State| s.commit == commit);
     let mut state = old.unwrap_or(State {
         commit,
         ..State::default()
     });
-    while state.seconds.len() + state.failures.len() < count {
-        let number = state.seconds.len() + state.failures.len() + 1;
-        match one_boot() {
-            Ok(run) => {
-                println!("boot {number}/{count} {:.2} s", run.seconds);
-                state.seconds.push(run.seconds);
+    while state.done() < count {
+        let number = state.done() + 1;
+        match one(kind, &format!("{}-{number}", kind.name)) {
+            Ok(seconds) => {
+                println!("boot {number}/{count} {seconds:.2} s");
+                state.seconds.push(seconds);
             }
             Err(why) => {
                 println!("boot {number}/{count} FAILED: {why:#}");
@@ -38,20 +78,53 @@ pub(super) fn run(count: usize) -> Result<bool> {
         progress.save(&state)?;
     }
     let good = state.failures.is_empty();
-    let what = format!("{count} boots in a row");
-    record::append(
-        &state.commit,
-        &what,
-        good,
-        &state.summary(),
-        &guest_versions()?,
-    )?;
+    let what = format!("{count} {}", kind.what);
+    let summary = state.summary();
+    record::append(&state.commit, &what, good, &summary, &guest_versions()?)?;
     progress.done()?;
-    println!("{}", state.summary());
+    println!("{summary}");
     Ok(good)
 }
 
+/// Seconds to the first process; what a boot printed that failed is kept
+/// under `name`.
+fn one(kind: &Kind, name: &str) -> Result<f64> {
+    let mut command = bench_boot()?;
+    command.args(["-smp", &kind.vcpus.to_string()]);
+    let begin = Instant::now();
+    let mut session = Session::start(&mut command)?;
+    let verdict = follow(&mut session, begin, kind.vcpus);
+    verdict.or_else(|why| {
+        let kept = evidence::keep(&session, name)?;
+        Err(why.context(format!("{} keeps what it printed", kept.display())))
+    })
+}
+
+fn follow(session: &mut Session, begin: Instant, vcpus: u32) -> Result<f64> {
+    session.expect(MARK, PATIENCE)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let code = session.finish(PATIENCE)?;
+    if code != Some(0) {
+        bail!("exit code {code:?} instead of 0");
+    }
+    let output = session.output();
+    if let Some(alarm) = alarm(&output) {
+        bail!("the kernel said '{alarm}'");
+    }
+    let up = output.split("smp: Brought up 1 node, ").nth(1);
+    let count = up.and_then(|text| text.split(' ').next());
+    let count = count.context("the kernel does not say how many CPUs it has")?;
+    match count == vcpus.to_string() {
+        true => Ok(seconds),
+        false => bail!("{count} CPUs came up instead of {vcpus}"),
+    }
+}
+
 impl State {
+    fn done(&self) -> usize {
+        self.seconds.len() + self.failures.len()
+    }
+
     fn summary(&self) -> String {
         let times = || self.seconds.iter().copied();
         let mut text = format!(

@@ -3,6 +3,7 @@
 mod boots;
 mod clock;
 mod disk;
+mod evidence;
 mod record;
 
 use anyhow::{Context, Result, bail};
@@ -15,12 +16,18 @@ struct Soak {
     run: fn(usize) -> Result<bool>,
 }
 
-const SOAKS: [Soak; 3] = [
+const SOAKS: &[Soak] = &[
     Soak {
         name: "boots",
         unit: "boots",
         default: 20,
         run: boots::run,
+    },
+    Soak {
+        name: "smp",
+        unit: "boots with 8 vCPUs",
+        default: 200,
+        run: boots::run_smp,
     },
     Soak {
         name: "clock",
