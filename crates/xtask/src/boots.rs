@@ -10,6 +10,7 @@ pub(crate) use self::disks::modules as virtio_modules;
 
 use crate::debian::Debian;
 use crate::expect::Session;
+use crate::killed;
 use crate::paths::{self, TempFolder};
 use crate::process::Counts;
 use anyhow::{Context, Result, bail};
@@ -38,6 +39,8 @@ enum Guest {
     Full,
     /// A whole Debian on a disk.
     System,
+    /// Something that boots by itself, with the accelerator of that name.
+    Own(fn(&str) -> Result<()>),
 }
 
 /// A guest with devices, and what is done on both sides after the steps.
@@ -242,6 +245,13 @@ const CASES: &[Case] = &[
         exit: 0,
     },
     Case {
+        name: "killed",
+        guest: Guest::Own(killed::once_each),
+        options: &[],
+        steps: &[],
+        exit: 0,
+    },
+    Case {
         name: "microvm",
         guest: Guest::Board,
         options: boards::MICROVM_OPTIONS,
@@ -342,6 +352,9 @@ fn some(accel: &str, wanted: impl Fn(&Case) -> bool) -> Result<Counts> {
 }
 
 fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
+    if let Guest::Own(boot) = case.guest {
+        return boot(accel);
+    }
     let folder = TempFolder::new(&format!("boot-{}", case.name))?;
     let mut command = command(trapeze, &case.guest, &folder)?;
     command
@@ -410,6 +423,7 @@ fn command(trapeze: &Path, guest: &Guest, folder: &TempFolder) -> Result<Command
             command.args(["system", "-nographic", "-no-reboot"]);
             command.args(debian.options(&overlay))
         }
+        Guest::Own(_) => bail!("it boots by itself"),
     };
     Ok(command)
 }

@@ -88,6 +88,11 @@ impl Session {
         self.child.id()
     }
 
+    /// Kills the program (SIGKILL); it may have ended.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("kill")
+    }
+
     /// Types `text`.
     pub(crate) fn send(&mut self, text: &str) -> Result<()> {
         self.terminal.write_all(text.as_bytes()).context("typing")

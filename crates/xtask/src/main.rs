@@ -3,9 +3,11 @@
 mod bench;
 mod boots;
 mod debian;
+mod evidence;
 mod expect;
 mod fuzz;
 mod hosts;
+mod killed;
 mod nested;
 mod paths;
 mod process;

@@ -1,9 +1,9 @@
 //! The same boot again and again.
 
-use super::evidence;
 use super::record::{self, Progress};
 use crate::bench::{bench_boot, guest_versions, median};
 use crate::boots::alarm;
+use crate::evidence;
 use crate::expect::Session;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};

@@ -3,8 +3,8 @@
 mod boots;
 mod clock;
 mod disk;
-mod evidence;
 mod record;
+mod writer;
 
 use anyhow::{Context, Result, bail};
 
@@ -40,6 +40,12 @@ const SOAKS: &[Soak] = &[
         unit: "kills",
         default: 100,
         run: disk::run,
+    },
+    Soak {
+        name: "writer",
+        unit: "kills",
+        default: 100,
+        run: writer::run,
     },
 ];
 

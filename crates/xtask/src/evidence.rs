@@ -9,15 +9,26 @@ use std::path::{Path, PathBuf};
 
 /// Writes what `session` printed, and what each thread of its process was
 /// doing if it still runs, to a file called after `name`; its path.
-pub(super) fn keep(session: &Session, name: &str) -> Result<PathBuf> {
-    let folder = paths::target()?.join("soak-failures");
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let path = folder.join(format!("{name}.log"));
+pub(crate) fn keep(session: &Session, name: &str) -> Result<PathBuf> {
+    let path = place(&format!("{name}.log"))?;
     let mut text = session.output();
     text.push_str("\n==== threads ====\n");
     text.push_str(&threads(session.pid()));
     fs::write(&path, text).with_context(|| path.display().to_string())?;
     Ok(path)
+}
+
+/// Copies `file` to where [`keep`] writes.
+pub(crate) fn keep_file(file: &Path, name: &str) -> Result<()> {
+    let path = place(name)?;
+    fs::copy(file, &path).with_context(|| path.display().to_string())?;
+    Ok(())
+}
+
+fn place(name: &str) -> Result<PathBuf> {
+    let folder = paths::target()?.join("failures");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok(folder.join(name))
 }
 
 /// Name, state, time on a CPU (ticks, user and system) and system call of each
