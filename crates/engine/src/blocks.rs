@@ -1,7 +1,7 @@
 //! Finding and making translations.
 #![allow(unsafe_code, reason = "reads guest memory")]
 
-use crate::translated::{Found, OpenLink, code_space, mode_of};
+use crate::translated::{Found, NARROW, OpenLink, code_space, mode_of};
 use crate::vcpu::SoftVcpu;
 use isa::Stop;
 use jit::block::{Source, runs_over};
@@ -44,7 +44,11 @@ impl SoftVcpu {
     /// cache and linked to.
     pub(crate) fn block_at_rip(&mut self, link: Option<OpenLink>) -> Result<Found, Stop> {
         let rip = self.ctx_mut().cpu.rip;
-        let (mode, bank, allowed) = mode_of(&self.ctx_mut().cpu);
+        let (mut mode, bank, allowed) = mode_of(&self.ctx_mut().cpu);
+        let narrow = self.local.narrow_at.take() == Some(rip);
+        if narrow {
+            mode |= NARROW;
+        }
         let Some(page) = self.code_page(rip, bank)? else {
             return Ok(Found::Nothing);
         };
@@ -77,7 +81,7 @@ impl SoftVcpu {
         let Some(block) = made else {
             return Ok(Found::Nothing);
         };
-        if user && link.is_none() {
+        if user && link.is_none() && !narrow {
             self.offer_targets(&mut code, &key, block);
         }
         let linkable = |l: &OpenLink| {
@@ -89,7 +93,9 @@ impl SoftVcpu {
         }
         let address = code.address(block);
         drop(code);
-        self.remember_jump(bank, mode, place.global(), address);
+        if !narrow {
+            self.remember_jump(bank, mode, place.global(), address);
+        }
         Ok(Found::Code(address))
     }
 
@@ -174,6 +180,7 @@ impl SoftVcpu {
             },
             bank: bank as usize,
             user: bank == Bank::User,
+            narrow: key.mode & NARROW != 0,
         })
     }
 

@@ -111,6 +111,8 @@ impl Jumps {
     }
 }
 
+/// Mode bit of translations without windows ([`jit::windows`]).
+pub(crate) const NARROW: u32 = 1 << 31;
 /// Mode bit: CR4.SMAP.
 const SMAP: u32 = 1 << 9;
 /// Mode bits of the bank.
@@ -335,13 +337,14 @@ impl SoftVcpu {
         let ctx = self.ctx_mut();
         let id = ctx.jit.exit_site;
         let code = self.vm.code.lock();
-        let Some((target, crosses)) = code.link_target(id) else {
+        let Some(link) = code.link_named(id) else {
             return Left::Ended(Ended::InterpretHere);
         };
-        ctx.cpu.rip = ctx.jit.page.wrapping_add(target);
+        ctx.cpu.rip = ctx.jit.page.wrapping_add(link.target);
+        self.local.narrow_at = link.narrow.then_some(ctx.cpu.rip);
         Left::At(Some(OpenLink {
             id,
-            crosses,
+            crosses: link.crosses,
             generation: code.generation(),
         }))
     }

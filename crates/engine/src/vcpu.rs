@@ -95,6 +95,7 @@ impl SoftVcpu {
                 kernel_jumps_local: false,
                 alone: Alone::No,
                 pauses: 0,
+                narrow_at: None,
             },
             enter_address,
             irq_waiting: false,

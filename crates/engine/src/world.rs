@@ -43,6 +43,9 @@ pub struct Local {
     pub alone: Alone,
     /// PAUSE instructions executed.
     pub pauses: u32,
+    /// Where a translation without windows shall run: one with windows was left
+    /// there, since a window lies in two pages.
+    pub narrow_at: Option<u64>,
 }
 
 /// PAUSE instructions between offers to let another thread run.

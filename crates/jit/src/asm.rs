@@ -6,6 +6,7 @@ pub mod cc {
     #![allow(missing_docs, reason = "the names are the documentation")]
     pub const E: u8 = 4;
     pub const NE: u8 = 5;
+    pub const BE: u8 = 6;
     pub const A: u8 = 7;
 }
 
@@ -20,6 +21,7 @@ pub mod op {
     pub const MOV: u8 = 0x8b;
     pub const MOV_STORE: u8 = 0x89;
     pub const LEA: u8 = 0x8d;
+    pub const MOV_IMM: u8 = 0xc7;
 }
 
 /// A growing stream of code bytes.
@@ -153,10 +155,17 @@ impl Asm {
         ]);
         self.u32(disp as u32);
     }
-    /// `mov [base + index], imm32`, 64-bit (sign-extended) if `w`.
-    pub fn mem_store_imm(&mut self, w: bool, base: u8, index: u8, imm: i32) {
-        self.rex(w, 0, index, base);
-        self.bytes(&[0xc7, 0x44, (index & 7) << 3 | base & 7, 0]);
+    /// `mov [base + index * 2^scale + disp32], imm32`, 64-bit (sign-extended)
+    /// if `w`.
+    pub fn mem_store_imm(
+        &mut self,
+        w: bool,
+        base: u8,
+        index: Option<(u8, u8)>,
+        disp: i32,
+        imm: i32,
+    ) {
+        self.mem(w, op::MOV_IMM, 0, base, index, disp);
         self.u32(imm as u32);
     }
     /// `mov reg, imm`, the shortest form.

@@ -3,6 +3,7 @@
 use crate::classify::{
     Allowed, Copyable, Treatment, Vector, may_raise, normalise, treatment, vector_class,
 };
+use crate::windows::Check;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, RflagsBits};
 use x86::flags;
 
@@ -25,6 +26,8 @@ pub struct Step {
     /// Those that its copy needs in the host's register: it reads them, or
     /// leaves them as they are for others.
     pub needed: u64,
+    /// How its access is checked.
+    pub check: Check,
 }
 
 /// A block: a run of instructions inside one page. It ends with an
@@ -88,7 +91,6 @@ impl Block {
     pub fn decode(source: &Source<'_>, rip: u64) -> Self {
         let mut block = Self::default();
         block.fill(source, rip);
-        block.find_live();
         block
     }
 
@@ -118,6 +120,7 @@ impl Block {
                 treatment,
                 live_in: flags::ARITH,
                 needed: flags::ARITH,
+                check: Check::Alone,
             });
             if treatment.ends_block() {
                 break;
@@ -126,7 +129,7 @@ impl Block {
     }
 
     /// Backward pass over the block. Whatever comes after it sees all flags.
-    fn find_live(&mut self) {
+    pub fn find_live(&mut self) {
         let mut live = flags::ARITH;
         for step in self.steps.iter_mut().rev() {
             let (read, kill) = effect(&step.insn);
@@ -146,11 +149,13 @@ impl Step {
     /// flags before it but what follows.
     fn is_quiet(&self) -> bool {
         use Treatment as T;
+        let covered = matches!(self.check, Check::Covered { .. });
         match self.treatment {
             T::Nothing | T::Lea | T::Cli | T::Direction => true,
             T::SwapGs | T::ReadBase | T::ReadControl | T::ReadTsc => true,
             T::ReadSelector => !has_memory(&self.insn),
-            T::Copy => !has_memory(&self.insn) && !may_raise(&self.insn),
+            T::Copy => (covered || !has_memory(&self.insn)) && !may_raise(&self.insn),
+            T::Push | T::Pop | T::Leave => covered,
             _ => false,
         }
     }

@@ -202,6 +202,8 @@ pub struct Request<'a> {
     pub bank: usize,
     /// User code: other address spaces may map its page elsewhere.
     pub user: bool,
+    /// Every access is checked on its own; the key's mode says so, too.
+    pub narrow: bool,
 }
 
 impl Request<'_> {
@@ -324,7 +326,7 @@ impl CodeCache {
             self.flush();
         }
         let key = request.key;
-        let (block, mapping) = request.decode();
+        let (mut block, mapping) = request.decode();
         if block.steps.is_empty() {
             return None;
         }
@@ -341,10 +343,11 @@ impl CodeCache {
             mapping,
             bmi2: self.bmi2,
             wide: request.source.allowed.wide,
+            windows: request.source.allowed.wide && !request.narrow,
         };
         let out = self
             .translator
-            .translate(&block, request.source.page, target);
+            .translate(&mut block, request.source.page, target);
         self.arena.write(self.hot, &out.hot)?;
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
@@ -394,9 +397,9 @@ impl CodeCache {
         self.exits.get(id as usize)
     }
 
-    /// Target of a link, see [`Mapping`], and whether it leads into another page.
-    pub fn link_target(&self, id: u32) -> Option<(u64, bool)> {
-        self.links.get(id as usize).map(|l| (l.target, l.crosses))
+    /// A link.
+    pub fn link_named(&self, id: u32) -> Option<&Link> {
+        self.links.get(id as usize)
     }
 
     /// The access whose slow-path call returns to `pc`.
@@ -422,6 +425,8 @@ impl CodeCache {
             entry.incoming.push(id);
             let body = entry.body;
             self.patch(link.at, body);
+        } else if link.narrow {
+            // Through the jump cache it would come back.
         } else if let Some(detour) = self.detour(&link) {
             self.patch(link.at, detour);
         }

@@ -142,6 +142,59 @@ impl AccessTable {
         self.rows[insn.code() as usize] = row;
         row
     }
+
+    /// Calls `with` for each general register that `insn` changes, perhaps.
+    pub fn changed(&mut self, insn: &Instruction, mut with: impl FnMut(usize)) {
+        if only_named_registers(insn.mnemonic()) {
+            let accesses = self.of(insn);
+            for i in 0..insn.op_count() {
+                let r = insn.op_register(i);
+                if insn.op_kind(i) == OpKind::Register && r.is_gpr() && accesses.writes(i) {
+                    with(r.full_register().number());
+                }
+            }
+            return;
+        }
+        let info = self.factory.info(insn);
+        let used = info
+            .used_registers()
+            .iter()
+            .filter(|u| u.register().is_gpr());
+        for r in used {
+            if !matches!(r.access(), OpAccess::Read | OpAccess::CondRead) {
+                with(r.register().full_register().number());
+            }
+        }
+    }
+}
+
+/// Frequent instructions that change no general register besides operands.
+fn only_named_registers(m: Mnemonic) -> bool {
+    matches!(
+        m,
+        Mnemonic::Mov
+            | Mnemonic::Movzx
+            | Mnemonic::Movsx
+            | Mnemonic::Movsxd
+            | Mnemonic::Lea
+            | Mnemonic::Add
+            | Mnemonic::Sub
+            | Mnemonic::Adc
+            | Mnemonic::Sbb
+            | Mnemonic::And
+            | Mnemonic::Or
+            | Mnemonic::Xor
+            | Mnemonic::Cmp
+            | Mnemonic::Test
+            | Mnemonic::Inc
+            | Mnemonic::Dec
+            | Mnemonic::Shl
+            | Mnemonic::Shr
+            | Mnemonic::Sar
+            | Mnemonic::Nop
+            | Mnemonic::Je
+            | Mnemonic::Jne
+    )
 }
 
 fn same_registers(insn: &Instruction) -> bool {

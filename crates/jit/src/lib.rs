@@ -5,7 +5,8 @@
 //! the order a block passes them:
 //!
 //! 1. [`block`]: decode a run of instructions inside one page, classify each
-//!    ([`classify`]), compute which flags are live where.
+//!    ([`classify`]), find accesses that one check covers ([`windows`]), compute
+//!    which flags are live where.
 //! 2. [`translate`]: emit host code into a hot and a cold stream.
 //! 3. [`cache`]: place it in the [`arena`], remember it under its
 //!    guest-physical address and mode, link it to other blocks.
@@ -26,6 +27,7 @@ pub mod native;
 mod regs;
 pub mod stubs;
 pub mod translate;
+pub mod windows;
 
 pub use layout::{ExitKind, JitCtx, Layout};
 pub use moved::moved;

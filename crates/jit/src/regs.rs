@@ -8,6 +8,8 @@ use iced_x86::Register;
 
 /// Host register that holds guest RSP.
 pub const GUEST_RSP: u8 = 8;
+/// The host's own stack pointer.
+pub const RSP: u8 = 4;
 /// Scratch: the linear address, then the offset inside the page.
 pub const T0: u8 = 9;
 /// Scratch: the TLB index, then the host page.

@@ -4,6 +4,7 @@ use crate::asm::{Asm, cc, op};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2, pinned};
 use crate::translate::{NO_BRANCH, probe};
+use crate::windows::SLOTS;
 
 const RAX: u8 = 0;
 const RCX: u8 = 1;
@@ -13,6 +14,9 @@ const RSI: u8 = 6;
 const RDI: u8 = 7;
 /// Callee-saved registers of the System V ABI.
 const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
+/// What generated code has on the host's stack: the slot for flags, then those
+/// for windows. Keeps the stack aligned to 16.
+const FRAME: i32 = 8 + 8 * SLOTS as i32;
 /// CF, PF, AF, ZF, SF, OF.
 const ARITH: u32 = 0x8d5;
 
@@ -71,7 +75,7 @@ fn emit_enter(a: &mut Asm, l: &Layout) -> usize {
     for r in SAVED {
         a.push(r);
     }
-    a.mem(true, op::LEA, RSP, RSP, None, -8); // align to 16; the slot for flags
+    a.mem(true, op::LEA, RSP, RSP, None, -FRAME);
     a.gs(true, op::MOV_STORE, RSP, l.host_rsp());
     a.rr(true, op::MOV, T1, RSI);
     a.gs(true, op::MOV, T0, l.rip); // as jumps through the jump cache have it
@@ -115,7 +119,7 @@ fn emit_return(a: &mut Asm, l: &Layout) -> usize {
     let at = a.len();
     save_vector(a, l);
     a.gs(true, op::MOV, RSP, l.host_rsp());
-    a.mem(true, op::LEA, RSP, RSP, None, 8);
+    a.mem(true, op::LEA, RSP, RSP, None, FRAME);
     for r in SAVED.into_iter().rev() {
         a.pop(r);
     }

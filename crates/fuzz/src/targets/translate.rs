@@ -66,6 +66,7 @@ struct Plan {
     allowed: Allowed,
     bank: usize,
     user: bool,
+    narrow: bool,
 }
 
 impl Plan {
@@ -96,7 +97,9 @@ impl Plan {
             (false, 0) => 0xffff_f000,
             _ => 0x40_0000,
         };
-        let starts = [input.u16(), input.u16()].map(|at| u64::from(at) % PAGE as u64);
+        let starts = [input.u16(), input.u16()];
+        let narrow = starts[0] & 0x8000 != 0;
+        let starts = starts.map(|at| u64::from(at) % PAGE as u64);
         // Code at the start, its beginning again at the end of the page.
         let code = input.rest();
         let (n, tail) = (code.len().min(PAGE), code.len().min(64));
@@ -111,6 +114,7 @@ impl Plan {
             allowed,
             bank,
             user,
+            narrow,
         }
     }
 
@@ -130,6 +134,7 @@ impl Plan {
             },
             bank: self.bank,
             user: self.user,
+            narrow: self.narrow,
         }
     }
 }
@@ -160,7 +165,7 @@ pub(super) fn run(data: &[u8]) {
         cache.flush();
         return;
     }
-    while cache.link_target(*next_link).is_some() {
+    while cache.link_named(*next_link).is_some() {
         if let Some(&block) = blocks.first() {
             cache.link(*next_link, block);
         }

@@ -40,12 +40,11 @@ impl Emitter<'_> {
         let access = self.access.of(insn);
         let write =
             (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory && access.writes(i));
-        self.linear_address(insn);
         let operand = Operand {
             write,
             ..Operand::read(insn.memory_size().size() as i32)
         };
-        self.check(insn.ip(), operand.of(insn));
+        self.access(step, operand.of(insn), |e| e.linear_address(insn));
         if touches {
             self.load_flags(step.needed);
         }
@@ -68,19 +67,27 @@ impl Emitter<'_> {
     fn copy_with_memory(&mut self, insn: &Instruction) {
         let mut copy = *insn;
         copy.set_segment_prefix(Register::None);
-        copy.set_memory_displacement64(0);
-        copy.set_memory_displ_size(0);
         copy.set_memory_index_scale(1);
-        let scratch: &[u8] = if self.count_slots(insn) > 1 {
-            let (base, index) = Self::OPERAND;
-            self.hot.mem(true, op::LEA, T0, base, Some((index, 0)), 0);
-            copy.set_memory_base(named(T0, 8));
-            copy.set_memory_index(Register::None);
-            &[T2, T1]
-        } else {
-            copy.set_memory_base(named(T1, 8));
-            copy.set_memory_index(named(T0, 8));
-            &[T2]
+        copy.set_memory_index(Register::None);
+        copy.set_memory_base(named(T1, 8));
+        let (index, disp) = (self.place.index(), self.place.disp());
+        copy.set_memory_displacement64(disp as u64);
+        copy.set_memory_displ_size(match disp {
+            0 => 0,
+            -128..128 => 1,
+            _ => 8,
+        });
+        let scratch: &[u8] = match index {
+            None => &[T2, T0],
+            Some(_) if self.count_slots(insn) > 1 => {
+                self.hot.mem(true, op::LEA, T0, T1, index, 0);
+                copy.set_memory_base(named(T0, 8));
+                &[T2, T1]
+            }
+            Some(_) => {
+                copy.set_memory_index(named(T0, 8));
+                &[T2]
+            }
         };
         self.rename_and_emit(insn, &mut copy, scratch);
     }

@@ -23,12 +23,29 @@ impl Emitter<'_> {
     /// goes to the cold stream.
     fn add_link(&mut self, at: usize, target: u64, crosses: bool) {
         self.hot_to_cold(at);
+        self.link_stub(self.to.hot + at, target, crosses, false);
+    }
+
+    /// Goes on in the cold stream in the translation of the instruction at
+    /// `target`, of the same page, that has no windows.
+    pub(super) fn narrow_link(&mut self, target: u64) {
+        let before = self.to.cold + self.cold.len();
+        self.cold.bytes(padding(before + 1));
+        let at = self.cold.jmp();
+        self.cold.land(at);
+        self.link_stub(self.to.cold + at, target, false, true);
+    }
+
+    /// Registers a link whose displacement is at arena offset `at` and leads to
+    /// the cold stream's end, where its stub goes.
+    fn link_stub(&mut self, at: usize, target: u64, crosses: bool, narrow: bool) {
         let id = self.to.first_link + self.out.links.len() as u32;
         self.out.links.push(Link {
-            at: (self.to.hot + at) as u32,
+            at: at as u32,
             stub: (self.to.cold + self.cold.len()) as u32,
             target,
             crosses,
+            narrow,
             mapping: self.to.mapping,
             wide: self.to.wide,
         });
@@ -41,9 +58,8 @@ impl Emitter<'_> {
     /// vCPUs may execute a link while it is patched and must fetch the old or
     /// the new displacement whole.
     fn align_link(&mut self, opcode: usize) {
-        const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0]];
         let at = self.to.hot + self.hot.len() + opcode;
-        self.hot.bytes(NOPS[at.wrapping_neg() & 3]);
+        self.hot.bytes(padding(at));
     }
 
     /// True if a direct jump from this block to `target` may be patched. What
@@ -197,6 +213,12 @@ impl Emitter<'_> {
         self.restore_flags(flags::ARITH);
         self.probe(branch);
     }
+}
+
+/// NOPs up to the next multiple of 4 from arena offset `at`.
+fn padding(at: usize) -> &'static [u8] {
+    const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0]];
+    NOPS[at.wrapping_neg() & 3]
 }
 
 /// Jumps to the guest address in T0 through the jump cache; where the

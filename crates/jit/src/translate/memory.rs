@@ -1,9 +1,11 @@
 //! Effective addresses and the inline TLB check.
 
-use super::{Emitter, Site, linear};
+use super::{Emitter, Site, linear, restore_flags_from};
 use crate::asm::{Asm, cc, op};
+use crate::block::Step;
 use crate::layout::Layout;
-use crate::regs::{Home, T0, T1, T2, home};
+use crate::regs::{Home, RSP, T0, T1, T2, home};
+use crate::windows::Check;
 use iced_x86::{Instruction, Mnemonic, Register};
 use x86::flags;
 
@@ -40,6 +42,13 @@ impl TlbField {
     }
 }
 
+/// Leaves flags alone.
+fn add_to_t0(a: &mut Asm, by: i32) {
+    if by != 0 {
+        a.mem(true, op::LEA, T0, T0, None, by);
+    }
+}
+
 /// `op reg, field` of the TLB entry that T1 names.
 fn tlb_field(a: &mut Asm, l: &Layout, bank: usize, (op, reg): (u8, u8), field: TlbField) {
     let at = l.entry[field as usize];
@@ -47,6 +56,47 @@ fn tlb_field(a: &mut Asm, l: &Layout, bank: usize, (op, reg): (u8, u8), field: T
         USER => a.mem(true, op, reg, T1, None, at.cast_signed()),
         kernel => a.gs_index(true, op, reg, T1, l.kernel_tlb[kernel - 1] + at),
     }
+}
+
+/// Where a checked operand is in host memory: `[T1 + disp]` or `[T1 + T0]`.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    indexed: bool,
+    disp: i32,
+}
+
+impl Place {
+    pub const INDEXED: Self = Self {
+        indexed: true,
+        disp: 0,
+    };
+
+    fn behind(offset: u16) -> Self {
+        Self {
+            indexed: false,
+            disp: offset.into(),
+        }
+    }
+    /// The index for [`Asm::mem`].
+    pub fn index(self) -> Option<(u8, u8)> {
+        self.indexed.then_some((T0, 0))
+    }
+    pub fn disp(self) -> i32 {
+        self.disp
+    }
+}
+
+/// What an access checks for others as well, see [`Check::First`].
+#[derive(Clone, Copy)]
+struct Window {
+    slot: u8,
+    before: i32,
+    span: u32,
+}
+
+/// Where the host address of a window is, from the host's RSP.
+fn slot_offset(slot: u8) -> i32 {
+    8 + 8 * i32::from(slot)
 }
 
 /// A checked memory operand.
@@ -156,9 +206,72 @@ impl Emitter<'_> {
         linear(&mut self.hot, self.l, mapping, reg, wide, value);
     }
 
+    /// Makes the step's operand [`Emitter::place`]; `address` puts its linear
+    /// address into T0.
+    pub(super) fn access(&mut self, step: &Step, operand: Operand, address: impl Fn(&mut Self)) {
+        if let Check::Covered { slot, offset } = step.check {
+            self.hot
+                .mem(true, op::MOV, T1, RSP, None, slot_offset(slot));
+            self.place = Place::behind(offset);
+            return;
+        }
+        address(self);
+        match step.check {
+            Check::First { slot, before, span } => {
+                let window = Window {
+                    slot,
+                    before: before.into(),
+                    span: span.into(),
+                };
+                self.check_window(step.insn.ip(), operand, window);
+            }
+            _ => self.check(step.insn.ip(), operand),
+        }
+    }
+
+    /// Checks the access at T0 with all of its window.
+    fn check_window(&mut self, rip: u64, operand: Operand, window: Window) {
+        let Window { slot, before, span } = window;
+        self.save_flags(flags::ARITH);
+        let field = TlbField::tag(operand.write);
+        add_to_t0(&mut self.hot, -before);
+        let retry = self.hot.len();
+        self.tlb_entry(T1, T0);
+        self.tlb_field(op::XOR, T0, field);
+        self.hot.cmp_imm(T0, 4096 - span);
+        let miss = self.hot.jcc(cc::A);
+        self.hot_to_cold(miss);
+        self.tlb_field(op::ADD, T0, TlbField::Host);
+        self.hot.rr(true, op::MOV, T1, T0);
+        self.hot
+            .mem(true, op::MOV_STORE, T1, RSP, None, slot_offset(slot));
+        self.place = Place::behind(before as u16);
+        // T0 = the window's address again
+        tlb_field(&mut self.cold, self.l, self.to.bank, (op::XOR, T0), field);
+        self.leave_if_in_two_pages(rip, span);
+        add_to_t0(&mut self.cold, before);
+        self.call_slow_path(rip, operand.info(self.to.bank));
+        add_to_t0(&mut self.cold, -before);
+        let back = self.cold.jmp();
+        self.cold_to_hot(back, retry);
+    }
+
+    /// To the translation of instruction `rip` and what follows that has no
+    /// windows, if that at T0 lies in two pages.
+    fn leave_if_in_two_pages(&mut self, rip: u64, span: u32) {
+        self.cold.rr(false, op::MOV, T2, T0);
+        self.cold.and_imm(T2, 0xfff);
+        self.cold.cmp_imm(T2, 4096 - span);
+        let inside = self.cold.jcc(cc::BE);
+        restore_flags_from(&mut self.cold);
+        self.narrow_link(rip);
+        self.cold.land(inside);
+    }
+
     /// Checks the access at T0; afterwards `[T1 + T0]` is the operand in host
     /// memory. The flags are set aside: instruction `rip` may fault.
     pub(super) fn check(&mut self, rip: u64, operand: Operand) {
+        self.place = Place::INDEXED;
         let Operand {
             size,
             write,
@@ -209,6 +322,13 @@ impl Emitter<'_> {
     fn slow_path(&mut self, rip: u64, tag: TlbField, arg: u32, retry: usize) {
         // T0 = address again
         tlb_field(&mut self.cold, self.l, self.to.bank, (op::XOR, T0), tag);
+        self.call_slow_path(rip, arg);
+        let back = self.cold.jmp();
+        self.cold_to_hot(back, retry);
+    }
+
+    /// Calls the slow path for the access at T0.
+    fn call_slow_path(&mut self, rip: u64, arg: u32) {
         self.cold.mov_imm(T2, u64::from(arg));
         let call = self.cold.call();
         self.cold_to_stub(call, self.stubs.slow);
@@ -218,7 +338,5 @@ impl Emitter<'_> {
             memory: 1,
             rip,
         });
-        let back = self.cold.jmp();
-        self.cold_to_hot(back, retry);
     }
 }

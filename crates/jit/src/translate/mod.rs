@@ -23,9 +23,11 @@ use crate::asm::Asm;
 use crate::block::{Block, Step};
 use crate::classify::{AccessTable, Treatment, may_raise};
 use crate::layout::{ExitKind, Layout};
-use crate::regs::{T0, T1, T2};
+use crate::regs::{T0, T2};
 use crate::stubs::Stubs;
+use crate::windows::Windows;
 use iced_x86::{Encoder, Instruction};
+use memory::Place;
 
 /// What a translation knows of where its page is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Target {
     pub bmi2: bool,
     /// 64-bit code.
     pub wide: bool,
+    /// One check may cover several accesses; 64-bit code only.
+    pub windows: bool,
 }
 
 /// A direct jump that can be patched to its target's translation.
@@ -72,6 +76,8 @@ pub struct Link {
     pub target: u64,
     /// The target lies in another page.
     pub crosses: bool,
+    /// It leads to a translation without windows.
+    pub narrow: bool,
     /// What its target is relative to.
     pub mapping: Mapping,
     /// It is in 64-bit code.
@@ -116,6 +122,7 @@ pub struct Translator {
     layout: Layout,
     stubs: Stubs,
     access: AccessTable,
+    windows: Windows,
     encoder: Encoder,
 }
 
@@ -131,6 +138,8 @@ struct Emitter<'a> {
     cold: Asm,
     out: Output,
     flags_in_slot: bool,
+    /// Where the operand is that was checked last.
+    place: Place,
 }
 
 impl Translator {
@@ -140,6 +149,7 @@ impl Translator {
             layout,
             stubs,
             access: AccessTable::default(),
+            windows: Windows::default(),
             encoder: Encoder::new(64),
         }
     }
@@ -162,7 +172,11 @@ impl Translator {
     }
 
     /// Translates `block`, whose bytes are in `page`.
-    pub fn translate(&mut self, block: &Block, page: &[u8], to: Target) -> Output {
+    pub fn translate(&mut self, block: &mut Block, page: &[u8], to: Target) -> Output {
+        if to.windows {
+            self.windows.find(&mut block.steps, &mut self.access);
+        }
+        block.find_live();
         let mut e = Emitter {
             l: &self.layout,
             stubs: &self.stubs,
@@ -174,6 +188,7 @@ impl Translator {
             cold: Asm::default(),
             out: Output::default(),
             flags_in_slot: false,
+            place: Place::INDEXED,
         };
         e.hot.buf.reserve(1024);
         e.cold.buf.reserve(1024);
@@ -358,9 +373,6 @@ impl Emitter<'_> {
             });
         }
     }
-
-    /// The operand of a checked access: `[T1 + T0]`.
-    const OPERAND: (u8, u8) = (T1, T0);
 }
 
 /// `reg` = the linear address that the block's decoder called `value`, of 64 or

@@ -13,18 +13,20 @@ impl Emitter<'_> {
         if self.to.wide { 8 } else { 4 }
     }
 
-    /// T0 = address of a new stack slot, checked for a write.
+    /// A new stack slot, to be written.
     pub(super) fn check_push(&mut self, step: &Step) {
-        let word = self.word();
-        self.hot
-            .mem(self.to.wide, op::LEA, T0, GUEST_RSP, None, -word);
-        self.check(step.insn.ip(), Operand::write(word));
+        let (word, wide) = (self.word(), self.to.wide);
+        self.access(step, Operand::write(word), |e| {
+            e.hot.mem(wide, op::LEA, T0, GUEST_RSP, None, -word);
+        });
     }
 
-    /// T0 = guest RSP, checked for a read of one slot.
+    /// The slot that guest RSP points to, to be read.
     fn check_pop(&mut self, step: &Step) {
-        self.hot.rr(self.to.wide, op::MOV, T0, GUEST_RSP);
-        self.check(step.insn.ip(), Operand::read(self.word()));
+        let (word, wide) = (self.word(), self.to.wide);
+        self.access(step, Operand::read(word), |e| {
+            e.hot.rr(wide, op::MOV, T0, GUEST_RSP);
+        });
     }
 
     pub(super) fn adjust_rsp(&mut self, by: i32) {
@@ -33,13 +35,19 @@ impl Emitter<'_> {
     }
 
     pub(super) fn store_top(&mut self, reg: u8) {
+        let (index, disp) = (self.place.index(), self.place.disp());
         self.hot
-            .mem(self.to.wide, op::MOV_STORE, reg, T1, Some((T0, 0)), 0);
+            .mem(self.to.wide, op::MOV_STORE, reg, T1, index, disp);
     }
 
     pub(super) fn load_top(&mut self, reg: u8) {
-        self.hot
-            .mem(self.to.wide, op::MOV, reg, T1, Some((T0, 0)), 0);
+        let (index, disp) = (self.place.index(), self.place.disp());
+        self.hot.mem(self.to.wide, op::MOV, reg, T1, index, disp);
+    }
+
+    fn store_top_imm(&mut self, imm: i32) {
+        let (index, disp) = (self.place.index(), self.place.disp());
+        self.hot.mem_store_imm(self.to.wide, T1, index, disp, imm);
     }
 
     /// PUSH r64 / imm / m64.
@@ -62,8 +70,7 @@ impl Emitter<'_> {
             }
             _ => {
                 self.check_push(step);
-                self.hot
-                    .mem_store_imm(self.to.wide, T1, T0, insn.immediate(0) as i32);
+                self.store_top_imm(insn.immediate(0) as i32);
             }
         }
         self.adjust_rsp(-self.word());
@@ -87,10 +94,11 @@ impl Emitter<'_> {
     pub(super) fn leave(&mut self, step: &Step) {
         const RBP: u8 = 5;
         let word = self.word();
-        self.hot.rr(self.to.wide, op::MOV, T0, RBP);
-        self.check(step.insn.ip(), Operand::read(word));
-        self.hot
-            .mem(self.to.wide, op::LEA, GUEST_RSP, RBP, None, word);
+        let wide = self.to.wide;
+        self.access(step, Operand::read(word), |e| {
+            e.hot.rr(wide, op::MOV, T0, RBP);
+        });
+        self.hot.mem(wide, op::LEA, GUEST_RSP, RBP, None, word);
         self.load_top(RBP);
     }
 
@@ -100,7 +108,7 @@ impl Emitter<'_> {
         let next = step.insn.next_ip();
         let short = !self.to.wide || next as i64 == i64::from(next as i32);
         if short && self.to.mapping != Mapping::Anywhere {
-            self.hot.mem_store_imm(self.to.wide, T1, T0, next as i32);
+            self.store_top_imm(next as i32);
         } else {
             self.linear(T2, next);
             self.store_top(T2);
