@@ -17,6 +17,8 @@ pub struct Outcome {
     pub fault: Option<Exception>,
     /// Where it left.
     pub rip: u64,
+    /// To go on at this instruction without windows: nothing behind it was done.
+    pub narrow: bool,
 }
 
 /// What differs.

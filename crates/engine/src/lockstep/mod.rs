@@ -172,6 +172,7 @@ impl SoftVcpu {
                 _ => None,
             },
             rip: ctx.cpu.rip,
+            narrow: self.local.narrow_at.is_some(),
         }
     }
 
@@ -240,7 +241,12 @@ impl Outcome {
             self.kind,
             ExitKind::Link | ExitKind::Lookup | ExitKind::Poll
         );
-        if jumped && self.fault.is_none() && rehearsal.end == End::Done && end == self.rip {
+        if jumped
+            && !self.narrow
+            && self.fault.is_none()
+            && rehearsal.end == End::Done
+            && end == self.rip
+        {
             return Some(rehearsal.done);
         }
         plan.at(self.rip).filter(|&i| i <= rehearsal.done)

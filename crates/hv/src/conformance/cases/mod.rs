@@ -27,6 +27,7 @@ mod interrupt;
 mod irqchip;
 mod masks;
 mod mmio;
+mod neighbours;
 mod offered;
 mod pio;
 mod processor;
@@ -71,6 +72,7 @@ pub static GROUPS: &[&[Case]] = &[
     tables::CASES,
     images::CASES,
     masks::CASES,
+    neighbours::CASES,
     processor::CASES,
 ];
 
