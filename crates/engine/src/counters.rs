@@ -85,6 +85,10 @@ counters! {
     translations,
     /// Guest instructions translated.
     translated_insns,
+    /// Bytes of code they became.
+    translated_bytes,
+    /// Memory accesses in them that another's check covers.
+    covered_accesses,
     /// Translations dropped because their bytes were written.
     invalidations,
 }

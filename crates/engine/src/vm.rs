@@ -312,6 +312,8 @@ impl hv::Vm for SoftVm {
         let set = |c: &std::sync::atomic::AtomicU64, v| c.store(v, Ordering::Relaxed);
         set(&self.counters.translations, code.blocks);
         set(&self.counters.translated_insns, code.instructions);
+        set(&self.counters.translated_bytes, code.bytes);
+        set(&self.counters.covered_accesses, code.covered);
         set(&self.counters.invalidations, code.invalidated);
         self.counters.list()
     }

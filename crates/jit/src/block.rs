@@ -145,11 +145,16 @@ impl Block {
 }
 
 impl Step {
+    /// Another step's check covers its access.
+    pub fn is_covered(&self) -> bool {
+        matches!(self.check, Check::Covered { .. })
+    }
+
     /// Execution surely goes on behind the instruction, so that nobody sees the
     /// flags before it but what follows.
     fn is_quiet(&self) -> bool {
         use Treatment as T;
-        let covered = matches!(self.check, Check::Covered { .. });
+        let covered = self.is_covered();
         match self.treatment {
             T::Nothing | T::Lea | T::Cli | T::Direction => true,
             T::SwapGs | T::ReadBase | T::ReadControl | T::ReadTsc => true,

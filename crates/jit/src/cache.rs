@@ -158,6 +158,10 @@ pub struct CacheStats {
     pub blocks: u64,
     /// Guest instructions translated.
     pub instructions: u64,
+    /// Bytes of code they became.
+    pub bytes: u64,
+    /// Accesses that another's check covers.
+    pub covered: u64,
     /// Blocks dropped because their bytes were written.
     pub invalidated: u64,
     /// Links made.
@@ -364,6 +368,8 @@ impl CodeCache {
         self.faults.extend(&out.faults);
         self.stats.blocks += 1;
         self.stats.instructions += block.steps.len() as u64;
+        self.stats.bytes += (out.hot.len() + out.cold.len()) as u64;
+        self.stats.covered += block.steps.iter().filter(|s| s.is_covered()).count() as u64;
         self.remember(id, entry);
         Some(id)
     }

@@ -250,3 +250,87 @@ fn change(insn: &Instruction) -> Option<(usize, i64)> {
     };
     Some((r.number(), by))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Block, Source};
+    use crate::classify::{Allowed, Copyable};
+
+    /// The checks of 64-bit code at an address of its page.
+    fn checks(start: usize, code: &[u8]) -> Vec<Check> {
+        let mut page = vec![0x90; 4096];
+        page[start..start + code.len()].copy_from_slice(code);
+        let source = Source {
+            page: &page,
+            base: 0,
+            copyable: &Copyable::new(|_| true),
+            allowed: Allowed {
+                wide: true,
+                cpl0: true,
+                ..Allowed::default()
+            },
+        };
+        let mut block = Block::decode(&source, start as u64);
+        Windows::default().find(&mut block.steps, &mut AccessTable::default());
+        let end = (start + code.len()) as u64;
+        let own = block.steps.iter().filter(|s| s.insn.ip() < end);
+        own.map(|s| s.check).collect()
+    }
+
+    fn first(slot: u8, before: u16, span: u16) -> Check {
+        Check::First { slot, before, span }
+    }
+
+    fn covered(slot: u8, offset: u16) -> Check {
+        Check::Covered { slot, offset }
+    }
+
+    #[test]
+    fn pushes_and_what_they_pushed() {
+        // push rax; push rcx; mov rdx, [rsp+8]; pop rcx
+        let code = [0x50, 0x51, 0x48, 0x8b, 0x54, 0x24, 8, 0x59];
+        let want = [first(0, 8, 16), covered(0, 0), covered(0, 8), covered(0, 0)];
+        assert_eq!(checks(0, &code), want);
+        // Where no translation of its own could begin, nothing is covered.
+        assert_eq!(checks(4080, &code)[..2], [first(0, 8, 16), covered(0, 0)]);
+        assert_eq!(checks(4082, &code)[..2], [Check::Alone, Check::Alone]);
+    }
+
+    #[test]
+    fn a_read_covers_no_write() {
+        // mov eax, [rbx]; mov [rbx+4], eax; mov eax, [rbx+8]; mov [rbx+12], ax
+        let code = [0x8b, 3, 0x89, 0x43, 4, 0x8b, 0x43, 8, 0x66, 0x89, 0x43, 12];
+        let want = [Check::Alone, first(0, 0, 10), covered(0, 4), covered(0, 8)];
+        assert_eq!(checks(0, &code), want);
+    }
+
+    #[test]
+    fn registers_are_followed_while_their_change_is_known() {
+        // mov eax, [rbx]; add rbx, 16; mov eax, [rbx-8]; mov ebx, ebx; mov eax, [rbx]
+        let code = [
+            0x8b, 3, 0x48, 0x83, 0xc3, 16, 0x8b, 0x43, 0xf8, 0x89, 0xdb, 0x8b, 3,
+        ];
+        let want = [first(0, 0, 12), Check::Alone, covered(0, 8)];
+        assert_eq!(checks(0, &code)[..3], want);
+        assert_eq!(checks(0, &code)[3..], [Check::Alone, Check::Alone]);
+        // mov eax, [rdx]; mul ecx; mov eax, [rdx+4]
+        let code = [0x8b, 2, 0xf7, 0xe1, 0x8b, 0x42, 4];
+        assert_eq!(checks(0, &code), [Check::Alone; 3]);
+    }
+
+    #[test]
+    fn windows_have_an_end() {
+        // mov eax, [rbx]; mov eax, [rbx+252]; mov eax, [rbx+256]
+        let code = [0x8b, 3, 0x8b, 0x83, 252, 0, 0, 0, 0x8b, 0x83, 0, 1, 0, 0];
+        let want = [first(0, 0, 256), covered(0, 252), Check::Alone];
+        assert_eq!(checks(0, &code), want);
+    }
+
+    #[test]
+    fn what_may_not_happen_or_must_be_aligned_is_checked_alone() {
+        // mov eax, [rbx]; lock inc dword [rbx]; mov eax, gs:[rbx+4]; fstp qword [rbx]
+        let code = [0x8b, 3, 0xf0, 0xff, 3, 0x65, 0x8b, 0x43, 4, 0xdd, 0x1b];
+        assert_eq!(checks(0, &code), [Check::Alone; 4]);
+    }
+}
