@@ -168,6 +168,8 @@ pub enum DeviceModel {
     VirtioBalloon(virtio::balloon::Options),
     /// Virtio console device and its ports.
     VirtioSerial(VirtioSerialConfig),
+    /// Virtio file system: a folder of the host.
+    VirtioFs(VirtioFsConfig),
     /// `isa-debug-exit`.
     DebugExit {
         /// First port.
@@ -207,6 +209,7 @@ impl DeviceModel {
             Self::VirtioRng => "virtio-rng-pci",
             Self::VirtioBalloon(_) => "virtio-balloon-pci",
             Self::VirtioSerial(_) => "virtio-serial-pci",
+            Self::VirtioFs(_) => "virtio-fs-pci",
             Self::DebugExit { .. } => "isa-debug-exit",
             Self::DebugCon { .. } => "isa-debugcon",
             Self::PcTestdev => "pc-testdev",
@@ -224,6 +227,7 @@ impl DeviceModel {
             | Self::VirtioRng
             | Self::VirtioBalloon(_)
             | Self::VirtioSerial(_)
+            | Self::VirtioFs(_)
             | Self::PciTestdev
             | Self::Edu { .. }
             | Self::PciBridge(_)
@@ -249,6 +253,17 @@ pub struct PcieRootPortConfig {
     pub chassis: u8,
     /// 13 bits.
     pub slot: u16,
+}
+
+/// A folder of the host that the guest mounts.
+#[derive(Clone, Debug)]
+pub struct VirtioFsConfig {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The guest changes nothing in it.
+    pub read_only: bool,
+    /// The rest.
+    pub options: virtio::fs::Options,
 }
 
 /// A virtio console device.

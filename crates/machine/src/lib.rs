@@ -40,8 +40,8 @@ mod virtio_models;
 
 pub use config::{
     DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, PanicAction, PciBridgeConfig,
-    PcieRootPortConfig, SerialConfig, SocketConfig, VirtioBlkConfig, VirtioPortConfig,
-    VirtioSerialConfig,
+    PcieRootPortConfig, SerialConfig, SocketConfig, VirtioBlkConfig, VirtioFsConfig,
+    VirtioPortConfig, VirtioSerialConfig,
 };
 pub use control::RunState;
 pub use devices::rtc::DateTime;

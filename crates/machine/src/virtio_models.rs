@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::drives::StopsMachine;
 use crate::pci::Connections;
 use std::sync::Arc;
-use virtio::{VirtioDevice, balloon, blk, rng, serial};
+use virtio::{VirtioDevice, balloon, blk, fs, rng, serial};
 
 /// A device, and how many MSI-X vectors it wants.
 pub type Made = (Arc<dyn VirtioDevice>, u16);
@@ -26,6 +26,19 @@ pub fn make(
         DeviceModel::VirtioSerial(serial) => {
             let ports = ports(model, serial, config, to.port_consoles);
             (Arc::new(serial::Serial::new(serial.max_ports, ports)), 2)
+        }
+        DeviceModel::VirtioFs(config) => {
+            let share = fs::Share::open(&config.folder, config.read_only);
+            let share = share.map_err(|e| {
+                let why = crate::image::describe(&e);
+                format!("folder '{}': {why}", config.folder.display())
+            })?;
+            // Requests, those that must not wait, and the configuration.
+            let vectors = config.options.queues + 2;
+            (
+                Arc::new(fs::Fs::new(share, config.options.clone())),
+                vectors,
+            )
         }
         DeviceModel::VirtioBlk(model) => {
             let disk = to.drives.get(&model.drive)?;

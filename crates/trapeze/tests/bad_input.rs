@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -159,6 +160,68 @@ fn balloons_that_cannot_be() {
     }
     check(&["-balloon", "xen"], &["none or virtio"]);
     check(&["-balloon", "none,addr=3"], &["none or virtio"]);
+}
+
+#[test]
+fn folders_that_cannot_be_shared() {
+    let path = folder("shared");
+    let name = path.to_str().unwrap();
+    let fsdev = |more: &str| format!("local,id=home,path={name}{more}");
+    let with = |device: &str, why: &[&str]| {
+        check(&["-fsdev", &fsdev(""), "-device", device], why);
+    };
+    with("virtio-fs-pci,tag=t", &["fsdev= is missing"]);
+    with("virtio-fs-pci,fsdev=home", &["tag= is missing"]);
+    with("virtio-fs-pci,fsdev=hom,tag=t", &["'hom'", "'home'"]);
+    with(
+        "virtio-fs-pci,fsdev=home,tga=t",
+        &["'virtio-fs-pci.tga'", "'tag'"],
+    );
+    with("virtio-fs-pci,fsdev=home,tag=", &["1 to 36 bytes"]);
+    let long = format!("virtio-fs-pci,fsdev=home,tag={}", "t".repeat(37));
+    with(&long, &["1 to 36 bytes"]);
+    with("virtio-fs-pci,num-request-queues=0", &["1 to 64"]);
+    with("virtio-fs-pci,queue-size=100", &["power of two"]);
+    with(
+        "vhost-user-fs-pci,tag=t",
+        &["-fsdev", "virtio-fs-pci,fsdev="],
+    );
+    with("virtio-fs-pic,tag=t", &["'virtio-fs-pci'"]);
+    let same = "virtio-fs-pci,fsdev=home,tag=t";
+    check(
+        &["-fsdev", &fsdev(""), "-device", same, "-device", same],
+        &["two devices", "'t'"],
+    );
+    check(&["-fsdev", &fsdev(""), "-fsdev", &fsdev("")], &["'home'"]);
+    for (value, why) in [
+        (fsdev(",readonly=maybe"), "neither on nor off"),
+        (fsdev(",security_model=mapped"), "takes none"),
+        (fsdev(",raedonly=on"), "'readonly'"),
+        ("local,path=/".into(), "id= is missing"),
+        ("local,id=a".into(), "path= is missing"),
+        ("proxy,id=a".into(), "local"),
+    ] {
+        check(&["-fsdev", &value], &[why]);
+    }
+}
+
+#[test]
+fn folders_of_the_host_that_are_none() {
+    let kernel = file("shares", "guest.elf", guest::ELF);
+    let share = |path: &str, why: &str| {
+        let fsdev = format!("local,id=a,path={path}");
+        let device = ["-fsdev", &fsdev, "-device", "virtio-fs-pci,fsdev=a,tag=t"];
+        check(&[&["-kernel", &kernel], &device[..]].concat(), &[path, why]);
+    };
+    share("/nonexistent/folder", "no such file");
+    share(&kernel, "not a directory");
+    let locked = folder("shares/locked");
+    let mode = std::fs::Permissions::from_mode(0o000);
+    std::fs::set_permissions(&locked, mode).unwrap();
+    // Root reads it all the same.
+    if File::open(&locked).is_err() {
+        share(locked.to_str().unwrap(), "permission denied");
+    }
 }
 
 #[test]

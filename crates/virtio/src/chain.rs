@@ -5,7 +5,7 @@ use crate::queue::Broken;
 use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::bitmap::RefSlice;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{GuestMemory, GuestMemoryMmap, VolatileSlice};
 
 /// A piece of guest memory.
 pub type Slice<'m> = VolatileSlice<'m, RefSlice<'m, WriteHook>>;
@@ -23,6 +23,8 @@ pub struct Chain<'m> {
     pub readable: Vec<Slice<'m>>,
     /// What the device fills.
     pub writable: Vec<Slice<'m>>,
+    memory: &'m GuestMemoryMmap<WriteHook>,
+    descriptors: DescriptorChain<&'m GuestMemoryMmap<WriteHook>>,
 }
 
 /// Bytes of `slices`.
@@ -42,6 +44,8 @@ impl<'m> Chain<'m> {
             head: descriptors.head_index(),
             readable: Vec::new(),
             writable: Vec::new(),
+            memory,
+            descriptors: descriptors.clone(),
         };
         let mut last = None;
         let mut count = 0;
@@ -72,10 +76,21 @@ impl<'m> Chain<'m> {
             false => return Err(Broken("a readable buffer follows a writable one")),
         };
         let len = descriptor.len() as usize;
-        for slice in GuestMemoryBackend::get_slices(memory, descriptor.addr(), len) {
+        for slice in GuestMemory::get_slices(memory, descriptor.addr(), len) {
             target.push(slice.map_err(|_| Broken("a buffer is not in guest memory"))?);
         }
         Ok(())
+    }
+
+    /// Guest memory and the chain's descriptors, which the driver may have
+    /// changed since they were checked.
+    pub(crate) fn origin(
+        &self,
+    ) -> (
+        &'m GuestMemoryMmap<WriteHook>,
+        &DescriptorChain<&'m GuestMemoryMmap<WriteHook>>,
+    ) {
+        (self.memory, &self.descriptors)
     }
 
     /// Bytes to read.

@@ -14,6 +14,7 @@ mod chain;
 mod crew;
 mod device;
 mod doorbell;
+pub mod fs;
 mod memory;
 mod pace;
 mod queue;

@@ -5,6 +5,7 @@ mod disks;
 mod full;
 mod memory;
 mod ports;
+mod share;
 
 pub(crate) use self::disks::modules as virtio_modules;
 
@@ -206,6 +207,20 @@ const CASES: &[Case] = &[
         guest: Guest::Devices(ports::DEVICES),
         options: ports::OPTIONS,
         steps: ports::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "share",
+        guest: Guest::Devices(share::DEVICES),
+        options: share::OPTIONS,
+        steps: share::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "share-microvm",
+        guest: Guest::Devices(share::DEVICES),
+        options: share::MICROVM_OPTIONS,
+        steps: share::STEPS,
         exit: 0,
     },
     Case {

@@ -1,5 +1,7 @@
 //! Virtio devices behind PCI, with a driver that does anything.
 
+mod fuse;
+
 use crate::input::Input;
 use devices::pci::PciFunction;
 use devices::{IrqLine, MsiSink};
@@ -180,9 +182,14 @@ fn submit(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
         // Fixed places inside memory.
         let _ = memory.write_slice(&descriptor, at);
     }
+    notify(function, memory, u16::from(input.u8() & 15));
+}
+
+/// Makes the chain that begins at `head` available.
+fn notify(function: &VirtioPci, memory: &GuestMemory, head: u16) {
     let index: u16 = memory.read_obj(GuestAddress(RINGS[1] + 2)).unwrap_or(0);
     let slot = GuestAddress(RINGS[1] + 4 + 2 * u64::from(index % 8));
-    let _ = memory.write_obj(u16::from(input.u8() & 15), slot);
+    let _ = memory.write_obj(head, slot);
     let _ = memory.write_obj(index.wrapping_add(1), GuestAddress(RINGS[1] + 2));
     // Of all queues it may be any.
     for queue in 0..8 {
@@ -190,7 +197,9 @@ fn submit(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
     }
 }
 
-fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
+type Submit = fn(&VirtioPci, &GuestMemory, &mut Input<'_>);
+
+fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>, send: Submit) {
     let size = [1, 2, 4, 8][input.below(4)];
     match input.below(8) {
         0 => drop(function.config_read(input.u8().into(), size.min(4))),
@@ -204,6 +213,7 @@ fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
             let _ = memory.write_slice(input.bytes(len), at);
         }
         5 => start(function, input.u32(), input.u16() % 8),
+        6 => send(function, memory, input),
         _ => submit(function, memory, input),
     }
 }
@@ -211,7 +221,8 @@ fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>) {
 /// One of the devices, then steps.
 pub(super) fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let device: Arc<dyn VirtioDevice> = match input.u8() % 6 {
+    let kind = input.u8() % 6;
+    let device: Arc<dyn VirtioDevice> = match kind {
         0 => Arc::new(blk::Blk::new(Arc::new(Zeros), blk::Options::default())),
         1 => Arc::new(rng::Rng::new()),
         2 => Arc::new(balloon::Balloon::new(
@@ -220,7 +231,13 @@ pub(super) fn run(data: &[u8]) {
             BALLOON,
         )),
         3 => serial(1),
-        _ => serial(3),
+        4 => serial(3),
+        _ => fuse::device(),
+    };
+    // Its first queue is not that of requests.
+    let (send, queue): (Submit, u16) = match kind {
+        5 => (fuse::request, 1),
+        _ => (submit, 0),
     };
     let memory = memory();
     let wiring = PciWiring {
@@ -230,9 +247,9 @@ pub(super) fn run(data: &[u8]) {
         express: false,
     };
     let function = VirtioPci::new(device, 2, wiring);
-    start(&function, 0, 0);
+    start(&function, 0, queue);
     while !input.is_empty() {
-        step(&function, &memory, &mut input);
+        step(&function, &memory, &mut input, send);
     }
     // Reset waits for the device's threads.
     function.bar_write(BAR, 0x14, 1, 0);

@@ -1,6 +1,7 @@
 //! `-device`: models and their properties, one table for parser and lists.
 
 pub(super) mod balloon;
+pub(super) mod fs;
 mod serial;
 
 use super::drive;
@@ -66,7 +67,7 @@ const fn property(
 }
 
 /// Every model.
-const MODELS: [Model; 11] = [
+const MODELS: [Model; 12] = [
     Model {
         name: "virtio-blk-pci",
         bus: Bus::Pci,
@@ -102,6 +103,15 @@ const MODELS: [Model; 11] = [
         help: "consoles and streams of bytes: virtconsole, virtserialport",
         new: serial::new,
         properties: &serial::PROPERTIES,
+    },
+    Model {
+        name: "virtio-fs-pci",
+        bus: Bus::Pci,
+        aliases: &[],
+        mmio: Some("virtio-fs-device"),
+        help: "a folder of the host",
+        new: fs::new,
+        properties: &fs::PROPERTIES,
     },
     Model {
         name: "isa-debug-exit",
@@ -534,7 +544,20 @@ fn list() -> String {
     rows.chain([serial::list()]).collect()
 }
 
+/// Models of QEMU, and what does the same here.
+const INSTEAD: [(&str, &str); 4] = [
+    ("vhost-user-fs-pci", "virtio-fs-pci,fsdev="),
+    ("vhost-user-fs-device", "virtio-fs-device,fsdev="),
+    ("virtio-9p-pci", "virtio-fs-pci,fsdev="),
+    ("virtio-9p-device", "virtio-fs-device,fsdev="),
+];
+
 fn find(name: &str) -> Result<Variant, String> {
+    if let Some((_, model)) = INSTEAD.iter().find(|(theirs, _)| *theirs == name) {
+        return Err(format!(
+            "'{name}' is not supported; folders are shared by -fsdev and -device {model}"
+        ));
+    }
     let matches = |v: &Variant| v.name == name || v.aliases().contains(&name);
     Variant::all().find(matches).ok_or_else(|| {
         let names =

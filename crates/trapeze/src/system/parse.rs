@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) no_defaults: bool,
     /// `-chardev` in order.
     pub(crate) chardevs: Vec<chardev::Chardev>,
+    /// `-fsdev` in order.
+    pub(crate) folders: Vec<device::fs::Folder>,
     /// `-drive` in order.
     pub(crate) drives: Vec<drive::Drive>,
     /// `-blockdev` in order.
@@ -68,6 +70,7 @@ impl Options {
             no_display: false,
             no_defaults: false,
             chardevs: Vec::new(),
+            folders: Vec::new(),
             drives: Vec::new(),
             nodes: Vec::new(),
             snapshot: false,
@@ -105,6 +108,7 @@ impl Options {
         drive::resolve(self)?;
         blockdev::resolve(self)?;
         device::check(self)?;
+        device::fs::resolve(self)?;
         self.resolve_serial()?;
         chardev::resolve(self)
     }

@@ -69,6 +69,7 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("snapshot", &[], Flag, "what guests write to -drive, -hda goes into temporary files (in $TMPDIR or /var/tmp) and is gone at the end", |o, _| { o.snapshot = true; Ok(()) }),
     row("device", &[], Value("MODEL[,PROPERTY=VALUE...]"), "a device of PCI or ISA; 'help' lists the models, 'MODEL,help' its properties", device::apply),
     row("balloon", &[], Value("none|virtio[,PROPERTY=VALUE...]"), "short for -device virtio-balloon-pci; none is the default", device::balloon::apply),
+    row("fsdev", &[], Value("local,id=ID,path=DIR[,readonly=on|off]"), "a folder of the host for -device virtio-fs-pci,fsdev=ID,tag=TAG (in the guest: mount -t virtiofs TAG PLACE); all that the guest does there is done as the user who runs this; QEMU has vhost-user-fs-pci and a program of its own for it", device::fs::apply),
     row("nographic", &[], Flag, "COM1 on the terminal; Ctrl-A X quits, Ctrl-A H lists the other keys", v::nographic),
     row("display", &[], Value("none"), "there is no display; COM1 is not shown unless -serial says so", v::display),
     row("serial", &[], Value("DEVICE"), "COM1 (then COM2, ...): stdio, mon:stdio, file:PATH, pipe:PATH, chardev:ID, null (output is dropped) or none (no port)", v::serial),

@@ -15,7 +15,7 @@ use state::Image;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemory as _, GuestMemoryMmap, GuestMemoryRegion};
 
 pub use host::{Host, Statistic};
 
