@@ -4,6 +4,7 @@ mod boots;
 mod clock;
 mod disk;
 mod record;
+mod system;
 mod writer;
 
 use anyhow::{Context, Result, bail};
@@ -46,6 +47,18 @@ const SOAKS: &[Soak] = &[
         unit: "kills",
         default: 100,
         run: writer::run,
+    },
+    Soak {
+        name: "stress",
+        unit: "seconds",
+        default: 60,
+        run: system::stress,
+    },
+    Soak {
+        name: "build",
+        unit: "builds",
+        default: 1,
+        run: system::build,
     },
 ];
 
