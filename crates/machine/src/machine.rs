@@ -17,6 +17,7 @@ use devices::PowerButton;
 use hv::{Hypervisor, Vm};
 use parking_lot::Mutex;
 use state::Image;
+use std::io;
 use std::sync::{Arc, Weak};
 
 /// APIC ids are 8 bits and 255 is the broadcast.
@@ -37,7 +38,12 @@ pub struct Machine {
     handle: MachineHandle,
     /// The first board continues from here.
     restored: Option<Image>,
+    /// Called once, before the vCPUs run.
+    set_up: Option<SetUp>,
 }
+
+/// See [`Machine::when_set_up`].
+type SetUp = Box<dyn FnOnce() -> io::Result<()>>;
 
 /// Acts on a machine from other threads; also outlives it.
 #[derive(Clone, Default)]
@@ -163,6 +169,7 @@ impl Machine {
             config,
             handle,
             restored: None,
+            set_up: None,
         })
     }
 
@@ -171,6 +178,12 @@ impl Machine {
     /// what is in the way.
     pub fn restore(&mut self, image: Image) {
         self.restored = Some(image);
+    }
+
+    /// [`Self::run`] calls this when nothing that the user could have got wrong
+    /// is left, before the vCPUs run; an error ends the machine.
+    pub fn when_set_up(&mut self, act: impl FnOnce() -> io::Result<()> + 'static) {
+        self.set_up = Some(Box::new(act));
     }
 
     /// Restores a state into a fresh machine, saves that and says where the
@@ -206,6 +219,10 @@ impl Machine {
         let consoles = self.consoles.iter_mut().chain(&mut self.debug_consoles);
         for console in consoles.chain(&mut self.port_consoles) {
             console.start(&control)?;
+        }
+        if let Some(act) = self.set_up.take() {
+            let what = "setting up the machine";
+            act().map_err(|source| Error::Host { what, source })?;
         }
         loop {
             match self.run_board(board) {

@@ -566,7 +566,7 @@ fn clocks_and_files_that_cannot_be() {
     check(&["-rtc", "clock=vm"], &["clock=vm", "clock=host"]);
     check(&["-rtc", "driftfix=slew"], &["driftfix=slew"]);
     check(&["-rtc", "bases=utc"], &["'bases'", "'base'"]);
-    check(&["-S"], &["-S", "unsupported"]);
+    check(&["-s"], &["-s", "unsupported"]);
     check(&["-action", "shutdown=off"], &["shutdown", "pause"]);
     check(
         &["-kernel", "/dev/null", "-pidfile", "/no/such/pid"],

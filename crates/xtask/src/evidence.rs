@@ -8,13 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Writes what `session` printed, and what each thread of its process was
-/// doing if it still runs, to a file called after `name`; its path.
+/// doing if it still runs, to a file called after `name`. The path is printed,
+/// and returned.
 pub(crate) fn keep(session: &Session, name: &str) -> Result<PathBuf> {
     let path = place(&format!("{name}.log"))?;
     let mut text = session.output();
     text.push_str("\n==== threads ====\n");
     text.push_str(&threads(session.pid()));
     fs::write(&path, text).with_context(|| path.display().to_string())?;
+    println!("what it printed is in {}", path.display());
     Ok(path)
 }
 

@@ -53,9 +53,10 @@ impl Session {
     }
 
     /// Waits until `needle` is printed after what was matched before; what
-    /// came before it.
+    /// came before it. Time that the program waited for a CPU, because the host
+    /// is busy, is not counted.
     pub(crate) fn expect(&mut self, needle: &str, patience: Duration) -> Result<String> {
-        let deadline = Instant::now() + patience;
+        let mut deadline = Deadline::new(self.pid(), patience);
         let mut state = self
             .output
             .state
@@ -71,7 +72,7 @@ impl Session {
                 self.matched += at + needle.len();
                 return Ok(before);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.left();
             if state.1 || left.is_zero() {
                 let why = if state.1 { "it ended" } else { "time is up" };
                 let tail =
@@ -110,14 +111,14 @@ impl Session {
 
     /// Waits for the program's end: its exit code, none if a signal ended it.
     pub(crate) fn finish(&mut self, patience: Duration) -> Result<Option<i32>> {
-        let deadline = Instant::now() + patience;
+        let mut deadline = Deadline::new(self.pid(), patience);
         let mut state = self
             .output
             .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         while !state.1 {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.left();
             if left.is_zero() {
                 bail!("it did not end");
             }
@@ -127,6 +128,47 @@ impl Session {
         drop(state);
         Ok(self.child.wait()?.code())
     }
+}
+
+/// The end of a wait for a process.
+struct Deadline {
+    pid: u32,
+    at: Instant,
+    /// What [`starved`] was at the last look.
+    starved: Duration,
+}
+
+impl Deadline {
+    fn new(pid: u32, patience: Duration) -> Self {
+        Self {
+            pid,
+            at: Instant::now() + patience,
+            starved: starved(pid),
+        }
+    }
+
+    /// Time left; at the end it is put off by what the process missed.
+    fn left(&mut self) -> Duration {
+        let left = self.at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let before = std::mem::replace(&mut self.starved, starved(self.pid));
+            self.at += self.starved.saturating_sub(before);
+            return self.at.saturating_duration_since(Instant::now());
+        }
+        left
+    }
+}
+
+/// How long the thread of `pid` that has waited longest for a CPU has done so:
+/// the second number of its `schedstat` (Linux, Documentation/scheduler/
+/// sched-stats.rst), in ns.
+fn starved(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let waits = tasks.into_iter().flatten().flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse().ok()
+    });
+    Duration::from_nanos(waits.max().unwrap_or(0))
 }
 
 impl Drop for Session {
@@ -221,6 +263,20 @@ mod tests {
         session.expect("got word", PATIENCE).unwrap();
         assert_eq!(session.finish(PATIENCE).unwrap(), Some(3));
         assert!(session.output().contains("got word"));
+    }
+
+    #[test]
+    fn a_process_that_does_not_want_a_cpu_gets_no_more_time() {
+        let mut session = Session::start(&mut Command::new("cat")).unwrap();
+        session.send("here\n").unwrap();
+        session.expect("here", PATIENCE).unwrap();
+        let short = Duration::from_millis(10);
+        assert!(session.expect("there", short).is_err());
+        let mut deadline = Deadline::new(session.pid(), Duration::ZERO);
+        deadline.starved = Duration::ZERO;
+        let missed = starved(session.pid());
+        assert!(deadline.left() <= missed);
+        assert_eq!(starved(u32::MAX), Duration::ZERO);
     }
 
     #[test]

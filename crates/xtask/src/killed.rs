@@ -108,7 +108,7 @@ impl Victim {
     }
 
     /// Boots, kills and looks; how many records were acknowledged. Console and
-    /// image of a run that failed are kept under `name`.
+    /// image of a run that failed are kept under `name`, beside each other.
     pub(crate) fn kill(&mut self, name: &str) -> Result<u64> {
         if self.next + MOST_RECORDS + AHEAD > SLOTS {
             // Records must not overwrite each other.
@@ -118,9 +118,9 @@ impl Victim {
         let mut session = Session::start(&mut self.command())?;
         let verdict = self.kill_and_look(&mut session);
         verdict.or_else(|why| {
-            let kept = evidence::keep(&session, name)?;
+            evidence::keep(&session, name)?;
             evidence::keep_file(&self.disk(), name)?;
-            Err(why.context(format!("{} and beside it the image", kept.display())))
+            Err(why)
         })
     }
 

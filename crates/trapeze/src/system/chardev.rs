@@ -220,6 +220,17 @@ pub(super) fn device_has_terminal(options: &mut Options) -> bool {
     hosts.into_iter().any(|(_, host)| stdio(host))
 }
 
+/// Whether anything has it, once names are resolved.
+pub(super) fn has_terminal(options: &mut Options) -> bool {
+    let config = &mut options.config;
+    let serial = config
+        .serial
+        .iter()
+        .any(|s| matches!(s, SerialConfig::Stdio));
+    let mut devices = config.devices.iter_mut().flat_map(hosts);
+    serial || devices.any(|(_, host)| matches!(host, SerialConfig::Stdio))
+}
+
 /// Puts the backends in the place of their names. A backend serves one
 /// device, and only one has the terminal.
 pub(super) fn resolve(options: &mut Options) -> Result<(), String> {

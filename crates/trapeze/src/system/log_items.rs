@@ -82,6 +82,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// Whether anything is to be written.
+    pub(crate) fn asks(&self) -> bool {
+        self.counters || self.lockstep || !self.targets.is_empty()
+    }
+
     /// Adds the comma-separated items of `-d`.
     pub(crate) fn add_items(&mut self, items: &str) -> Result<(), String> {
         for name in items.split(',') {

@@ -53,19 +53,15 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// Installs the logger; the error names the file.
+/// Installs the logger; what else may write to the file, if there is one. The
+/// error names it.
 pub(crate) fn install(
     program: &'static str,
     request: &Request,
-    file: Option<&Path>,
-) -> Result<(), String> {
-    let file = match file {
-        None => None,
-        Some(path) => {
-            let file = File::create(path).map_err(|e| format!("-D {}: {e}", path.display()))?;
-            Some(Mutex::new(LineWriter::new(file)))
-        }
-    };
+    path: Option<&Path>,
+) -> Result<Option<File>, String> {
+    let file = path.map(open).transpose()?;
+    let (file, other) = file.unzip();
     let level = match request.targets.is_empty() {
         true => log::LevelFilter::Warn,
         false => log::LevelFilter::Trace,
@@ -73,11 +69,17 @@ pub(crate) fn install(
     let logger = Logger {
         program,
         targets: request.targets.clone(),
-        file,
+        file: file.map(|file| Mutex::new(LineWriter::new(file))),
     };
     // A logger lives as long as the process.
     if log::set_logger(Box::leak(Box::new(logger))).is_ok() {
         log::set_max_level(level);
     }
-    Ok(())
+    Ok(other)
+}
+
+/// The file twice, with one position for both.
+fn open(path: &Path) -> Result<(File, File), String> {
+    let file = File::create(path).and_then(|file| Ok((file.try_clone()?, file)));
+    file.map_err(|e| format!("-D {}: {e}", path.display()))
 }

@@ -4,6 +4,7 @@ mod accel;
 mod blockdev;
 mod board;
 mod chardev;
+mod daemon;
 mod device;
 mod drive;
 mod firmware;

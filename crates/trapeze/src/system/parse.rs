@@ -48,6 +48,10 @@ pub(crate) struct Options {
     pub(crate) numa: numa::Asked,
     /// `-D`.
     pub(crate) log_file: Option<PathBuf>,
+    /// `-S`.
+    pub(crate) stopped: bool,
+    /// `-daemonize`.
+    pub(crate) daemonize: bool,
 }
 
 impl Options {
@@ -78,6 +82,8 @@ impl Options {
             numa: numa::Asked::default(),
             pid_file: None,
             log_file: None,
+            stopped: false,
+            daemonize: false,
         }
     }
 
@@ -110,7 +116,31 @@ impl Options {
         device::check(self)?;
         device::fs::resolve(self)?;
         self.resolve_serial()?;
-        chardev::resolve(self)
+        chardev::resolve(self)?;
+        self.check_daemon()
+    }
+
+    /// A daemon has no terminal, so nothing may ask for it.
+    fn check_daemon(&mut self) -> Result<(), String> {
+        if !self.daemonize {
+            return Ok(());
+        }
+        if self.nographic {
+            return Err("-daemonize: -nographic needs the terminal; write -display none".into());
+        }
+        if chardev::has_terminal(self) {
+            return Err(
+                "-daemonize: a serial port or device has the terminal (stdio); there are file, \
+                 pipe, socket, null"
+                    .into(),
+            );
+        }
+        match self.log.asks() && self.log_file.is_none() {
+            true => {
+                Err("-daemonize: what -d and -trace ask for needs a file; write -D FILE".into())
+            }
+            false => Ok(()),
+        }
     }
 
     /// `-nographic` puts COM1 on the terminal; so does asking for no display
@@ -118,7 +148,8 @@ impl Options {
     fn resolve_serial(&mut self) -> Result<(), String> {
         if self.serial.is_empty() && !self.no_defaults {
             let taken = chardev::device_has_terminal(self);
-            let console = self.nographic || !(self.no_display || taken);
+            let hidden = self.no_display || self.daemonize;
+            let console = self.nographic || !(hidden || taken);
             self.config.serial = vec![match console {
                 true => SerialConfig::Stdio,
                 false => SerialConfig::None,

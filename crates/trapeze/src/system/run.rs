@@ -1,8 +1,10 @@
 //! Runs the machine the options describe.
 
+use super::daemon::{self, Side, Word};
 use super::pidfile::PidFile;
 use super::{Options, accel, logger, size};
 use machine::{Machine, Outcome};
+use std::sync::Arc;
 
 /// Runs; the exit code, QEMU's where QEMU has one.
 pub(crate) fn run(options: Options) -> u8 {
@@ -15,7 +17,17 @@ pub(crate) fn run(options: Options) -> u8 {
         Some(name) => format!("{program}: {name}"),
         None => program.to_string(),
     };
-    match start(options, program) {
+    // Before there are threads. The word is dropped last, after any message.
+    let word = match options.daemonize.then(daemon::leave).transpose() {
+        Ok(None) => None,
+        Ok(Some(Side::Daemon(word))) => Some(Arc::new(word)),
+        Ok(Some(Side::Caller(code))) => return code,
+        Err(why) => {
+            eprintln!("{prefix}: -daemonize: {why}");
+            return 1;
+        }
+    };
+    match start(options, program, word.clone()) {
         Ok(outcome) => {
             if let Some(text) = farewell(outcome) {
                 eprintln!("{prefix}: {text}");
@@ -29,8 +41,12 @@ pub(crate) fn run(options: Options) -> u8 {
     }
 }
 
-fn start(options: Options, program: &'static str) -> Result<Outcome, String> {
-    logger::install(program, &options.log, options.log_file.as_deref())?;
+fn start(
+    options: Options,
+    program: &'static str,
+    word: Option<Arc<Word>>,
+) -> Result<Outcome, String> {
+    let log = logger::install(program, &options.log, options.log_file.as_deref())?;
     let lockstep = options.log.lockstep;
     let vcpus = options.config.topology.vcpus();
     if lockstep && vcpus > 1 {
@@ -45,9 +61,13 @@ fn start(options: Options, program: &'static str) -> Result<Outcome, String> {
     let hypervisor = accel::open(&options.accelerators, options.personality, engine)?;
     let _pid_file = options.pid_file.as_deref().map(PidFile::new).transpose()?;
     let ram_bytes = options.config.ram_bytes;
-    let machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
+    let mut machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
     warn_of_memory(ram_bytes);
     let handle = machine.handle();
+    handle.set_paused(options.stopped);
+    if let Some(word) = word {
+        machine.when_set_up(move || word.give(log.as_ref()));
+    }
     let outcome = machine.run().map_err(|e| e.to_string())?;
     if options.log.counters {
         eprint!("{}", counters(&handle.counters()));
