@@ -419,13 +419,15 @@ fn fdp_needs_an_error() -> bool {
 }
 
 /// The instructions that run as copies: unprivileged, offered to the guest,
-/// with known operands; and those that read the TSC, which run in place.
+/// with known operands; and those that run in place: SERIALIZE, and what reads
+/// the TSC.
 pub fn copyable(features: &crate::features::FeatureSet, lockstep: bool) -> Copyable {
     use isa::table::{Class, Int, class};
     Copyable::new(|code| {
         let time = matches!(code, Code::Rdtsc | Code::Rdtscp);
+        let in_place = time || code == Code::Serialize;
         let random = class(code) == Class::Int(Int::Random);
-        (time || matches!(class(code), Class::Int(_) | Class::Native(_)))
+        (in_place || matches!(class(code), Class::Int(_) | Class::Native(_)))
             // What differs from run to run is executed once only.
             && !(lockstep && (time || random))
             && code.cpuid_features().iter().all(|f| features.has(*f))

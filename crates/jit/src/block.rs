@@ -157,7 +157,7 @@ impl Step {
         let covered = self.is_covered();
         match self.treatment {
             T::Nothing | T::Lea | T::Cli | T::Direction => true,
-            T::SwapGs | T::ReadBase | T::ReadControl | T::ReadTsc => true,
+            T::SwapGs | T::ReadBase | T::ReadControl | T::ReadTsc | T::Serialize => true,
             T::ReadSelector => !has_memory(&self.insn),
             T::Copy => (covered || !has_memory(&self.insn)) && !may_raise(&self.insn),
             T::Push | T::Pop | T::Leave => covered,

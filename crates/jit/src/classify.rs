@@ -56,6 +56,8 @@ pub enum Treatment {
     ReadControl,
     /// RDTSC or RDTSCP.
     ReadTsc,
+    /// SERIALIZE.
+    Serialize,
     /// BT, BTS, BTR, BTC of a memory bit string and a register index.
     BitString,
     /// REP MOVS or REP STOS: in place where that is simple.
@@ -232,8 +234,8 @@ pub struct Allowed {
     pub avx512: bool,
 }
 
-/// Instruction codes the guest may execute as copies, and RDTSC and RDTSCP if
-/// they may be executed in place: a table filled from the guest's CPUID by the
+/// Instruction codes the guest may execute as copies, and RDTSC, RDTSCP and
+/// SERIALIZE if they may be executed in place: a table filled from the guest's CPUID by the
 /// engine.
 pub struct Copyable(Vec<bool>);
 
@@ -332,6 +334,7 @@ fn system(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> Option<T
         Mnemonic::Rdtsc | Mnemonic::Rdtscp => {
             (allowed.tsc && copyable.has(insn.code()), T::ReadTsc)
         }
+        Mnemonic::Serialize => (copyable.has(insn.code()), T::Serialize),
         Mnemonic::Mov => match insn.code() {
             Code::Mov_r64_cr => (
                 kernel64 && is_plain_control(insn.op1_register()),

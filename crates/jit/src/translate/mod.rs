@@ -257,6 +257,7 @@ impl Emitter<'_> {
             Treatment::WriteBase => self.write_base(step),
             Treatment::ReadControl => self.read_control(&step.insn),
             Treatment::ReadTsc => self.read_tsc(step),
+            Treatment::Serialize => self.serialize(),
             Treatment::BitString => self.bit_string(step),
             Treatment::RepString => self.rep_string(step),
             Treatment::Interp => self.interp(&step.insn),

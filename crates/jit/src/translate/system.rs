@@ -168,6 +168,12 @@ impl Emitter<'_> {
         }
     }
 
+    /// SERIALIZE: what is stored is seen by others. Code that they changed before
+    /// has no translations any more (SDM vol 3, 8.3).
+    pub(super) fn serialize(&mut self) {
+        self.hot.bytes(&[0x0f, 0xae, 0xf0]); // mfence
+    }
+
     /// MOV r, Sreg and MOV m16, Sreg.
     pub(super) fn read_selector(&mut self, step: &Step) {
         let insn = &step.insn;
