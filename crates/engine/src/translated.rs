@@ -7,7 +7,7 @@ use crate::vcpu::SoftVcpu;
 use crate::vm::SoftVm;
 use iced_x86::{Code, Instruction};
 use isa::Stop;
-use jit::cache::{CodeCache, Dropped, JumpCache};
+use jit::cache::{CodeCache, Dropped, JumpCache, JumpCaches};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::{info, stack_change};
 use jit::{ExitKind, JitCtx, moved};
@@ -33,6 +33,7 @@ pub struct Slow {
 #[derive(Default)]
 pub struct Jumps {
     caches: Vec<Cached>,
+    memory: JumpCaches,
     /// Index of the one used last.
     last: usize,
     clock: u64,
@@ -74,7 +75,7 @@ impl Jumps {
     }
     fn replace(&mut self, space: u32, mode: u32) -> usize {
         if self.caches.len() < KEPT {
-            let cache = JumpCache::new();
+            let cache = self.memory.create();
             self.caches.push(Cached {
                 space,
                 mode,

@@ -3,9 +3,10 @@
 
 mod faults;
 mod jump;
+mod table;
 
 pub use faults::FaultTable;
-pub use jump::JumpCache;
+pub use jump::{JumpCache, JumpCaches};
 
 use crate::arena::{Arena, HUGE};
 use crate::block::{Block, Source};

@@ -1,25 +1,25 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
+use super::table::{Table, Tables};
 use super::{Dropped, Key, Map};
 use std::sync::LazyLock;
 use x86::LONGEST_INSTRUCTION;
 
-/// One entry; generated code knows the layout: the two's complement of the
-/// linear address, so that adding the address gives 0 on a hit without
-/// touching flags, and the code address, which only a hit uses and which is 0
-/// in an entry that is not filled.
-type JumpEntry = [u64; 2];
-
 /// A jump cache of one address space and mode.
 pub struct JumpCache {
-    /// Indexed by the low 16 bits of the linear address. All zero at first, so
-    /// that it costs only the memory that is used.
-    entries: Box<[JumpEntry]>,
+    /// Indexed by the low 16 bits of the linear address. All zero at first.
+    entries: Table<ENTRIES>,
     /// Indices that were used, by their page number's low bits.
     touched: [Vec<u16>; PAGES],
     /// How many targets each linear page was offered.
     offered: Map<u64, usize>,
 }
+
+/// Entries of a cache.
+const ENTRIES: usize = 1 << 16;
+/// Makes jump caches that share large pages.
+#[derive(Default)]
+pub struct JumpCaches(Tables<ENTRIES>);
 
 /// Pages of addresses that the entries hold side by side.
 const PAGES: usize = 16;
@@ -34,27 +34,24 @@ fn nothing(index: u16) -> u64 {
     u64::from(index ^ 1).wrapping_neg()
 }
 
-impl Default for JumpCache {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl JumpCache {
+impl JumpCaches {
     /// An empty cache.
-    pub fn new() -> Self {
-        let mut entries = vec![[0; 2]; 1 << 16];
+    pub fn create(&mut self) -> JumpCache {
+        let mut entries = self.0.next();
         // Zero is the negation of no address that any other entry may hold.
         entries[0][0] = nothing(0);
-        Self {
-            entries: entries.into_boxed_slice(),
+        JumpCache {
+            entries,
             touched: Default::default(),
             offered: Map::default(),
         }
     }
+}
+
+impl JumpCache {
     /// Address of the first entry of a cache that stays empty.
     pub fn nowhere() -> u64 {
-        static EMPTY: LazyLock<JumpCache> = LazyLock::new(JumpCache::new);
+        static EMPTY: LazyLock<JumpCache> = LazyLock::new(|| JumpCaches::default().create());
         EMPTY.address()
     }
     /// Address of the first entry.
@@ -138,7 +135,7 @@ mod tests {
 
     #[test]
     fn an_entry_matches_its_address_only_while_it_is_there() {
-        let mut cache = JumpCache::new();
+        let mut cache = JumpCaches::default().create();
         let matches = |cache: &JumpCache, rip: u64| {
             let e = cache.entries[usize::from(rip as u16)];
             e[0].wrapping_add(rip) == 0
