@@ -4,7 +4,7 @@
 use super::overlay::Overlay;
 use super::shadow::Shadow;
 use crate::translated::mode_of;
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 use isa::Stop;
 use jit::block::{Block, Source};
 use jit::classify::{Copyable, Treatment};
@@ -50,7 +50,9 @@ impl Plan {
             let insn = Decoder::with_ip(cpu.bitness(), bytes, ip, DecoderOptions::NONE).decode();
             Step {
                 insn,
-                left: s.treatment == Treatment::Interp,
+                // A branch to an address that is not canonical is the
+                // translation's where that may be mapped anywhere.
+                left: s.treatment == Treatment::Interp && insn.op0_kind() != OpKind::NearBranch64,
             }
         });
         let start = (cpu.rip - base) as usize;
