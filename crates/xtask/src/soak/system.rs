@@ -108,7 +108,7 @@ fn whole_run(
     session.expect(PROMPT, PATIENCE)?;
     // Nothing comes between what programs print: neither the shell's codes nor
     // what the kernel says, which is looked at afterwards.
-    session.send("bind 'set enable-bracketed-paste off'; dmesg --console-off --clear\r")?;
+    session.send("bind 'set enable-bracketed-paste off'; dmesg --clear; dmesg --console-off\r")?;
     session.expect(PROMPT, PATIENCE)?;
     let measured = act(session)?;
     let warnings = said(
