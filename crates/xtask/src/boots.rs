@@ -14,6 +14,7 @@ use crate::expect::Session;
 use crate::killed;
 use crate::paths::{self, TempFolder};
 use crate::process::Counts;
+use crate::sandbox;
 use anyhow::{Context, Result, bail};
 use guestimg::{Flavour, Image, Mode, Progress};
 use std::path::Path;
@@ -34,6 +35,9 @@ enum Guest {
     Board,
     /// The same with other devices than disks.
     Devices(Devices),
+    /// The same as an ordinary user in the sandbox, where only the test's
+    /// folder can be written.
+    Confined(Devices),
     /// The same; the disk must be as before.
     Untouched,
     /// The same, with disks on a file system that is too small.
@@ -224,6 +228,27 @@ const CASES: &[Case] = &[
         exit: 0,
     },
     Case {
+        name: "share-confined",
+        guest: Guest::Confined(share::DEVICES),
+        options: share::OPTIONS,
+        steps: share::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "ports-microvm",
+        guest: Guest::Devices(ports::DEVICES),
+        options: ports::MICROVM_OPTIONS,
+        steps: ports::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "balloon-microvm",
+        guest: Guest::Devices(memory::DEVICES),
+        options: memory::MICROVM_OPTIONS,
+        steps: memory::STEPS,
+        exit: 0,
+    },
+    Case {
         name: "disk-full",
         guest: Guest::Full,
         options: full::OPTIONS,
@@ -374,16 +399,18 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
     let mut command = command(trapeze, &case.guest, &folder)?;
     command
         .args(["-accel", accel])
-        .args(case.options.iter().map(|o| folder.fill_in(o)))
-        .env("TERM", "vt100");
-    let mut session = Session::start(&mut command)?;
+        .args(case.options.iter().map(|o| folder.fill_in(o)));
+    if let Guest::Confined(_) = case.guest {
+        command = sandbox::around(&command, &folder.fill_in("{folder}"))?;
+    }
+    let mut session = Session::start(command.env("TERM", "vt100"))?;
     for (needle, typed) in case.steps {
         session.expect(needle, PATIENCE)?;
         if !typed.is_empty() {
             session.send(typed)?;
         }
     }
-    if let Guest::Devices(devices) = &case.guest {
+    if let Guest::Devices(devices) | Guest::Confined(devices) = &case.guest {
         (devices.act)(&mut session, &folder)?;
     }
     let code = session.finish(PATIENCE)?;
@@ -423,6 +450,15 @@ fn command(trapeze: &Path, guest: &Guest, folder: &TempFolder) -> Result<Command
         Guest::Devices(devices) => {
             let image = fetch(Flavour::Cloud)?;
             let initramfs = disks::initramfs(&image, devices.modules, folder)?;
+            system(&mut command, &image, &initramfs)
+        }
+        Guest::Confined(devices) => {
+            // The cache may be the user's only.
+            let mut image = fetch(Flavour::Cloud)?;
+            let initramfs = disks::initramfs(&image, devices.modules, folder)?;
+            let kernel = folder.path("vmlinuz");
+            std::fs::copy(&image.kernel, &kernel)?;
+            image.kernel = kernel;
             system(&mut command, &image, &initramfs)
         }
         Guest::Full => {

@@ -12,20 +12,26 @@ use std::process::{Command, Stdio};
 pub(crate) const CONFINED: &str = "confined";
 
 /// Makes the surroundings, as root of new namespaces, then drops into
-/// [`confined`]. $1 is this program, $2 trapeze.
+/// [`confined`]. $1 is this program, $2 trapeze, $3 a folder that can be
+/// written, or nothing; the rest is for trapeze.
 const SCRIPT: &str = r#"set -e
 mount --make-rprivate /
 mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm
 cp "$1" /dev/shm/xtask
 cp "$2" /dev/shm/trapeze
 chmod 755 /dev/shm/xtask /dev/shm/trapeze
+if [ -n "$3" ]; then
+    chmod 777 "$3"
+    mount --bind "$3" "$3"
+fi
 noexec=/proc/sys/vm/memfd_noexec
 if [ -e $noexec ] && ! echo 1 2>/dev/null > $noexec; then
     echo "NOTE only the host's root may set $noexec; it stays $(cat $noexec)"
 fi
 mount -o remount,bind,ro /
 cd /
-exec /dev/shm/xtask confined /dev/shm/trapeze guest -m 64 -append check
+shift 3
+exec /dev/shm/xtask confined /dev/shm/trapeze "$@"
 "#;
 
 /// What Docker's default profile refuses ("Significant syscalls blocked by the
@@ -81,25 +87,32 @@ pub(crate) fn run() -> Result<bool> {
     Ok(counts.failed == 0)
 }
 
-/// The embedded guest's self-check in the sandbox.
-pub(crate) fn check() -> Result<Counts> {
-    let trapeze = paths::trapeze()?;
-    let mut command = Command::new("timeout");
-    command.args([
-        "120",
-        "unshare",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-    ]);
+/// The command that runs `trapeze`, a command, in the sandbox. There only
+/// `folder` can be written.
+pub(crate) fn around(trapeze: &Command, folder: &str) -> Result<Command> {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--mount-proc"]);
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    let output = command
+    command
         .args(["sh", "-c", SCRIPT, "sh"])
         .arg(std::env::current_exe()?)
-        .arg(trapeze)
+        .arg(trapeze.get_program())
+        .arg(folder)
+        .args(trapeze.get_args());
+    Ok(command)
+}
+
+/// The embedded guest's self-check in the sandbox.
+pub(crate) fn check() -> Result<Counts> {
+    let mut trapeze = Command::new(paths::trapeze()?);
+    trapeze.args(["guest", "-m", "64", "-append", "check"]);
+    let sandbox = around(&trapeze, "")?;
+    let output = Command::new("timeout")
+        .arg("120")
+        .arg(sandbox.get_program())
+        .args(sandbox.get_args())
         .stdin(Stdio::null())
         .output()
         .context("unshare")?;

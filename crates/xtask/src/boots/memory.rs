@@ -17,6 +17,13 @@ pub(super) const OPTIONS: &[&str] = &[
     "virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on",
 ];
 
+pub(super) const MICROVM_OPTIONS: &[&str] = &[
+    "-M",
+    "microvm",
+    "-device",
+    "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
+];
+
 pub(super) const STEPS: &[(&str, &str)] = &[
     (PROMPT, super::boards::LOAD),
     ("\nin 0", ""),

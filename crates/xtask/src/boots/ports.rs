@@ -27,6 +27,21 @@ pub(super) const OPTIONS: &[&str] = &[
     "virtserialport,chardev=stream,name=org.trapeze.stream",
 ];
 
+pub(super) const MICROVM_OPTIONS: &[&str] = &[
+    "-M",
+    "microvm",
+    "-device",
+    "virtio-serial-device",
+    "-chardev",
+    "socket,id=console,path={folder}/console,server=on,wait=off",
+    "-chardev",
+    "socket,id=stream,path={folder}/stream,server=on,wait=off",
+    "-device",
+    "virtconsole,chardev=console",
+    "-device",
+    "virtserialport,chardev=stream,name=org.trapeze.stream",
+];
+
 pub(super) const STEPS: &[(&str, &str)] = &[
     (PROMPT, super::boards::LOAD),
     ("\nin 0", ""),
