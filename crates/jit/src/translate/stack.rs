@@ -35,14 +35,16 @@ impl Emitter<'_> {
     }
 
     pub(super) fn store_top(&mut self, reg: u8) {
-        let (index, disp) = (self.place.index(), self.place.disp());
-        self.hot
-            .mem(self.to.wide, op::MOV_STORE, reg, T1, index, disp);
+        self.move_top(op::MOV_STORE, reg);
     }
 
     pub(super) fn load_top(&mut self, reg: u8) {
+        self.move_top(op::MOV, reg);
+    }
+
+    fn move_top(&mut self, op: u8, reg: u8) {
         let (index, disp) = (self.place.index(), self.place.disp());
-        self.hot.mem(self.to.wide, op::MOV, reg, T1, index, disp);
+        self.hot.mem(self.to.wide, op, reg, T1, index, disp);
     }
 
     fn store_top_imm(&mut self, imm: i32) {

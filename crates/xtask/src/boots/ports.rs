@@ -14,33 +14,27 @@ pub(super) const DEVICES: Devices = Devices {
     act: use_ports,
 };
 
-pub(super) const OPTIONS: &[&str] = &[
-    "-device",
-    "virtio-serial-pci",
-    "-chardev",
-    "socket,id=console,path={folder}/console,server=on,wait=off",
-    "-chardev",
-    "socket,id=stream,path={folder}/stream,server=on,wait=off",
-    "-device",
-    "virtconsole,chardev=console",
-    "-device",
-    "virtserialport,chardev=stream,name=org.trapeze.stream",
-];
+/// A device for consoles, and what is behind it.
+macro_rules! options {
+    ($($device:literal),*) => {
+        &[
+            $($device,)*
+            "-chardev",
+            "socket,id=console,path={folder}/console,server=on,wait=off",
+            "-chardev",
+            "socket,id=stream,path={folder}/stream,server=on,wait=off",
+            "-device",
+            "virtconsole,chardev=console",
+            "-device",
+            "virtserialport,chardev=stream,name=org.trapeze.stream",
+        ]
+    };
+}
 
-pub(super) const MICROVM_OPTIONS: &[&str] = &[
-    "-M",
-    "microvm",
-    "-device",
-    "virtio-serial-device",
-    "-chardev",
-    "socket,id=console,path={folder}/console,server=on,wait=off",
-    "-chardev",
-    "socket,id=stream,path={folder}/stream,server=on,wait=off",
-    "-device",
-    "virtconsole,chardev=console",
-    "-device",
-    "virtserialport,chardev=stream,name=org.trapeze.stream",
-];
+pub(super) const OPTIONS: &[&str] = options!["-device", "virtio-serial-pci"];
+
+pub(super) const MICROVM_OPTIONS: &[&str] =
+    options!["-M", "microvm", "-device", "virtio-serial-device"];
 
 pub(super) const STEPS: &[(&str, &str)] = &[
     (PROMPT, super::boards::LOAD),
