@@ -89,6 +89,11 @@ impl Error {
 pub enum Flavour {
     /// The 64-bit kernel for virtual machines.
     Cloud,
+    /// The 64-bit kernel for every machine: what the cloud kernel has built in
+    /// for disks and file systems are modules there.
+    Amd64,
+    /// The same with PREEMPT_RT.
+    Rt,
     /// The 32-bit kernel without PAE.
     I686,
     /// The 32-bit kernel with PAE.
@@ -96,26 +101,35 @@ pub enum Flavour {
 }
 
 /// One row per kernel: name in the cache, package architecture, meta package.
-const FLAVOURS: [(Flavour, &str, &str, &str); 3] = [
+const FLAVOURS: [(Flavour, &str, &str, &str); 5] = [
     (
         Flavour::Cloud,
         "cloud-amd64",
         "amd64",
         "linux-image-cloud-amd64",
     ),
+    (Flavour::Amd64, "amd64", "amd64", "linux-image-amd64"),
+    (Flavour::Rt, "rt-amd64", "amd64", "linux-image-rt-amd64"),
     (Flavour::I686, "686", "i386", "linux-image-686"),
     (Flavour::I686Pae, "686-pae", "i386", "linux-image-686-pae"),
 ];
 
 impl Flavour {
     /// Every kernel there is.
-    pub const ALL: [Self; 3] = [Self::Cloud, Self::I686, Self::I686Pae];
+    pub const ALL: [Self; 5] = [
+        Self::Cloud,
+        Self::Amd64,
+        Self::Rt,
+        Self::I686,
+        Self::I686Pae,
+    ];
 
     fn row(self) -> &'static (Flavour, &'static str, &'static str, &'static str) {
         // Exhaustive by construction: the table's order is the enum's.
         &FLAVOURS[self as usize]
     }
-    /// Name for commands and folders: `cloud-amd64`, `686`, `686-pae`.
+    /// Name for commands and folders: `cloud-amd64`, `amd64`, `rt-amd64`, `686`,
+    /// `686-pae`.
     pub fn name(self) -> &'static str {
         self.row().1
     }

@@ -3,6 +3,7 @@
 mod boards;
 mod disks;
 mod full;
+mod kernels;
 mod memory;
 mod ports;
 mod share;
@@ -33,7 +34,9 @@ enum Guest {
     Virtio,
     /// The same; what the disks hold afterwards is not looked at.
     Board,
-    /// The same with other devices than disks.
+    /// The same with a kernel that has more in modules.
+    Kernel(Flavour),
+    /// The cloud kernel with other devices than disks.
     Devices(Devices),
     /// The same as an ordinary user in the sandbox, where only the test's
     /// folder can be written.
@@ -327,6 +330,34 @@ const CASES: &[Case] = &[
         exit: 0,
     },
     Case {
+        name: "amd64",
+        guest: Guest::Kernel(Flavour::Amd64),
+        options: kernels::PC_OPTIONS,
+        steps: kernels::AMD64_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "amd64-q35",
+        guest: Guest::Kernel(Flavour::Amd64),
+        options: kernels::Q35_OPTIONS,
+        steps: kernels::AMD64_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "rt",
+        guest: Guest::Kernel(Flavour::Rt),
+        options: kernels::PC_OPTIONS,
+        steps: kernels::RT_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "rt-q35",
+        guest: Guest::Kernel(Flavour::Rt),
+        options: kernels::Q35_OPTIONS,
+        steps: kernels::RT_STEPS,
+        exit: 0,
+    },
+    Case {
         name: "i686",
         guest: Guest::Debian(Flavour::I686),
         options: &[],
@@ -444,7 +475,12 @@ fn command(trapeze: &Path, guest: &Guest, folder: &TempFolder) -> Result<Command
         }
         Guest::Virtio | Guest::Board | Guest::Untouched => {
             let image = fetch(Flavour::Cloud)?;
-            let initramfs = disks::prepare(&image, folder)?;
+            let initramfs = disks::prepare(&image, &[], folder)?;
+            system(&mut command, &image, &initramfs)
+        }
+        Guest::Kernel(flavour) => {
+            let image = fetch(*flavour)?;
+            let initramfs = kernels::prepare(&image, folder)?;
             system(&mut command, &image, &initramfs)
         }
         Guest::Devices(devices) => {

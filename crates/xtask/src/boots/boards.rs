@@ -6,8 +6,9 @@ use super::{Devices, PROMPT};
 pub(super) const LOAD: &str =
     "cd /modules; for m in $(cat order); do insmod $m.ko; done; cd; echo in $?\r";
 /// A file system is made, filled, and after another mount still there.
-const FILL: &str = "mke2fs /dev/vda >/dev/null && mount /dev/vda /tmp && cp /bin/busybox /tmp/b; umount /tmp; echo filled $?\r";
-const COMPARE: &str = "mount -o ro /dev/vda /tmp && cmp /tmp/b /bin/busybox && echo the same\r";
+pub(super) const FILL: &str = "mke2fs /dev/vda >/dev/null && mount /dev/vda /tmp && cp /bin/busybox /tmp/b; umount /tmp; echo filled $?\r";
+pub(super) const COMPARE: &str =
+    "mount -o ro /dev/vda /tmp && cmp /tmp/b /bin/busybox && echo the same\r";
 
 pub(super) const Q35_OPTIONS: &[&str] = &[
     "-M",

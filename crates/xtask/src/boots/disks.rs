@@ -87,11 +87,16 @@ fn pattern() -> Vec<u8> {
         .collect()
 }
 
-/// Makes the disks and an initramfs with the modules; its path.
-pub(super) fn prepare(image: &Image, folder: &TempFolder) -> Result<PathBuf> {
+/// Makes the disks and an initramfs with the modules and `more` of them; its
+/// path.
+pub(super) fn prepare(
+    image: &Image,
+    more: &[&'static str],
+    folder: &TempFolder,
+) -> Result<PathBuf> {
     fs::write(folder.path(SOURCE), pattern())?;
     fs::write(folder.path(TARGET), vec![0; SIZE])?;
-    initramfs(image, &[], folder)
+    initramfs(image, more, folder)
 }
 
 /// An initramfs with the modules and `more` of them; its path.
