@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -68,7 +69,16 @@ fn wait_for_stopped_vcpu(pid: &str) {
 #[test]
 fn a_daemon_has_nothing_of_who_started_it() {
     let folder = Folder::new("daemon");
-    let output = folder.run(&["-daemonize", "-S", "-pidfile", "pid", "-D", "log"]);
+    let output = folder.run(&[
+        "-daemonize",
+        "-S",
+        "-pidfile",
+        "pid",
+        "-D",
+        "log",
+        "-serial",
+        "file:serial",
+    ]);
     returned_silently(&output);
     let pid_file = folder.0.join("pid");
     let pid = fs::read_to_string(&pid_file).unwrap();
@@ -90,6 +100,21 @@ fn a_daemon_has_nothing_of_who_started_it() {
     };
     assert_ne!(field(pid, 3), field("self", 3));
     assert_ne!(field(pid, 3), pid);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+        line.trim().to_string()
+    };
+    // As in /proc of a daemon of QEMU 10: SIGTSTP, SIGTTIN and SIGTTOU (20 to
+    // 22) are ignored.
+    assert_eq!(value("Umask:"), "0027");
+    let ignored = u64::from_str_radix(&value("SigIgn:"), 16).unwrap();
+    assert_eq!(ignored & 0x38_0000, 0x38_0000, "{ignored:#x}");
+    let mode = |name: &str| {
+        let metadata = fs::metadata(folder.0.join(name)).unwrap();
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!((mode("pid"), mode("serial") & 0o027), (0o600, 0));
     let locked = File::open(&pid_file).unwrap();
     wait_for_stopped_vcpu(pid);
     signal(pid, "TERM");

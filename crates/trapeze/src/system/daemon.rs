@@ -7,6 +7,9 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
+/// QEMU's.
+const UMASK: libc::mode_t = 0o027;
+
 /// Who one is after [`leave`].
 pub(super) enum Side {
     /// The process that was started; its exit code.
@@ -38,7 +41,19 @@ pub(super) fn leave() -> io::Result<Side> {
         // SAFETY: ends this process, which has nothing to clean up.
         unsafe { libc::_exit(0) };
     }
+    be_private();
     Ok(Side::Daemon(Word(writer)))
+}
+
+/// What QEMU 10 changes as well, found with strace: what the daemon makes
+/// nobody but its group reads, and no terminal stops it.
+fn be_private() {
+    // SAFETY: sets a number of the process, which has one thread.
+    unsafe { libc::umask(UMASK) };
+    for signal in [libc::SIGTSTP, libc::SIGTTOU, libc::SIGTTIN] {
+        // SAFETY: ignoring a signal runs no handler. It cannot fail for these.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }
 
 /// The number of the new process; 0 in that one.

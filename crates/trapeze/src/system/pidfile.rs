@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The file; gone when this is dropped.
@@ -11,11 +12,11 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
-    /// Writes it. One that another running process holds is left alone.
+    /// Writes it, for its owner only, as QEMU 10 does. One that another running process holds is left alone.
     pub(super) fn new(path: &Path) -> Result<Self, String> {
         let failed = |why: &dyn std::fmt::Display| format!("-pidfile {}: {why}", path.display());
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false);
+        options.write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(path).map_err(|why| failed(&why))?;
         file.try_lock().map_err(|why| match why {
             TryLockError::WouldBlock => failed(&"another process that runs has it"),

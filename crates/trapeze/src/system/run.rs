@@ -4,6 +4,7 @@ use super::daemon::{self, Side, Word};
 use super::pidfile::PidFile;
 use super::{Options, accel, logger, size};
 use machine::{Machine, Outcome};
+use std::fs::File;
 use std::sync::Arc;
 
 /// Runs; the exit code, QEMU's where QEMU has one.
@@ -17,7 +18,15 @@ pub(crate) fn run(options: Options) -> u8 {
         Some(name) => format!("{program}: {name}"),
         None => program.to_string(),
     };
-    // Before there are threads. The word is dropped last, after any message.
+    // Before there are threads, but not before the log is there: who started it
+    // decides who can read that. The word is dropped last, after any message.
+    let log = match logger::install(program, &options.log, options.log_file.as_deref()) {
+        Ok(log) => log,
+        Err(why) => {
+            eprintln!("{prefix}: {why}");
+            return 1;
+        }
+    };
     let word = match options.daemonize.then(daemon::leave).transpose() {
         Ok(None) => None,
         Ok(Some(Side::Daemon(word))) => Some(Arc::new(word)),
@@ -27,7 +36,8 @@ pub(crate) fn run(options: Options) -> u8 {
             return 1;
         }
     };
-    match start(options, program, word.clone()) {
+    let outcome = start(options, log, word.clone());
+    match outcome {
         Ok(outcome) => {
             if let Some(text) = farewell(outcome) {
                 eprintln!("{prefix}: {text}");
@@ -41,12 +51,7 @@ pub(crate) fn run(options: Options) -> u8 {
     }
 }
 
-fn start(
-    options: Options,
-    program: &'static str,
-    word: Option<Arc<Word>>,
-) -> Result<Outcome, String> {
-    let log = logger::install(program, &options.log, options.log_file.as_deref())?;
+fn start(options: Options, log: Option<File>, word: Option<Arc<Word>>) -> Result<Outcome, String> {
     let lockstep = options.log.lockstep;
     let vcpus = options.config.topology.vcpus();
     if lockstep && vcpus > 1 {
