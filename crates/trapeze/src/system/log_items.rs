@@ -16,8 +16,8 @@ enum Effect {
     Counters,
     /// Compare every block with the interpreter.
     Lockstep,
-    /// Show the log records whose target matches.
-    Target(&'static str),
+    /// Show the log records whose target matches one of these.
+    Targets(&'static [&'static str]),
 }
 
 /// Every item.
@@ -35,17 +35,17 @@ pub(crate) const ITEMS: [Item; 9] = [
     Item {
         name: "engine",
         help: "the software engine",
-        effect: Effect::Target("engine*"),
+        effect: Effect::Targets(&["engine*"]),
     },
     Item {
         name: "jit",
         help: "the translator",
-        effect: Effect::Target("jit*"),
+        effect: Effect::Targets(&["jit*"]),
     },
     Item {
         name: "insn",
         help: "every instruction the interpreter executes, all of them with translate=off",
-        effect: Effect::Target(engine::INSN_LOG),
+        effect: Effect::Targets(&[engine::INSN_LOG]),
     },
     Item {
         name: "lockstep",
@@ -56,17 +56,17 @@ pub(crate) const ITEMS: [Item; 9] = [
     Item {
         name: "machine",
         help: "machine set-up, boot and run loop",
-        effect: Effect::Target("machine*"),
+        effect: Effect::Targets(&["machine*"]),
     },
     Item {
         name: "guest_errors",
         help: "what the guest does to devices that hardware would not like",
-        effect: Effect::Target("devices*"),
+        effect: Effect::Targets(&["devices*", "guest_errors"]),
     },
     Item {
         name: "all",
         help: "every log record",
-        effect: Effect::Target("*"),
+        effect: Effect::Targets(&["*"]),
     },
 ];
 
@@ -97,7 +97,9 @@ impl Request {
             match item.effect {
                 Effect::Counters => self.counters = true,
                 Effect::Lockstep => self.lockstep = true,
-                Effect::Target(pattern) => self.targets.push(pattern.to_string()),
+                Effect::Targets(patterns) => {
+                    self.targets.extend(patterns.iter().map(|p| p.to_string()));
+                }
             }
         }
         Ok(())

@@ -1,11 +1,13 @@
 //! Where log records go: warnings and errors to standard error, what `-d` and
 //! `-trace` asked for to standard error or the file of `-D`.
 
+use super::held_back::HeldBack;
 use super::log_items::{self, Request};
 use std::fs::File;
 use std::io::{LineWriter, Write};
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Instant;
 
 /// Libraries that log what a guest does wrong as errors, with the guest's bytes:
 /// only for those who ask.
@@ -16,11 +18,38 @@ struct Logger {
     targets: Vec<String>,
     /// The file of `-D`; a leaf lock.
     file: Option<Mutex<LineWriter<File>>>,
+    /// Of what nobody asked for.
+    held_back: HeldBack,
 }
 
 impl Logger {
     fn asked_for(&self, target: &str) -> bool {
         self.targets.iter().any(|p| log_items::matches(p, target))
+    }
+
+    /// A warning or an error for everybody. Who did not ask for it is shown
+    /// only so many.
+    fn warn(&self, record: &log::Record<'_>, asked: bool) {
+        let place = (
+            record.module_path_static().unwrap_or_default(),
+            record.line().unwrap_or_default(),
+        );
+        let held = match asked {
+            true => Some(0),
+            false => self.held_back.admit(place, Instant::now()),
+        };
+        let Some(held) = held else {
+            return;
+        };
+        let program = self.program;
+        if held > 0 {
+            eprintln!("{program}: warning: {held} more like the following were held back");
+        }
+        let level = match record.level() {
+            log::Level::Error => "error",
+            _ => "warning",
+        };
+        eprintln!("{program}: {level}: {}", record.args());
     }
 }
 
@@ -41,16 +70,18 @@ impl log::Log for Logger {
             // A full disk must not stop the machine.
             let _ = writeln!(file, "{}: {}", record.target(), record.args());
         } else if important(record.metadata()) {
-            let level = match record.level() {
-                log::Level::Error => "error",
-                _ => "warning",
-            };
-            eprintln!("{}: {level}: {}", self.program, record.args());
+            self.warn(record, asked);
         } else if asked {
             eprintln!("{}: {}", record.target(), record.args());
         }
     }
-    fn flush(&self) {}
+    /// At the end of the program: says what was held back.
+    fn flush(&self) {
+        for ((module, line), held) in self.held_back.take() {
+            let program = self.program;
+            eprintln!("{program}: warning: {held} more of {module}, line {line}, were held back");
+        }
+    }
 }
 
 /// Installs the logger; what else may write to the file, if there is one. The
@@ -70,6 +101,7 @@ pub(crate) fn install(
         program,
         targets: request.targets.clone(),
         file: file.map(|file| Mutex::new(LineWriter::new(file))),
+        held_back: HeldBack::default(),
     };
     // A logger lives as long as the process.
     if log::set_logger(Box::leak(Box::new(logger))).is_ok() {

@@ -8,6 +8,7 @@ mod daemon;
 mod device;
 mod drive;
 mod firmware;
+mod held_back;
 mod help;
 mod keyval;
 mod log_items;

@@ -37,6 +37,7 @@ pub(crate) fn run(options: Options) -> u8 {
         }
     };
     let outcome = start(options, log, word.clone());
+    log::logger().flush();
     match outcome {
         Ok(outcome) => {
             if let Some(text) = farewell(outcome) {
