@@ -94,7 +94,7 @@ impl SoftVcpu {
         let address = code.address(block);
         drop(code);
         if !narrow {
-            self.remember_jump(bank, mode, place.global(), address);
+            self.remember_jump(bank, place.global(), address);
         }
         Ok(Found::Code(address))
     }

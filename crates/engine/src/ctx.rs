@@ -5,13 +5,13 @@
 )]
 
 use jit::cache::JumpCache;
-use jit::{JitCtx, Layout};
+use jit::{GateLayout, JitCtx, Layout};
 use softmmu::tlb::{Entry, Tlb};
 use std::cell::UnsafeCell;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
-use x86::{CpuState, Msrs, Seg, Segment};
+use x86::{CpuState, DescTable, Events, Msrs, Seg, Segment};
 
 /// One vCPU's memory. `jit` is first: the signal handler relies on it.
 #[repr(C, align(64))]
@@ -30,6 +30,7 @@ pub struct Ctx {
 pub const LAYOUT: Layout = {
     let cpu = offset_of!(Ctx, cpu);
     let msr = cpu + offset_of!(CpuState, msr);
+    let gdtr = cpu + offset_of!(CpuState, gdtr);
     let kernel = offset_of!(Ctx, tlb) + offset_of!(Tlb, kernel);
     let size = size_of::<softmmu::tlb::Array>();
     Layout {
@@ -49,6 +50,18 @@ pub const LAYOUT: Layout = {
         ],
         selectors: (cpu + offset_of!(CpuState, seg) + offset_of!(Segment, selector)) as u32,
         seg_stride: size_of::<Segment>() as u32,
+        gates: GateLayout {
+            efer: (cpu + offset_of!(CpuState, efer)) as u32,
+            star: (msr + offset_of!(Msrs, star)) as u32,
+            lstar: (msr + offset_of!(Msrs, lstar)) as u32,
+            sfmask: (msr + offset_of!(Msrs, sfmask)) as u32,
+            gdt_base: (gdtr + offset_of!(DescTable, base)) as u32,
+            gdt_limit: (gdtr + offset_of!(DescTable, limit)) as u32,
+            cs: seg(Seg::Cs) as u32,
+            ss: seg(Seg::Ss) as u32,
+            nmi_blocked: (cpu + offset_of!(CpuState, events) + offset_of!(Events, nmi_blocked))
+                as u32,
+        },
         xsave: (cpu + offset_of!(CpuState, xsave)) as u32,
         user_tlb: (offset_of!(Ctx, tlb) + offset_of!(Tlb, user)) as u32,
         kernel_tlb: [kernel as u32, (kernel + size) as u32],
@@ -62,11 +75,12 @@ pub const LAYOUT: Layout = {
     }
 };
 
+const fn seg(s: Seg) -> usize {
+    offset_of!(Ctx, cpu) + offset_of!(CpuState, seg) + s as usize * size_of::<Segment>()
+}
+
 const fn seg_base(s: Seg) -> usize {
-    offset_of!(Ctx, cpu)
-        + offset_of!(CpuState, seg)
-        + s as usize * size_of::<Segment>()
-        + offset_of!(Segment, base)
+    seg(s) + offset_of!(Segment, base)
 }
 
 /// Owner of a [`Ctx`]. The vCPU has exclusive use of everything but the poll

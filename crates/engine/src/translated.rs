@@ -10,7 +10,7 @@ use isa::Stop;
 use jit::cache::{CodeCache, Dropped, JumpCache, JumpCaches};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::{info, stack_change};
-use jit::{ExitKind, JitCtx, moved};
+use jit::{ExitKind, JitCtx, Realm, moved};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
@@ -37,6 +37,9 @@ pub struct Jumps {
     /// Index of the one used last.
     last: usize,
     clock: u64,
+    /// The modes, and the space of the user's, whose caches were brought into
+    /// reach last.
+    reached: Option<(u32, Modes)>,
 }
 
 struct Cached {
@@ -63,15 +66,23 @@ impl Jumps {
         }
         &mut self.caches[self.last].cache
     }
-    /// Brings the cache of a space and mode into force, and into reach that of
-    /// the mode to which STAC or CLAC leads.
-    fn select(&mut self, jit: &mut JitCtx, space: u32, mode: u32) -> &mut JumpCache {
-        if let Some(other) = other_ac(mode) {
-            jit.other_jump_cache = self.get(space, other).address();
+    /// Brings the cache of the present mode into force, and those of the modes
+    /// to which generated code may go into its reach. `space` is the user's.
+    fn select(&mut self, jit: &mut JitCtx, space: u32, cpu: &CpuState) -> &mut JumpCache {
+        let (mode, _, _) = mode_of(cpu);
+        let modes = modes_around(cpu, mode);
+        if self.reached != Some((space, modes)) {
+            jit.jump_caches = modes.map(|mode| self.in_mode(space, mode).address());
+            self.reached = Some((space, modes));
         }
-        let cache = self.get(space, mode);
+        let cache = self.in_mode(space, mode);
         jit.jump_cache.store(cache.address(), Ordering::SeqCst);
         cache
+    }
+    /// The cache of a mode where `space` is the user's.
+    fn in_mode(&mut self, space: u32, mode: u32) -> &mut JumpCache {
+        let user = mode & BANK == Bank::User as u32;
+        self.get(if user { space } else { 0 }, mode)
     }
     fn replace(&mut self, space: u32, mode: u32) -> usize {
         if self.caches.len() < KEPT {
@@ -84,6 +95,7 @@ impl Jumps {
             });
             return self.caches.len() - 1;
         }
+        self.reached = None;
         let oldest = self.caches.iter().enumerate().min_by_key(|(_, c)| c.used);
         let i = oldest.map_or(0, |(i, _)| i);
         let c = &mut self.caches[i];
@@ -114,8 +126,8 @@ impl Jumps {
 
 /// Mode bit of translations without windows ([`jit::windows`]).
 pub(crate) const NARROW: u32 = 1 << 31;
-/// Mode bit: CR4.SMAP.
-const SMAP: u32 = 1 << 9;
+/// Mode bit: RDTSC does not fault.
+const TSC: u32 = 1 << 11;
 /// Mode bits of the bank.
 const BANK: u32 = 3;
 
@@ -185,13 +197,14 @@ fn flat32(cpu: &CpuState) -> bool {
         && flat(Seg::Ss)
 }
 
-/// True if translated code behaves exactly as the state demands.
+/// True if translated code behaves exactly as the state demands. RF, which
+/// only breakpoints mind, ends with the first instruction.
 pub fn translatable(cpu: &CpuState) -> bool {
     let ac = cpu.cr0 & cr0::AM != 0 && cpu.rflags & flags::AC != 0;
     let cpl = cpu.cpl();
     (cpu.code64() || flat32(cpu))
         && (cpl == 0 || (cpl == 3 && !ac))
-        && cpu.rflags & (flags::TF | flags::RF) == 0
+        && cpu.rflags & flags::TF == 0
         && cpu.dr[7] & dr::DR7_ENABLES == 0
         && cpu.events.shadow == Shadow::None
         && cpu.events.pending.is_none()
@@ -219,10 +232,24 @@ pub(crate) fn code_space(ctx: &Ctx, bank: Bank) -> u32 {
     }
 }
 
-/// The mode of kernel code with the other value of RFLAGS.AC, if there is one.
-fn other_ac(mode: u32) -> Option<u32> {
-    const SWITCH: u32 = Bank::Kernel as u32 ^ Bank::KernelAc as u32;
-    (mode & BANK != Bank::User as u32 && mode & SMAP != 0).then_some(mode ^ SWITCH)
+/// The modes to which generated code may go from one, by [`Realm`].
+type Modes = [u32; Realm::ALL.len()];
+
+/// Those around `mode`, which is the present one. 32-bit code stays at its
+/// privilege level.
+fn modes_around(cpu: &CpuState, mode: u32) -> Modes {
+    let user = mode & BANK == Bank::User as u32;
+    Realm::ALL.map(|realm| {
+        if !cpu.code64() && user != (realm == Realm::User) {
+            return mode;
+        }
+        let (bank, tsc) = match realm {
+            Realm::User => (Bank::User, cpu.cr4 & cr4::TSD == 0),
+            Realm::Kernel if cpu.cr4 & cr4::SMAP != 0 => (Bank::Kernel, true),
+            Realm::Kernel | Realm::KernelAc => (Bank::KernelAc, true),
+        };
+        mode & !(BANK | TSC) | bank as u32 | if tsc { TSC } else { 0 }
+    })
 }
 
 /// Result of looking for the translation at RIP.
@@ -282,6 +309,7 @@ impl SoftVcpu {
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         ctx.jit.tsc_offset = self.local.clock.tsc_offset;
         ctx.jit.page = 0;
+        ctx.cpu.rflags &= !flags::RF;
         // Whoever asks for a return from here on empties it himself.
         if ctx.jit.poll.load(Ordering::SeqCst) != 0 {
             let nowhere = JumpCache::nowhere();
@@ -395,18 +423,17 @@ impl SoftVcpu {
     /// in translated code would find it.
     fn remembered_jump(&mut self) -> Option<u64> {
         let ctx = self.ctx_mut();
-        let (mode, bank, _) = mode_of(&ctx.cpu);
-        let space = code_space(ctx, bank);
-        let cache = self.local.jumps.select(&mut ctx.jit, space, mode);
+        let space = ctx.tlb.space();
+        let cache = self.local.jumps.select(&mut ctx.jit, space, &ctx.cpu);
         cache.find(ctx.cpu.rip)
     }
 
     /// Enters the code address of RIP into the jump cache in use.
-    pub(crate) fn remember_jump(&mut self, bank: Bank, mode: u32, global: bool, address: u64) {
+    pub(crate) fn remember_jump(&mut self, bank: Bank, global: bool, address: u64) {
         let ctx = self.ctx_mut();
         self.local.kernel_jumps_local |= bank != Bank::User && !global;
-        let space = code_space(ctx, bank);
-        let cache = self.local.jumps.select(&mut ctx.jit, space, mode);
+        let space = ctx.tlb.space();
+        let cache = self.local.jumps.select(&mut ctx.jit, space, &ctx.cpu);
         cache.insert(ctx.cpu.rip, address);
     }
 }
@@ -542,7 +569,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         temp: 0,
         page: 0,
         jump_cache: 0.into(),
-        other_jump_cache: 0,
+        jump_caches: [0; Realm::ALL.len()],
         tsc_offset: 0,
         this: std::ptr::null_mut(),
         slow: slow_path as *const () as u64,

@@ -8,6 +8,7 @@ pub mod cc {
     pub const NE: u8 = 5;
     pub const BE: u8 = 6;
     pub const A: u8 = 7;
+    pub const G: u8 = 15;
 }
 
 /// One-byte ALU opcodes in their `r, r/m` form.
@@ -15,8 +16,10 @@ pub mod op {
     #![allow(missing_docs, reason = "the names are the documentation")]
     pub const ADD: u8 = 0x03;
     pub const OR: u8 = 0x0b;
+    pub const AND: u8 = 0x23;
     pub const SUB: u8 = 0x2b;
     pub const XOR: u8 = 0x33;
+    pub const CMP: u8 = 0x3b;
     pub const XCHG: u8 = 0x87;
     pub const MOV: u8 = 0x8b;
     pub const MOV_STORE: u8 = 0x89;
@@ -124,6 +127,12 @@ impl Asm {
         self.u32(disp);
         self.buf.push(imm);
     }
+    /// `cmp byte gs:[disp], imm8`.
+    pub fn gs_cmp8_imm8(&mut self, disp: u32, imm: u8) {
+        self.bytes(&[0x65, 0x80, 0x3c, 0x25]);
+        self.u32(disp);
+        self.buf.push(imm);
+    }
     /// `op reg, rm` between registers.
     pub fn rr(&mut self, w: bool, op: u8, reg: u8, rm: u8) {
         self.rex(w, reg, 0, rm);
@@ -144,6 +153,12 @@ impl Asm {
             Some(d) => self.buf.push(d as u8),
             None => self.u32(disp as u32),
         }
+    }
+    /// `movzx reg32, word [base + disp8]`.
+    pub fn mem_movzx16(&mut self, reg: u8, base: u8, disp: i8) {
+        self.rex(false, reg, 0, base);
+        self.bytes(&[0x0f, 0xb7, 0x44 | (reg & 7) << 3, 0x20 | base & 7]);
+        self.buf.push(disp.cast_unsigned());
     }
     /// `lea reg, [index * 2^scale + disp32]`.
     pub fn lea_scaled(&mut self, w: bool, reg: u8, index: u8, scale: u8, disp: i32) {
@@ -196,6 +211,29 @@ impl Asm {
         self.bytes(&[0x81, 0xe0 | reg & 7]);
         self.u32(imm);
     }
+    /// `or reg32, imm32`.
+    pub fn or_imm(&mut self, reg: u8, imm: u32) {
+        self.rex(false, 0, 0, reg);
+        self.bytes(&[0x81, 0xc8 | reg & 7]);
+        self.u32(imm);
+    }
+    /// `not reg64`.
+    pub fn not(&mut self, reg: u8) {
+        self.rex(true, 0, 0, reg);
+        self.bytes(&[0xf7, 0xd0 | reg & 7]);
+    }
+    /// `test reg32, imm32`.
+    pub fn test_imm(&mut self, reg: u8, imm: u32) {
+        self.rex(false, 0, 0, reg);
+        self.bytes(&[0xf7, 0xc0 | reg & 7]);
+        self.u32(imm);
+    }
+    /// `test reg64, imm32`, sign-extended.
+    pub fn test_imm64(&mut self, reg: u8, imm: i32) {
+        self.rex(true, 0, 0, reg);
+        self.bytes(&[0xf7, 0xc0 | reg & 7]);
+        self.u32(imm.cast_unsigned());
+    }
     /// `test reg8, imm8` of a register's low byte.
     pub fn test_imm8(&mut self, reg: u8, imm: u8) {
         self.bytes(&[0x40 | reg >> 3, 0xf6, 0xc0 | reg & 7, imm]);
@@ -209,6 +247,11 @@ impl Asm {
     pub fn shr_imm(&mut self, reg: u8, imm: u8) {
         self.rex(true, 0, 0, reg);
         self.bytes(&[0xc1, 0xe8 | reg & 7, imm]);
+    }
+    /// `shl reg64, imm`.
+    pub fn shl_imm(&mut self, reg: u8, imm: u8) {
+        self.rex(true, 0, 0, reg);
+        self.bytes(&[0xc1, 0xe0 | reg & 7, imm]);
     }
     /// `movzx dst32, src16`.
     pub fn movzx16(&mut self, dst: u8, src: u8) {

@@ -58,6 +58,9 @@ pub enum Treatment {
     ReadTsc,
     /// SERIALIZE.
     Serialize,
+    /// SYSCALL, SYSRET or IRET of 64-bit code: in place where that is simple;
+    /// ends the block.
+    Gate,
     /// BT, BTS, BTR, BTC of a memory bit string and a register index.
     BitString,
     /// REP MOVS or REP STOS: in place where that is simple.
@@ -77,6 +80,7 @@ impl Treatment {
                 | Self::CallIndirect
                 | Self::Ret
                 | Self::SwitchAc
+                | Self::Gate
                 | Self::Interp
         )
     }
@@ -329,6 +333,8 @@ fn system(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> Option<T
             (possible, if stays { T::Nothing } else { T::SwitchAc })
         }
         Mnemonic::Swapgs => (kernel64, T::SwapGs),
+        Mnemonic::Syscall => (allowed.wide, T::Gate),
+        Mnemonic::Sysretq | Mnemonic::Iretq => (kernel64, T::Gate),
         Mnemonic::Rdfsbase | Mnemonic::Rdgsbase => (allowed.wide && allowed.fsgsbase, T::ReadBase),
         Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => (allowed.wide && allowed.fsgsbase, T::WriteBase),
         Mnemonic::Rdtsc | Mnemonic::Rdtscp => {

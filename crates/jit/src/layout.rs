@@ -36,6 +36,24 @@ impl ExitKind {
     }
 }
 
+/// What decides which translations run, as far as generated code changes it:
+/// indices of [`JitCtx::jump_caches`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Realm {
+    /// CPL 3.
+    User = 0,
+    /// CPL 0 with RFLAGS.AC clear.
+    Kernel = 1,
+    /// CPL 0 with RFLAGS.AC set.
+    KernelAc = 2,
+}
+
+impl Realm {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::User, Self::Kernel, Self::KernelAc];
+}
+
 /// The part of a vCPU's memory that only generated code and its driver use.
 #[repr(C)]
 #[derive(Debug)]
@@ -60,8 +78,8 @@ pub struct JitCtx {
     pub page: u64,
     /// Start of the jump cache in force.
     pub jump_cache: AtomicU64,
-    /// That of kernel code with the other value of RFLAGS.AC.
-    pub other_jump_cache: u64,
+    /// Those to which STAC, CLAC, SYSCALL, SYSRET and IRET lead, see [`Realm`].
+    pub jump_caches: [u64; 3],
     /// What the guest's TSC is ahead of the host's.
     pub tsc_offset: u64,
     /// Address of the vCPU memory itself (GS base).
@@ -104,6 +122,8 @@ pub struct Layout {
     pub selectors: u32,
     /// Bytes from one segment register to the next.
     pub seg_stride: u32,
+    /// What privilege changes use.
+    pub gates: GateLayout,
     /// The XSAVE image.
     pub xsave: u32,
     /// Address of the first-level TLB array of bank 0, user accesses.
@@ -116,6 +136,29 @@ pub struct Layout {
     pub entry_shift: u8,
     /// Entries per TLB array, a power of two.
     pub entries: u32,
+}
+
+/// Offsets, relative to GS, of what only SYSCALL, SYSRET and IRET touch.
+#[derive(Clone, Copy, Debug)]
+pub struct GateLayout {
+    /// EFER.
+    pub efer: u32,
+    /// IA32_STAR.
+    pub star: u32,
+    /// IA32_LSTAR.
+    pub lstar: u32,
+    /// IA32_FMASK.
+    pub sfmask: u32,
+    /// Base of the GDT.
+    pub gdt_base: u32,
+    /// Its limit, 16 bits.
+    pub gdt_limit: u32,
+    /// The CS register, a [`x86::Segment`].
+    pub cs: u32,
+    /// The SS register likewise.
+    pub ss: u32,
+    /// A byte: NMIs are blocked until IRET.
+    pub nmi_blocked: u32,
 }
 
 macro_rules! jit_field {
@@ -137,13 +180,16 @@ impl Layout {
         temp,
         page,
         jump_cache,
-        other_jump_cache,
         tsc_offset,
         this,
         slow,
         xsave_mask,
         host_xsave
     );
+    /// Where [`JitCtx::jump_caches`] has the one of `realm`.
+    pub(crate) const fn jump_cache_of(&self, realm: Realm) -> u32 {
+        self.jit + std::mem::offset_of!(JitCtx, jump_caches) as u32 + 8 * realm as u32
+    }
     /// A general register's slot.
     pub(crate) const fn reg(&self, n: usize) -> u32 {
         self.gpr + 8 * n as u32

@@ -21,6 +21,7 @@ pub mod block;
 pub mod cache;
 pub mod classify;
 pub mod fault;
+mod gates;
 mod layout;
 mod moved;
 pub mod native;
@@ -29,5 +30,5 @@ pub mod stubs;
 pub mod translate;
 pub mod windows;
 
-pub use layout::{ExitKind, JitCtx, Layout};
+pub use layout::{ExitKind, GateLayout, JitCtx, Layout, Realm};
 pub use moved::moved;

@@ -1,6 +1,7 @@
 //! The fixed code around blocks: entry, exits, slow path, vector state.
 
 use crate::asm::{Asm, cc, op};
+use crate::gates::{self, Gates};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2, pinned};
 use crate::translate::{NO_BRANCH, probe};
@@ -38,6 +39,8 @@ pub struct Stubs {
     pub slow: usize,
     /// Loads the guest's vector state; called at the start of a block.
     pub load_vector: usize,
+    /// Changes of privilege.
+    pub gates: Gates,
 }
 
 /// Emits the stubs; their code starts at offset 0 of the arena.
@@ -67,6 +70,7 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     a.link(at, s.lookup);
     s.slow = emit_slow(&mut a, l, restore);
     s.load_vector = emit_load_vector(&mut a, l);
+    s.gates = gates::emit(&mut a, l, &s);
     (a.buf, s)
 }
 

@@ -108,8 +108,8 @@ pub fn differences(
     if !same_system_state(rehearsed, real) {
         out.push(difference(
             "system registers",
-            "unchanged".into(),
-            "changed".into(),
+            "one state".into(),
+            "another".into(),
         ));
     }
     if plan.vector {
@@ -145,7 +145,7 @@ fn faults(rehearsal: &Rehearsal, outcome: &Outcome, out: &mut Vec<Difference>) {
     }
 }
 
-/// Registers that no translation changes. The interrupt shadow is the
+/// Registers that translations hardly ever change. The interrupt shadow is the
 /// interpreter's alone: a translation never ends inside one.
 fn same_system_state(a: &CpuState, b: &CpuState) -> bool {
     a.seg == b.seg
@@ -153,7 +153,7 @@ fn same_system_state(a: &CpuState, b: &CpuState) -> bool {
         && (a.cr0, a.cr2, a.cr3, a.cr4) == (b.cr0, b.cr2, b.cr3, b.cr4)
         && (a.efer, a.xcr0, a.dr) == (b.efer, b.xcr0, b.dr)
         && a.msr == b.msr
-        && a.events.pending == b.events.pending
+        && (a.events.pending, a.events.nmi_blocked) == (b.events.pending, b.events.nmi_blocked)
 }
 
 /// Parts of the XSAVE image: name, bytes, bit of XSTATE_BV (SDM vol 1, 13.4).

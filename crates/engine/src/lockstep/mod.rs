@@ -45,7 +45,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use x86::CpuState;
+use x86::{CpuState, flags};
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 
 /// What the mode keeps.
@@ -95,14 +95,15 @@ impl SoftVcpu {
             let Some(plan) = self.plan(lockstep, code) else {
                 return Some(Ended::InterpretHere);
             };
+            self.cpu_mut().rflags &= !flags::RF; // as `enter` does
             copy_state(&mut lockstep.before, self.cpu(), plan.vector);
             lockstep.overlay.clear();
             let rehearsal = self.rehearse(lockstep, &plan, plan.steps.len());
             lockstep.overlay.keep_contents();
             let jit = &mut self.ctx_mut().jit;
             // Indirect jumps leave generated code.
-            jit.other_jump_cache = JumpCache::nowhere();
-            jit.jump_cache.store(jit.other_jump_cache, Ordering::SeqCst);
+            jit.jump_caches = [JumpCache::nowhere(); 3];
+            jit.jump_cache.store(JumpCache::nowhere(), Ordering::SeqCst);
             let left = self.enter(code);
             bump(&self.vm.counters.lockstep_blocks);
             let outcome = self.outcome(&left);

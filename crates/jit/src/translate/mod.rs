@@ -18,6 +18,7 @@ mod system;
 pub use flow::stack_change;
 pub(crate) use flow::{NO_BRANCH, probe};
 pub use memory::info;
+pub(crate) use memory::{TlbField, tlb_field};
 
 use crate::asm::Asm;
 use crate::block::{Block, Step};
@@ -258,6 +259,7 @@ impl Emitter<'_> {
             Treatment::ReadControl => self.read_control(&step.insn),
             Treatment::ReadTsc => self.read_tsc(step),
             Treatment::Serialize => self.serialize(),
+            Treatment::Gate => self.gate(step),
             Treatment::BitString => self.bit_string(step),
             Treatment::RepString => self.rep_string(step),
             Treatment::Interp => self.interp(&step.insn),
@@ -402,7 +404,7 @@ fn relative(wide: bool, value: u64) -> i64 {
 }
 
 /// Loads the host's flags from the slot. Clobbers T2.
-fn restore_flags_from(a: &mut Asm) {
+pub(crate) fn restore_flags_from(a: &mut Asm) {
     a.rr(true, crate::asm::op::MOV, T2, 0);
     a.bytes(&[0x8b, 0x04, 0x24]); // mov eax, [rsp]
     a.bytes(&[0x66, 0xc1, 0xc0, 0x08]); // rol ax, 8

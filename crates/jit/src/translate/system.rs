@@ -5,6 +5,8 @@ use super::Emitter;
 use super::memory::Operand;
 use crate::asm::{cc, op};
 use crate::block::Step;
+use crate::gates::select;
+use crate::layout::Realm;
 use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use x86::flags;
@@ -59,23 +61,37 @@ impl Emitter<'_> {
     /// translations, another jump cache.
     pub(super) fn switch_ac(&mut self, step: &Step) {
         const AC: i32 = flags::AC as i32;
-        let by = match step.insn.mnemonic() {
-            Mnemonic::Stac => AC,
-            _ => -AC,
+        let (by, to) = match step.insn.mnemonic() {
+            Mnemonic::Stac => (AC, Realm::KernelAc),
+            _ => (-AC, Realm::Kernel),
         };
         self.restore_flags(flags::ARITH);
         let (rflags, next) = (self.l.rflags, step.insn.next_ip());
-        let (cache, other) = (self.l.jump_cache(), self.l.other_jump_cache());
         self.hot.gs(true, op::MOV, T0, rflags);
         self.hot.mem(true, op::LEA, T0, T0, None, by);
         self.hot.gs(true, op::MOV_STORE, T0, rflags);
-        // Others may empty the cache in force at any time: the exchange orders
-        // it before the poll, which finds what the exchange hid.
-        self.hot.gs(true, op::MOV, T0, other);
-        self.hot.gs(true, op::XCHG, T0, cache);
-        self.hot.gs(true, op::MOV_STORE, T0, other);
+        select(&mut self.hot, self.l, to);
         self.poll(next);
         self.jump_to(next);
+    }
+
+    /// SYSCALL, SYSRET, IRET: the work is done by a stub.
+    pub(super) fn gate(&mut self, step: &Step) {
+        let insn = &step.insn;
+        self.restore_flags(flags::ARITH);
+        let id = self.number(insn);
+        self.hot.gs_store_imm(self.l.exit_site(), id);
+        let gates = self.stubs.gates;
+        let stub = match insn.mnemonic() {
+            Mnemonic::Syscall => {
+                self.linear(T0, insn.next_ip());
+                gates.syscall
+            }
+            Mnemonic::Sysretq => gates.sysret,
+            _ => gates.iret[self.to.bank - 1],
+        };
+        let at = self.hot.jmp();
+        self.hot_to_stub(at, stub);
     }
 
     /// SWAPGS.
