@@ -30,6 +30,7 @@ mod mmio;
 mod neighbours;
 mod offered;
 mod pio;
+mod privilege;
 mod processor;
 mod regs;
 mod segment;
@@ -63,6 +64,7 @@ pub static GROUPS: &[&[Case]] = &[
     branch::CASES,
     strings::CASES,
     syscall::CASES,
+    privilege::CASES,
     control::CASES,
     fpstate::CASES,
     offered::CASES,
