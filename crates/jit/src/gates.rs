@@ -265,9 +265,9 @@ impl Emitter<'_> {
         let to_kernel = a.jcc(cc::E);
         a.cmp_imm(T0, 3);
         self.refuse_if(cc::NE);
-        self.to_user(bank);
+        self.user_return(bank);
         self.a.land(to_kernel);
-        self.to_kernel(bank);
+        self.kernel_return(bank);
         self.refuse(&PUT_ASIDE);
         at
     }
@@ -326,7 +326,7 @@ impl Emitter<'_> {
         self.refuse_if(cc::NE);
     }
 
-    fn to_user(&mut self, bank: usize) {
+    fn user_return(&mut self, bank: usize) {
         let l = self.l;
         self.a.test_imm(T2, flags::AC as u32);
         self.refuse_if(cc::NE);
@@ -350,7 +350,7 @@ impl Emitter<'_> {
         self.returned(|e| select(e.a, l, Realm::User));
     }
 
-    fn to_kernel(&mut self, bank: usize) {
+    fn kernel_return(&mut self, bank: usize) {
         let l = self.l;
         self.check_descriptor(bank, RCX, descriptor(code(0)));
         self.a.test_imm(RAX, u32::from(u16::MAX));

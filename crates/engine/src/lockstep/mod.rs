@@ -45,8 +45,8 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use x86::{CpuState, flags};
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
+use x86::{CpuState, flags};
 
 /// What the mode keeps.
 pub struct Lockstep {

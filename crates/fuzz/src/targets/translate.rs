@@ -3,10 +3,10 @@
 use crate::input::Input;
 use iced_x86::Code;
 use isa::table::{Class, class};
-use jit::Layout;
 use jit::block::Source;
 use jit::cache::{CodeCache, Key, Request};
 use jit::classify::{Allowed, Copyable};
+use jit::{GateLayout, Layout};
 use parking_lot::Mutex;
 use std::sync::LazyLock;
 
@@ -28,6 +28,17 @@ const LAYOUT: Layout = Layout {
     control: [0x3c0, 0x3c8, 0x3d0, 0x3d8],
     selectors: 0x300,
     seg_stride: 32,
+    gates: GateLayout {
+        efer: 0x268,
+        star: 0x3a0,
+        lstar: 0x3a8,
+        sfmask: 0x3b0,
+        gdt_base: 0x270,
+        gdt_limit: 0x278,
+        cs: 0x320,
+        ss: 0x340,
+        nmi_blocked: 0x3f0,
+    },
     xsave: 0x400,
     user_tlb: 0x2a0,
     kernel_tlb: [0xa000, 0x1_2000],

@@ -50,7 +50,13 @@ fn add_to_t0(a: &mut Asm, by: i32) {
 }
 
 /// `op reg, field` of the TLB entry that T1 names.
-pub(crate) fn tlb_field(a: &mut Asm, l: &Layout, bank: usize, (op, reg): (u8, u8), field: TlbField) {
+pub(crate) fn tlb_field(
+    a: &mut Asm,
+    l: &Layout,
+    bank: usize,
+    (op, reg): (u8, u8),
+    field: TlbField,
+) {
     let at = l.entry[field as usize];
     match bank {
         USER => a.mem(true, op, reg, T1, None, at.cast_signed()),

@@ -88,7 +88,7 @@ impl Emitter<'_> {
                 gates.syscall
             }
             Mnemonic::Sysretq => gates.sysret,
-            _ => gates.iret[self.to.bank - 1],
+            _ => gates.iret[usize::from(self.to.bank == Realm::KernelAc as usize)],
         };
         let at = self.hot.jmp();
         self.hot_to_stub(at, stub);

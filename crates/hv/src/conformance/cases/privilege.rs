@@ -141,47 +141,60 @@ fn with_spare(g: &Guest, rights: u16) {
     g.set_descriptor(sel::SPARE, descriptor(0, 0xf_ffff, rights));
 }
 
+/// A descriptor's rights at [`sel::SPARE`], selectors of CS and SS that are
+/// popped, and what that raises.
+struct Refused {
+    rights: u16,
+    code: u16,
+    stack: u16,
+    raises: (u8, u16),
+    what: &'static str,
+}
+
+impl Refused {
+    fn new(what: &'static str, code: u16, stack: u16, error: u16) -> Self {
+        Self {
+            rights: 0,
+            code,
+            stack,
+            raises: (13, error & !3),
+            what,
+        }
+    }
+    fn with(self, rights: u16, vector: u8) -> Self {
+        let raises = (vector, self.raises.1);
+        Self {
+            rights,
+            raises,
+            ..self
+        }
+    }
+}
+
 fn iret_checks_every_selector(hv: &dyn Hypervisor) -> Result<(), Failure> {
     use rights::{CODE64, DATA32, DPL3};
+    use sel::{CODE, DATA, END, USER_DATA, USER64};
     let spare = sel::SPARE | 3;
-    let gp = |s: u16| (13, u64::from(s & !3));
-    let cases: [(u16, u16, u16, (u8, u64), &str); 13] = [
-        (0, 0, sel::USER_DATA, gp(0), "null CS"),
-        (0, 3, sel::USER_DATA, gp(0), "null CS with RPL 3"),
-        (0, sel::USER64, 0, gp(0), "null SS"),
-        (0, sel::USER64, 3, gp(0), "null SS with RPL 3"),
-        (0, sel::USER64, sel::DATA, gp(sel::DATA), "SS of the kernel"),
-        (0, sel::USER64 & !3, sel::DATA, gp(sel::USER64), "RPL of CS"),
-        (0, sel::CODE | 3, sel::USER_DATA, gp(sel::CODE), "DPL of CS"),
-        (0, sel::END | 3, sel::USER_DATA, gp(sel::END), "no CS"),
-        (0, sel::USER64, sel::END | 3, gp(sel::END), "no SS"),
-        (
-            0,
-            sel::USER64 | 4,
-            sel::USER_DATA,
-            gp(sel::USER64 | 4),
-            "LDT",
-        ),
-        (DATA32 | DPL3, spare, sel::USER_DATA, gp(spare), "data"),
-        (
-            (CODE64 | DPL3) & !attr::P,
-            spare,
-            sel::USER_DATA,
-            (11, sel::SPARE.into()),
-            "CS not present",
-        ),
-        (
-            (DATA32 | DPL3) & !attr::P,
-            sel::USER64,
-            spare,
-            (12, sel::SPARE.into()),
-            "SS not present",
-        ),
-    ];
-    for (rights, code, stack, (vector, error), what) in cases {
-        let mut g = returning(hv, &[to_user(code, stack)])?;
-        with_spare(&g, rights);
-        refused(&mut g, vector, error).map_err(|e| Failure::Wrong(format!("{what}: {e}")))?;
+    let new = Refused::new;
+    for case in [
+        new("null CS", 0, USER_DATA, 0),
+        new("null CS with RPL 3", 3, USER_DATA, 0),
+        new("null SS", USER64, 0, 0),
+        new("null SS with RPL 3", USER64, 3, 0),
+        new("SS of the kernel", USER64, DATA, DATA),
+        new("RPL of CS", USER64 & !3, DATA, USER64),
+        new("DPL of CS", CODE | 3, USER_DATA, CODE),
+        new("CS beyond the limit", END | 3, USER_DATA, END),
+        new("SS beyond the limit", USER64, END | 3, END),
+        new("CS in the LDT", USER64 | 4, USER_DATA, USER64 | 4),
+        new("data in CS", spare, USER_DATA, spare).with(DATA32 | DPL3, 13),
+        new("absent CS", spare, USER_DATA, spare).with((CODE64 | DPL3) & !attr::P, 11),
+        new("absent SS", USER64, spare, spare).with((DATA32 | DPL3) & !attr::P, 12),
+    ] {
+        let mut g = returning(hv, &[to_user(case.code, case.stack)])?;
+        with_spare(&g, case.rights);
+        refused(&mut g, case.raises.0, case.raises.1.into())
+            .map_err(|e| Failure::Wrong(format!("{}: {e}", case.what)))?;
     }
     Ok(())
 }
