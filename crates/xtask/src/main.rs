@@ -62,9 +62,9 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "hosts",
-        arguments: "",
-        help: "the embedded guest on trapeze on other CPU models, inside QEMU",
-        run: |_| hosts::run(),
+        arguments: "[NAME...]",
+        help: "trapeze in QEMU on other CPU models, and with memory that is merged and huge",
+        run: hosts::run,
     },
     Command {
         name: "nested",
