@@ -37,6 +37,11 @@ counters! {
     exits_poll,
     /// Guest vector state was loaded into the host's registers.
     fpu_reload,
+    /// Times that a halted vCPU watched for its wake-up, and those of them in
+    /// which it came.
+    halt_attempted_poll,
+    /// See `halt_attempted_poll`.
+    halt_successful_poll,
     /// HLT executed.
     halt_exits,
     /// A halted vCPU was woken by an event.

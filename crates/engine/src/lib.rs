@@ -18,6 +18,7 @@ mod counters;
 mod cpuid;
 mod ctx;
 mod features;
+mod halt;
 mod kvmclock;
 mod lockstep;
 mod msr;

@@ -236,7 +236,8 @@ impl SoftVcpu {
             return Next::Exit(VcpuExit::Hlt);
         }
         self.shared.stop();
-        self.shared.sleep(None);
+        let shared = self.shared.clone();
+        self.local.halt.wait(&shared, &self.vm.counters);
         self.vm.world_stop.start(&self.shared);
         Next::Again
     }

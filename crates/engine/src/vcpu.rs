@@ -5,6 +5,7 @@
 )]
 
 use crate::ctx::{Ctx, CtxCell};
+use crate::halt::HaltPoll;
 use crate::features::FeatureSet;
 use crate::lockstep::Lockstep;
 use crate::msr::ClockMsrs;
@@ -93,6 +94,7 @@ impl SoftVcpu {
                 jumps: Jumps::default(),
                 abort: None,
                 kernel_jumps_local: false,
+                halt: HaltPoll::default(),
                 alone: Alone::No,
                 pauses: 0,
                 narrow_at: None,

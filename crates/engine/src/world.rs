@@ -7,6 +7,7 @@
 
 use crate::counters::bump;
 use crate::cpuid;
+use crate::halt::HaltPoll;
 use crate::features::FeatureSet;
 use crate::msr::ClockMsrs;
 use crate::replay::{Op, Replay};
@@ -41,6 +42,8 @@ pub struct Local {
     pub kernel_jumps_local: bool,
     /// Whether other vCPUs are stopped.
     pub alone: Alone,
+    /// How it waits for its wake-up.
+    pub halt: HaltPoll,
     /// PAUSE instructions executed.
     pub pauses: u32,
     /// Where a translation without windows shall run: one with windows was left

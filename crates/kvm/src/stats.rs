@@ -19,7 +19,9 @@ const MAX_NAME: usize = 256;
 #[rustfmt::skip]
 const COUNTERS: &[(&str, &str)] = &[
     ("exits", "exits"),
+    ("halt_attempted_poll", "halt_attempted_poll"),
     ("halt_exits", "halt_exits"),
+    ("halt_successful_poll", "halt_successful_poll"),
     ("halt_wakeup", "halt_wakeup"),
     ("host_state_reload", "host_state_reload"),
     ("hypercalls", "hypercalls"),
