@@ -1,7 +1,8 @@
 //! Finding and making translations.
 #![allow(unsafe_code, reason = "reads guest memory")]
 
-use crate::translated::{Found, NARROW, OpenLink, code_space, mode_of};
+use crate::jumps::Now;
+use crate::translated::{Found, NARROW, OpenLink, mode_of};
 use crate::vcpu::SoftVcpu;
 use isa::Stop;
 use jit::block::{Source, runs_over};
@@ -16,8 +17,8 @@ const PAGE: usize = PAGE_SIZE as usize;
 
 /// RAM that code is read from.
 #[derive(Clone, Copy)]
-struct CodePage {
-    gpa: u64,
+pub(crate) struct CodePage {
+    pub(crate) gpa: u64,
     host: u64,
     global: bool,
 }
@@ -25,16 +26,16 @@ struct CodePage {
 /// Where a block lies: in a page, and in the next one if its only instruction
 /// runs on into it.
 #[derive(Clone, Copy)]
-struct Place {
+pub(crate) struct Place {
     page: CodePage,
     next: Option<CodePage>,
 }
 
 impl Place {
-    fn pages(&self) -> impl Iterator<Item = CodePage> {
+    pub(crate) fn pages(&self) -> impl Iterator<Item = CodePage> {
         std::iter::once(self.page).chain(self.next)
     }
-    fn global(&self) -> bool {
+    pub(crate) fn global(&self) -> bool {
         self.pages().all(|p| p.global)
     }
 }
@@ -94,7 +95,7 @@ impl SoftVcpu {
         let address = code.address(block);
         drop(code);
         if !narrow {
-            self.remember_jump(bank, place.global(), address);
+            self.remember_jump(bank, place, address);
         }
         Ok(Found::Code(address))
     }
@@ -188,8 +189,9 @@ impl SoftVcpu {
     /// in it: the page is the same, so are its translations.
     fn offer_targets(&mut self, code: &mut CodeCache, key: &Key, block: u32) {
         code.note_target(block);
-        let space = code_space(self.ctx_mut(), Bank::User);
-        let cache = self.local.jumps.get(space, key.mode);
+        let ctx = self.ctx_mut();
+        let now = Now::new(&ctx.cpu, &ctx.tlb, &self.map);
+        let cache = self.local.jumps.in_mode(key.mode, &now);
         code.offer_targets(key, cache);
     }
 

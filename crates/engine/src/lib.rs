@@ -19,6 +19,7 @@ mod cpuid;
 mod ctx;
 mod features;
 mod halt;
+mod jumps;
 mod kvmclock;
 mod lockstep;
 mod msr;

@@ -2,12 +2,14 @@
 //! translations, entering them, and the slow path they call.
 #![allow(unsafe_code, reason = "enters generated code and is called back by it")]
 
+use crate::blocks::Place;
 use crate::ctx::Ctx;
+use crate::jumps::Now;
 use crate::vcpu::SoftVcpu;
 use crate::vm::SoftVm;
 use iced_x86::{Code, Instruction};
 use isa::Stop;
-use jit::cache::{CodeCache, Dropped, JumpCache, JumpCaches};
+use jit::cache::{CodeCache, JumpCache};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::{info, stack_change};
 use jit::{ExitKind, JitCtx, Realm, moved};
@@ -29,107 +31,12 @@ pub struct Slow {
     pub fault: Option<Exception>,
 }
 
-/// Jump caches of the address spaces used last.
-#[derive(Default)]
-pub struct Jumps {
-    caches: Vec<Cached>,
-    memory: JumpCaches,
-    /// Index of the one used last.
-    last: usize,
-    clock: u64,
-    /// The modes, and the space of the user's, whose caches were brought into
-    /// reach last.
-    reached: Option<(u32, Modes)>,
-}
-
-struct Cached {
-    space: u32,
-    mode: u32,
-    used: u64,
-    cache: JumpCache,
-}
-
-/// Address spaces whose jump caches are kept.
-const KEPT: usize = 10;
-
-impl Jumps {
-    /// The cache of a space (0 for kernel code) and mode.
-    pub fn get(&mut self, space: u32, mode: u32) -> &mut JumpCache {
-        let is = |c: &Cached| c.space == space && c.mode == mode;
-        if !self.caches.get(self.last).is_some_and(is) {
-            self.clock += 1;
-            self.last = match self.caches.iter().position(is) {
-                Some(i) => i,
-                None => self.replace(space, mode),
-            };
-            self.caches[self.last].used = self.clock;
-        }
-        &mut self.caches[self.last].cache
-    }
-    /// Brings the cache of the present mode into force, and those of the modes
-    /// to which generated code may go into its reach. `space` is the user's.
-    fn select(&mut self, jit: &mut JitCtx, space: u32, cpu: &CpuState) -> &mut JumpCache {
-        let (mode, _, _) = mode_of(cpu);
-        let modes = modes_around(cpu, mode);
-        if self.reached != Some((space, modes)) {
-            jit.jump_caches = modes.map(|mode| self.in_mode(space, mode).address());
-            self.reached = Some((space, modes));
-        }
-        let cache = self.in_mode(space, mode);
-        jit.jump_cache.store(cache.address(), Ordering::SeqCst);
-        cache
-    }
-    /// The cache of a mode where `space` is the user's.
-    fn in_mode(&mut self, space: u32, mode: u32) -> &mut JumpCache {
-        let user = mode & BANK == Bank::User as u32;
-        self.get(if user { space } else { 0 }, mode)
-    }
-    fn replace(&mut self, space: u32, mode: u32) -> usize {
-        if self.caches.len() < KEPT {
-            let cache = self.memory.create();
-            self.caches.push(Cached {
-                space,
-                mode,
-                used: 0,
-                cache,
-            });
-            return self.caches.len() - 1;
-        }
-        self.reached = None;
-        let oldest = self.caches.iter().enumerate().min_by_key(|(_, c)| c.used);
-        let i = oldest.map_or(0, |(i, _)| i);
-        let c = &mut self.caches[i];
-        c.cache.clear();
-        (c.space, c.mode) = (space, mode);
-        i
-    }
-    /// Forgets a translation everywhere.
-    pub fn forget(&mut self, dropped: &Dropped) {
-        self.caches.iter_mut().for_each(|c| c.cache.forget(dropped));
-    }
-    /// Forgets the addresses of one page, in one space and of kernel code.
-    pub fn remove_page(&mut self, space: u32, la: u64) {
-        let caches = self.caches.iter_mut();
-        let concerned = caches.filter(|c| c.space == space || c.space == 0);
-        concerned.for_each(|c| c.cache.remove_page(la));
-    }
-    /// Forgets the addresses of kernel code.
-    pub fn clear_kernel(&mut self) {
-        let kernel = self.caches.iter_mut().filter(|c| c.space == 0);
-        kernel.for_each(|c| c.cache.clear());
-    }
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.caches.iter_mut().for_each(|c| c.cache.clear());
-    }
-}
-
 /// Mode bit of translations without windows ([`jit::windows`]).
 pub(crate) const NARROW: u32 = 1 << 31;
 /// Mode bit: RDTSC does not fault.
 const TSC: u32 = 1 << 11;
 /// Mode bits of the bank.
-const BANK: u32 = 3;
+pub(crate) const BANK: u32 = 3;
 
 /// Mode bits of a translation's key.
 pub(crate) fn mode_of(cpu: &CpuState) -> (u32, Bank, Allowed) {
@@ -222,22 +129,12 @@ pub enum Ended {
     Fault(Exception),
 }
 
-/// The number of the jump cache's address space: kernel code has one for all,
-/// since its mappings are global.
-pub(crate) fn code_space(ctx: &Ctx, bank: Bank) -> u32 {
-    if bank == Bank::User {
-        ctx.tlb.space()
-    } else {
-        0
-    }
-}
-
 /// The modes to which generated code may go from one, by [`Realm`].
-type Modes = [u32; Realm::ALL.len()];
+pub(crate) type Modes = [u32; Realm::ALL.len()];
 
 /// Those around `mode`, which is the present one. 32-bit code stays at its
 /// privilege level.
-fn modes_around(cpu: &CpuState, mode: u32) -> Modes {
+pub(crate) fn modes_around(cpu: &CpuState, mode: u32) -> Modes {
     let user = mode & BANK == Bank::User as u32;
     Realm::ALL.map(|realm| {
         if !cpu.code64() && user != (realm == Realm::User) {
@@ -423,18 +320,23 @@ impl SoftVcpu {
     /// in translated code would find it.
     fn remembered_jump(&mut self) -> Option<u64> {
         let ctx = self.ctx_mut();
-        let space = ctx.tlb.space();
-        let cache = self.local.jumps.select(&mut ctx.jit, space, &ctx.cpu);
+        let now = Now::new(&ctx.cpu, &ctx.tlb, &self.map);
+        let cache = self.local.jumps.select(&mut ctx.jit, &now);
         cache.find(ctx.cpu.rip)
     }
 
-    /// Enters the code address of RIP into the jump cache in use.
-    pub(crate) fn remember_jump(&mut self, bank: Bank, global: bool, address: u64) {
+    /// Enters the code address of RIP, which is at `place`, into the jump cache
+    /// in use.
+    pub(crate) fn remember_jump(&mut self, bank: Bank, place: Place, address: u64) {
         let ctx = self.ctx_mut();
-        self.local.kernel_jumps_local |= bank != Bank::User && !global;
-        let space = ctx.tlb.space();
-        let cache = self.local.jumps.select(&mut ctx.jit, space, &ctx.cpu);
-        cache.insert(ctx.cpu.rip, address);
+        self.local.kernel_jumps_local |= bank != Bank::User && !place.global();
+        let now = Now::new(&ctx.cpu, &ctx.tlb, &self.map);
+        let cache = self.local.jumps.select(&mut ctx.jit, &now);
+        let rip = ctx.cpu.rip;
+        for (page, la) in place.pages().zip([rip, rip.wrapping_add(PAGE_SIZE)]) {
+            cache.note_page(la, page.gpa);
+        }
+        cache.insert(rip, address);
     }
 }
 

@@ -5,14 +5,15 @@
 )]
 
 use crate::ctx::{Ctx, CtxCell};
-use crate::halt::HaltPoll;
 use crate::features::FeatureSet;
+use crate::halt::HaltPoll;
+use crate::jumps::Jumps;
 use crate::lockstep::Lockstep;
 use crate::msr::ClockMsrs;
 use crate::replay::Replay;
 use crate::shared::Shared;
 use crate::state;
-use crate::translated::{self, Jumps, Slow};
+use crate::translated::{self, Slow};
 use crate::vm::SoftVm;
 use crate::world::{Alone, Local, World};
 use hv::abi::*;

@@ -7,16 +7,17 @@
 
 use crate::counters::bump;
 use crate::cpuid;
-use crate::halt::HaltPoll;
 use crate::features::FeatureSet;
+use crate::halt::HaltPoll;
+use crate::jumps::{Jumps, Now};
 use crate::msr::ClockMsrs;
 use crate::replay::{Op, Replay};
-use crate::translated::Jumps;
 use crate::vm::SoftVm;
 use hv::abi::kvm_cpuid_entry2;
 use iced_x86::Instruction;
 use irqchip::IOAPIC_BASE;
 use isa::{Access, Counted, Env, MmuEvent, Stop};
+use jit::cache::Area;
 use jit::cache::CodeCache;
 use jit::native::NativeExec;
 use softmmu::SlotMap;
@@ -297,11 +298,20 @@ impl World<'_> {
         }
     }
 
-    /// A mapping of code may have changed: links through it are void.
-    fn code_mapping_changed(&mut self) {
-        self.vm.code.lock().unlink_crossing();
-        self.local.jumps.clear();
-        self.local.kernel_jumps_local = false;
+    /// The TLB forgot everything: links between pages hold only through
+    /// mappings that are still there. Jump caches find out when they are used.
+    fn flush_all(&mut self, cpu: &CpuState) {
+        self.tlb.flush_all();
+        let now = Now::new(cpu, self.tlb, self.map);
+        let mut code = self.vm.code.lock();
+        code.unlink_changed(Area::ALL, |la, gpa| now.kernel(la, gpa));
+    }
+
+    /// The TLB forgot mappings that are not global.
+    fn flushed_local(&mut self) {
+        if std::mem::take(&mut self.local.kernel_jumps_local) {
+            self.local.jumps.clear_kernel();
+        }
     }
 }
 
@@ -546,27 +556,11 @@ impl Env for World<'_> {
         match event {
             MmuEvent::Cr3 { keep } => {
                 self.tlb.load_space(Self::pcid(cpu), keep);
-                if std::mem::take(&mut self.local.kernel_jumps_local) {
-                    self.local.jumps.clear_kernel();
-                }
+                self.flushed_local();
             }
-            MmuEvent::FlushAll => {
-                self.tlb.flush_all();
-                self.code_mapping_changed();
-            }
-            MmuEvent::Invlpg(la) => self.invlpg(la),
-            MmuEvent::Invpcid { kind, pcid, addr } => {
-                let current = Self::pcid(cpu);
-                match kind {
-                    0 if pcid == current => self.invlpg(addr),
-                    0 | 1 => self.tlb.flush_pcid(pcid, current),
-                    2 => {
-                        self.tlb.flush_all();
-                        self.code_mapping_changed();
-                    }
-                    _ => self.tlb.flush_non_global(current),
-                }
-            }
+            MmuEvent::FlushAll => self.flush_all(cpu),
+            MmuEvent::Invlpg(la) => self.invlpg(cpu, la),
+            MmuEvent::Invpcid { kind, pcid, addr } => self.invpcid(cpu, kind, pcid, addr),
             MmuEvent::Mode => {}
         }
     }
@@ -596,10 +590,24 @@ impl Env for World<'_> {
 }
 
 impl World<'_> {
-    fn invlpg(&mut self, la: u64) {
-        self.tlb.invlpg(la);
-        self.local.jumps.remove_page(self.tlb.space(), la);
-        self.vm.code.lock().unlink_page(la);
+    fn invlpg(&mut self, cpu: &CpuState, la: u64) {
+        let area = Area::page(la, self.tlb.invlpg(la));
+        let epoch = self.tlb.space();
+        let now = Now::new(cpu, self.tlb, self.map);
+        self.local.jumps.recheck(area, epoch, &now);
+        let mut code = self.vm.code.lock();
+        code.unlink_changed(area, |la, gpa| now.kernel(la, gpa));
+    }
+
+    fn invpcid(&mut self, cpu: &CpuState, kind: u8, pcid: u16, addr: u64) {
+        let current = Self::pcid(cpu);
+        match kind {
+            0 if pcid == current => return self.invlpg(cpu, addr),
+            0 | 1 => self.tlb.flush_pcid(pcid, current),
+            2 => return self.flush_all(cpu),
+            _ => self.tlb.flush_non_global(current),
+        }
+        self.flushed_local();
     }
 
     /// Bytes of an XSAVE image with these components (SDM vol 1, 13.4).

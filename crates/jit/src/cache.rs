@@ -1,10 +1,14 @@
 //! The code cache: translations by guest-physical address and mode, links
 //! between them, and their invalidation.
 
+mod area;
+mod crossing;
 mod faults;
 mod jump;
+mod page;
 mod table;
 
+pub use area::Area;
 pub use faults::FaultTable;
 pub use jump::{JumpCache, JumpCaches};
 
@@ -13,10 +17,13 @@ use crate::block::{Block, Source};
 use crate::layout::Layout;
 use crate::stubs::{self, Stubs};
 use crate::translate::{Link, Mapping, Site, Target, Translator};
+use crossing::Crossing;
 use iced_x86::Instruction;
-use std::collections::{HashMap, HashSet};
+use page::{Head, PageCode};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::ops::Range;
 
 /// Default size of the arena in bytes.
 pub const ARENA_SIZE: usize = 96 << 20;
@@ -52,13 +59,21 @@ impl Key {
         let rip = Self::ANYWHERE;
         Self { rip, ..self }
     }
+}
 
-    /// The linear address where the page at linear address `page` is mapped.
-    fn rip_in(&self, page: u64) -> u64 {
-        match self.rip {
-            Self::ANYWHERE => page & !0xfff | self.gpa & 0xfff,
-            fixed => fixed,
+impl Link {
+    /// The target's key if it lies in the page of `from`, the key of the block
+    /// that the link is in, and is translated for the same mapping.
+    fn within(&self, from: &Key) -> Option<Key> {
+        if self.crosses || self.narrow || self.mapping == Mapping::Fixed {
+            return None;
         }
+        let rip = match self.mapping {
+            Mapping::Anywhere => Key::ANYWHERE,
+            _ => self.target,
+        };
+        let gpa = from.page() | self.target & 0xfff;
+        Some(Key { gpa, rip, ..*from })
     }
 }
 
@@ -143,15 +158,6 @@ impl Entry {
     }
 }
 
-/// Translations made from one guest-physical page.
-#[derive(Default)]
-struct PageCode {
-    granules: u64,
-    blocks: Vec<u32>,
-    /// Those of the blocks that jumps through the jump cache lead to.
-    targets: Vec<u32>,
-}
-
 /// Counts for the engine's counters and profiles.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CacheStats {
@@ -183,9 +189,7 @@ pub struct CodeCache {
     map: Map<Key, u32>,
     entries: Vec<Entry>,
     links: Vec<Link>,
-    crossing: Vec<u32>,
-    /// Linear pages that links between pages lead to.
-    linked_pages: HashSet<u64, BuildHasherDefault<KeyHasher>>,
+    crossing: Crossing,
     /// Instructions that exits name.
     exits: Vec<Instruction>,
     accesses: Vec<Site>,
@@ -193,6 +197,9 @@ pub struct CodeCache {
     pages: Map<u64, PageCode>,
     bmi2: bool,
     generation: u64,
+    /// Links are made as soon as both ends are there, not when they are first
+    /// followed.
+    pub link_early: bool,
     /// Counts.
     pub stats: CacheStats,
 }
@@ -254,14 +261,14 @@ impl CodeCache {
             map: Map::default(),
             entries: Vec::new(),
             links: Vec::new(),
-            crossing: Vec::new(),
-            linked_pages: HashSet::default(),
+            crossing: Crossing::default(),
             exits: Vec::new(),
             accesses: Vec::new(),
             faults,
             pages: Map::default(),
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
             generation: 0,
+            link_early: false,
             stats: CacheStats::default(),
         })
     }
@@ -300,8 +307,12 @@ impl CodeCache {
         if std::mem::replace(&mut entry.target, true) {
             return;
         }
-        if let Some(page) = self.pages.get_mut(&(entry.key.gpa & !0xfff)) {
-            page.targets.push(block);
+        let key = entry.key;
+        let code = self.address(block);
+        if let Some(head) = Head::of(&key)
+            && let Some(page) = self.pages.get_mut(&key.page())
+        {
+            page.add_target(head, code, block);
         }
     }
 
@@ -309,18 +320,8 @@ impl CodeCache {
     /// through others led in that page since it was offered them last.
     /// Instructions in two pages are not among them.
     pub fn offer_targets(&self, key: &Key, jumps: &mut JumpCache) {
-        let Some(page) = self.pages.get(&key.page()) else {
-            return;
-        };
-        let known = jumps.offered(key.rip, page.targets.len());
-        for &id in page.targets.get(known..).unwrap_or_default() {
-            let entry = &self.entries[id as usize];
-            let other = &entry.key;
-            let at = other.rip_in(key.rip);
-            let here = other.mode == key.mode && (at ^ key.rip) < 0x1000;
-            if here && entry.alive && other.next == Key::ONE_PAGE {
-                jumps.offer(at, self.address(id));
-            }
+        if let Some(page) = self.pages.get(&key.page()) {
+            page.offer(key, jumps);
         }
     }
 
@@ -363,6 +364,7 @@ impl CodeCache {
             self.arena.settle((begun + 1) * HUGE);
         }
         self.cold += out.cold.len();
+        let links = self.links.len() as u32..(self.links.len() + out.links.len()) as u32;
         self.links.extend(out.links);
         self.exits.extend(out.exits);
         self.accesses.extend(out.accesses);
@@ -372,6 +374,9 @@ impl CodeCache {
         self.stats.bytes += (out.hot.len() + out.cold.len()) as u64;
         self.stats.covered += block.steps.iter().filter(|s| s.is_covered()).count() as u64;
         self.remember(id, entry);
+        if self.link_early && !request.narrow {
+            self.link_within_page(id, links);
+        }
         Some(id)
     }
 
@@ -390,6 +395,40 @@ impl CodeCache {
             self.made_from(key.next, 1, id);
         }
         self.entries.push(entry);
+    }
+
+    /// Makes the links between a new block and others of its page that need no
+    /// look at page tables: an exit for each costs more than the block.
+    fn link_within_page(&mut self, block: u32, links: Range<u32>) {
+        let key = self.entries[block as usize].key;
+        let Some(head) = Head::of(&key) else {
+            return;
+        };
+        for id in links {
+            let link = self.links[id as usize];
+            let Some(target) = link.within(&key) else {
+                continue;
+            };
+            match self.map.get(&target).copied() {
+                Some(there) => self.link(id, there),
+                None => self.wait_for(target, id),
+            }
+        }
+        let waiting = |pages: &mut Map<u64, PageCode>| {
+            let page = pages.get_mut(&key.page())?;
+            page.take_waiting(head)
+        };
+        while let Some(id) = waiting(&mut self.pages) {
+            self.link(id, block);
+        }
+    }
+
+    fn wait_for(&mut self, target: Key, link: u32) {
+        if let Some(head) = Head::of(&target)
+            && let Some(page) = self.pages.get_mut(&target.page())
+        {
+            page.wait_for(head, link);
+        }
     }
 
     fn made_from(&mut self, gpa: u64, granules: u64, id: u32) {
@@ -438,8 +477,9 @@ impl CodeCache {
             self.patch(link.at, detour);
         }
         if link.crosses {
-            self.crossing.push(id);
-            self.linked_pages.insert(link.target >> 12);
+            let gpa = self.entries[block as usize].key.page();
+            let void = self.crossing.add(link.target, gpa, id);
+            self.unlink(&void);
         }
         self.stats.links += 1;
     }
@@ -462,20 +502,18 @@ impl CodeCache {
         self.arena.patch(at as usize, rel.cast_unsigned());
     }
 
-    /// Undoes every link between pages: a mapping of code changed.
-    pub fn unlink_crossing(&mut self) {
-        self.linked_pages.clear();
-        for id in std::mem::take(&mut self.crossing) {
-            let link = self.links[id as usize];
-            self.patch(link.at, link.stub);
-        }
+    /// Mappings in `area` may have changed: undoes the links between pages into
+    /// those of which `same` (linear, guest-physical address of the page) says
+    /// that they have.
+    pub fn unlink_changed(&mut self, area: Area, same: impl FnMut(u64, u64) -> bool) {
+        let void = self.crossing.take_changed(area, same);
+        self.unlink(&void);
     }
 
-    /// The mapping of one linear page changed: undoes links between pages if
-    /// any of them leads there.
-    pub fn unlink_page(&mut self, la: u64) {
-        if self.linked_pages.contains(&(la >> 12)) {
-            self.unlink_crossing();
+    fn unlink(&mut self, links: &[u32]) {
+        for id in links {
+            let link = self.links[*id as usize];
+            self.patch(link.at, link.stub);
         }
     }
 
@@ -515,7 +553,7 @@ impl CodeCache {
                 keep
             });
             let entries = &self.entries;
-            page.targets.retain(|&id| entries[id as usize].alive);
+            page.retain_targets(|id| entries[id as usize].alive);
         }
         if !page.blocks.is_empty() {
             self.pages.insert(at, page);
@@ -531,10 +569,7 @@ impl CodeCache {
         if self.map.get(&key) == Some(&id) {
             self.map.remove(&key);
         }
-        for link in incoming {
-            let link = self.links[link as usize];
-            self.patch(link.at, link.stub);
-        }
+        self.unlink(&incoming);
         self.stats.invalidated += 1;
     }
 
@@ -546,7 +581,6 @@ impl CodeCache {
         self.entries.clear();
         self.links.clear();
         self.crossing.clear();
-        self.linked_pages.clear();
         self.exits.clear();
         self.accesses.clear();
         self.faults.clear();

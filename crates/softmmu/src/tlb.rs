@@ -252,6 +252,11 @@ impl Tlb {
         valid
     }
 
+    /// Number that stands for the global mappings since everything was flushed.
+    pub fn global_space(&self) -> u32 {
+        self.global_space
+    }
+
     fn new_space(&mut self) -> u32 {
         if self.next_space == u32::MAX {
             self.l2.fill(L2Entry::default());
@@ -480,10 +485,13 @@ impl Tlb {
         }
     }
 
-    /// INVLPG: drops `la` from the current space and from the global ones.
-    pub fn invlpg(&mut self, la: u64) {
-        if let Some(shift) = self.large.get(&(la >> REGION_SHIFT)) {
-            self.invlpg_large(la, *shift);
+    /// INVLPG: drops `la` from the current space and from the global ones. The
+    /// result is log2 of the size of the page around it that may have been
+    /// mapped.
+    pub fn invlpg(&mut self, la: u64) -> u8 {
+        let large = self.large.get(&(la >> REGION_SHIFT)).copied();
+        if let Some(shift) = large {
+            self.invlpg_large(la, shift);
         }
         let vpn = la >> 12;
         let e = &mut self.l2[vpn as usize % L2_ENTRIES];
@@ -502,6 +510,7 @@ impl Tlb {
                 e.write = empty_tag(index);
             }
         }
+        large.unwrap_or(12)
     }
 
     fn note_large(&mut self, la: u64, shift: u8) {

@@ -164,6 +164,32 @@ pub fn peek(cpu: &CpuState, mem: &SlotMap, la: u64, roots: Roots<'_>) -> Option<
     Some(path.mapping.gpa | (la & PAGE_MASK))
 }
 
+/// What a fetch from `la` would find without changing anything: none if it
+/// faults or sets an accessed bit. A processor may have such a mapping in its
+/// TLB at any time (SDM vol 3, 4.10.2.3).
+pub fn fetch_unchanged(
+    cpu: &CpuState,
+    mem: &SlotMap,
+    la: u64,
+    user: bool,
+    roots: Roots<'_>,
+) -> Option<Mapping> {
+    if cpu.cr0 & cr0::PG == 0 {
+        return Some(identity(la));
+    }
+    let path = read_path(cpu, mem, la, roots).ok()?;
+    let need = Need {
+        write: false,
+        exec: true,
+        user,
+        implicit: false,
+    };
+    let accessed = path.visited[..path.depth]
+        .iter()
+        .all(|v| v.value & pte::A != 0);
+    (accessed && check(cpu, &path.mapping, need).is_ok()).then_some(path.mapping)
+}
+
 fn identity(la: u64) -> Mapping {
     Mapping {
         gpa: la & 0xffff_f000,

@@ -4,7 +4,7 @@ use crate::input::Input;
 use iced_x86::Code;
 use isa::table::{Class, class};
 use jit::block::Source;
-use jit::cache::{CodeCache, Key, Request};
+use jit::cache::{Area, CodeCache, Key, Request};
 use jit::classify::{Allowed, Copyable};
 use jit::{GateLayout, Layout};
 use parking_lot::Mutex;
@@ -183,7 +183,7 @@ pub(super) fn run(data: &[u8]) {
         *next_link += 1;
     }
     cache.invalidate(GPA, 64);
-    cache.unlink_crossing();
+    cache.unlink_changed(Area::ALL, |_, _| false);
     cache.invalidate(GPA, PAGE as u64);
     assert!(!cache.has_page(GPA));
 }

@@ -1,7 +1,7 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
 use super::table::{Table, Tables};
-use super::{Dropped, Key, Map};
+use super::{Area, Dropped, Key, Map};
 use std::sync::LazyLock;
 use x86::LONGEST_INSTRUCTION;
 
@@ -11,8 +11,16 @@ pub struct JumpCache {
     entries: Table<ENTRIES>,
     /// Indices that were used, by their page number's low bits.
     touched: [Vec<u16>; PAGES],
-    /// How many targets each linear page was offered.
-    offered: Map<u64, usize>,
+    /// The linear pages that it has addresses in.
+    pages: Map<u64, Page>,
+}
+
+/// A linear page.
+struct Page {
+    /// The guest-physical page it is mapped to.
+    gpa: u64,
+    /// How many of that page's targets were offered.
+    offered: usize,
 }
 
 /// Entries of a cache.
@@ -43,7 +51,7 @@ impl JumpCaches {
         JumpCache {
             entries,
             touched: Default::default(),
-            offered: Map::default(),
+            pages: Map::default(),
         }
     }
 }
@@ -78,10 +86,33 @@ impl JumpCache {
             self.insert(rip, code);
         }
     }
-    /// The number of targets that the page of `rip` was offered before; from now
-    /// on it is `now`.
-    pub(super) fn offered(&mut self, rip: u64, now: usize) -> usize {
-        self.offered.insert(rip >> 12, now).unwrap_or(0)
+    /// The number of targets that the page of `rip`, mapped to that at `gpa`,
+    /// was offered before; from now on it is `now`.
+    pub(super) fn offered(&mut self, rip: u64, gpa: u64, now: usize) -> usize {
+        std::mem::replace(&mut self.page(rip, gpa).offered, now)
+    }
+    /// Notes that the page of `la` is mapped to that at `gpa`. To be called
+    /// before an address in it is remembered.
+    pub fn note_page(&mut self, la: u64, gpa: u64) {
+        self.page(la, gpa);
+    }
+    fn page(&mut self, la: u64, gpa: u64) -> &mut Page {
+        let number = la >> 12;
+        if self.pages.get(&number).is_some_and(|p| p.gpa != gpa) {
+            self.remove_page(la);
+        }
+        let new = Page { gpa, offered: 0 };
+        self.pages.entry(number).or_insert(new)
+    }
+    /// Mappings in `area` may have changed: forgets the addresses in those pages
+    /// of which `same` (linear, guest-physical address) says that they have.
+    pub fn forget_changed(&mut self, area: Area, mut same: impl FnMut(u64, u64) -> bool) {
+        let pages = area.of(&mut self.pages);
+        let changed: Vec<u64> = pages
+            .filter(|(la, page)| !same(*la, page.gpa))
+            .map(|(la, _)| la)
+            .collect();
+        changed.into_iter().for_each(|la| self.remove_page(la));
     }
     /// Forgets a translation, wherever it was remembered.
     pub fn forget(&mut self, dropped: &Dropped) {
@@ -107,9 +138,9 @@ impl JumpCache {
     }
     /// Forgets the addresses of one page, and of an instruction that runs on
     /// into it.
-    pub fn remove_page(&mut self, la: u64) {
+    fn remove_page(&mut self, la: u64) {
         let page = la & !0xfff;
-        self.offered.remove(&(la >> 12));
+        self.pages.remove(&(la >> 12));
         for before in 1..LONGEST_INSTRUCTION as u64 {
             self.remove(page.wrapping_sub(before));
         }
@@ -122,7 +153,7 @@ impl JumpCache {
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.offered.clear();
+        self.pages.clear();
         for i in self.touched.iter_mut().flat_map(|t| t.drain(..)) {
             self.entries[usize::from(i)] = [nothing(i), 0];
         }
