@@ -33,6 +33,7 @@ mod pio;
 mod privilege;
 mod processor;
 mod regs;
+mod remap;
 mod segment;
 mod slots;
 mod smp;
@@ -76,6 +77,7 @@ pub static GROUPS: &[&[Case]] = &[
     masks::CASES,
     neighbours::CASES,
     processor::CASES,
+    remap::CASES,
 ];
 
 /// Runs a check in each of several modes, naming the modes that fail.
