@@ -150,8 +150,8 @@ impl Jumps {
         (c.space, c.mode) = (space, mode);
         i
     }
-    /// Forgets a translation everywhere.
-    pub fn forget(&mut self, dropped: &Dropped) {
+    /// Forgets translations everywhere.
+    pub fn forget(&mut self, dropped: &[Dropped]) {
         self.caches.iter_mut().for_each(|c| c.cache.forget(dropped));
     }
     /// The TLB forgot what is in `area` in the user space of `epoch`, which is

@@ -147,8 +147,7 @@ impl SoftVcpu {
             self.refresh_memory();
         } else {
             forget.writes.iter().for_each(|gpa| tlb.write_protect(*gpa));
-            let jumps = &mut self.local.jumps;
-            forget.code.iter().for_each(|d| jumps.forget(d));
+            self.local.jumps.forget(&forget.code);
         }
         self.shared.has_forgotten(count);
     }

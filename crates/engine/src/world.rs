@@ -226,7 +226,7 @@ impl World<'_> {
         if dropped.is_empty() {
             return;
         }
-        dropped.iter().for_each(|d| self.local.jumps.forget(d));
+        self.local.jumps.forget(&dropped);
         self.vm.ask_others(self.index, |f| f.code(&dropped));
         bump(&self.vm.counters.remote_tlb_flush);
     }

@@ -10,6 +10,7 @@ mod table;
 
 pub use area::Area;
 pub use faults::FaultTable;
+pub(crate) use jump::OTHER_SHIFT;
 pub use jump::{JumpCache, JumpCaches};
 
 use crate::arena::{Arena, HUGE};
@@ -81,8 +82,6 @@ impl Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dropped {
     key: Key,
-    /// Its code address.
-    code: u64,
 }
 
 /// A multiplicative hash; keys are addresses and not chosen to collide within
@@ -544,10 +543,7 @@ impl CodeCache {
                 if keep {
                     page.granules |= made_from;
                 } else {
-                    dropped.push(Dropped {
-                        key: entry.key,
-                        code: self.address(id),
-                    });
+                    dropped.push(Dropped { key: entry.key });
                     self.drop_block(id);
                 }
                 keep

@@ -11,7 +11,7 @@ use crate::asm::{Asm, cc, op};
 use crate::layout::{ExitKind, Layout, Realm};
 use crate::regs::{GUEST_RSP, RSP, T0, T1, T2};
 use crate::stubs::Stubs;
-use crate::translate::{NO_BRANCH, TlbField, probe, restore_flags_from, tlb_field};
+use crate::translate::{NO_BRANCH, TlbField, probe, probe_other, restore_flags_from, tlb_field};
 use std::mem::offset_of;
 use x86::segment::attr;
 use x86::{Segment, efer, flags};
@@ -422,8 +422,10 @@ impl Emitter<'_> {
         self.a.gs_cmp_imm8(l.poll(), 0);
         let asked = self.a.jcc(cc::NE);
         restore_flags_from(self.a);
-        let missed = probe(self.a, l);
-        self.a.land(missed);
+        for place in [probe, probe_other] {
+            let missed = place(self.a, l);
+            self.a.land(missed);
+        }
         self.bring_back_rf();
         self.a.gs_store_imm(l.exit_site(), NO_BRANCH);
         self.leave(ExitKind::Lookup);

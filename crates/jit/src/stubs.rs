@@ -4,7 +4,7 @@ use crate::asm::{Asm, cc, op};
 use crate::gates::{self, Gates};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2, pinned};
-use crate::translate::{NO_BRANCH, probe};
+use crate::translate::{NO_BRANCH, probe, probe_other};
 use crate::windows::SLOTS;
 
 const RAX: u8 = 0;
@@ -30,7 +30,8 @@ pub struct Stubs {
     /// Returns to the caller of `enter` by [`ExitKind`]; jumped to with
     /// `exit_site` set where the kind has one.
     pub exits: [usize; 6],
-    /// Returns with [`ExitKind::Lookup`] and RIP = T0.
+    /// Looks for T0 in its second place in the jump cache; returns with
+    /// [`ExitKind::Lookup`] and RIP = T0 if it is not there either.
     pub lookup: usize,
     /// Jumps to the guest address in T0, to which no branch leads, through the
     /// jump cache.
@@ -58,10 +59,7 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
         let at = a.jmp();
         a.link(at, save);
     }
-    s.lookup = a.len();
-    a.gs(true, op::MOV_STORE, T0, l.rip);
-    let at = a.jmp();
-    a.link(at, s.exits[ExitKind::Lookup as usize]);
+    s.lookup = emit_lookup(&mut a, l, s.exits[ExitKind::Lookup as usize]);
     s.probe = a.len();
     let miss = probe(&mut a, l);
     a.land(miss);
@@ -72,6 +70,14 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     s.load_vector = emit_load_vector(&mut a, l);
     s.gates = gates::emit(&mut a, l, &s);
     (a.buf, s)
+}
+
+fn emit_lookup(a: &mut Asm, l: &Layout, exit: usize) -> usize {
+    let at = a.len();
+    a.gs(true, op::MOV_STORE, T0, l.rip);
+    let miss = probe_other(a, l);
+    a.link(miss, exit);
+    at
 }
 
 fn emit_enter(a: &mut Asm, l: &Layout) -> usize {

@@ -5,12 +5,13 @@ use super::{Area, Dropped, Key, Map};
 use std::sync::LazyLock;
 use x86::LONGEST_INSTRUCTION;
 
-/// A jump cache of one address space and mode.
+/// A jump cache of one address space and mode. Every address has two entries
+/// where it may be, see [`places`].
 pub struct JumpCache {
-    /// Indexed by the low 16 bits of the linear address. All zero at first.
+    /// All zero at first.
     entries: Table<ENTRIES>,
-    /// Indices that were used, by their page number's low bits.
-    touched: [Vec<u16>; PAGES],
+    /// Indices that were used.
+    touched: Vec<u16>,
     /// The linear pages that it has addresses in.
     pages: Map<u64, Page>,
 }
@@ -29,13 +30,16 @@ const ENTRIES: usize = 1 << 16;
 #[derive(Default)]
 pub struct JumpCaches(Tables<ENTRIES>);
 
-/// Pages of addresses that the entries hold side by side.
-const PAGES: usize = 16;
-
-/// Where a page's used indices are noted.
-fn bucket(index: u16) -> usize {
-    usize::from(index >> 12)
+/// The entries where an address may be: where generated code looks first, and
+/// where the stub looks that jumps go to which found nothing there. Addresses
+/// that share the one rarely share the other; those below 64 KiB have one.
+fn places(rip: u64) -> [u16; 2] {
+    let other = rip.wrapping_add((rip >> 16) << OTHER_SHIFT);
+    [rip as u16, other as u16]
 }
+
+/// How far the bits above the first index move the second.
+pub(crate) const OTHER_SHIFT: u8 = 3;
 
 /// A negation that no address of entry `index` has.
 fn nothing(index: u16) -> u64 {
@@ -50,7 +54,7 @@ impl JumpCaches {
         entries[0][0] = nothing(0);
         JumpCache {
             entries,
-            touched: Default::default(),
+            touched: Vec::new(),
             pages: Map::default(),
         }
     }
@@ -68,23 +72,36 @@ impl JumpCache {
     }
     /// The code remembered for an address.
     pub fn find(&self, rip: u64) -> Option<u64> {
-        let [negated, code] = self.entries[usize::from(rip as u16)];
-        (negated == rip.wrapping_neg()).then_some(code)
+        let entries = places(rip).map(|i| self.entries[usize::from(i)]);
+        let found = entries.iter().find(|e| e[0] == rip.wrapping_neg());
+        found.map(|e| e[1])
     }
-    /// Remembers a translation.
+    /// Remembers a translation. What was in the way goes to its other place.
     pub fn insert(&mut self, rip: u64, code: u64) {
-        let index = rip as u16;
-        let e = &mut self.entries[usize::from(index)];
-        if e[1] == 0 {
-            self.touched[bucket(index)].push(index);
+        let [first, _] = places(rip);
+        let [negated, old] = self.entries[usize::from(first)];
+        let there = negated.wrapping_neg();
+        if there != rip && negated != nothing(first) && old != 0 {
+            let [home, other] = places(there);
+            if home == first {
+                self.put(other, there, old);
+            }
         }
-        *e = [rip.wrapping_neg(), code];
+        self.put(first, rip, code);
     }
     /// Remembers a translation where nothing else is remembered.
     pub fn offer(&mut self, rip: u64, code: u64) {
-        if self.entries[usize::from(rip as u16)][1] == 0 {
-            self.insert(rip, code);
+        let free = |i: &u16| self.entries[usize::from(*i)][1] == 0;
+        if let Some(place) = places(rip).into_iter().find(free) {
+            self.put(place, rip, code);
         }
+    }
+    fn put(&mut self, index: u16, rip: u64, code: u64) {
+        let e = &mut self.entries[usize::from(index)];
+        if e[1] == 0 {
+            self.touched.push(index);
+        }
+        *e = [rip.wrapping_neg(), code];
     }
     /// The number of targets that the page of `rip`, mapped to that at `gpa`,
     /// was offered before; from now on it is `now`.
@@ -114,26 +131,27 @@ impl JumpCache {
             .collect();
         changed.into_iter().for_each(|la| self.remove_page(la));
     }
-    /// Forgets a translation, wherever it was remembered.
-    pub fn forget(&mut self, dropped: &Dropped) {
-        if dropped.key.rip != Key::ANYWHERE {
-            return self.remove(dropped.key.rip);
-        }
-        let offset = (dropped.key.gpa & 0xfff) as u16;
-        for page in 0..PAGES as u16 {
-            let index = page << 12 | offset;
-            let e = &mut self.entries[usize::from(index)];
-            if e[1] == dropped.code {
-                e[0] = nothing(index); // stays in `touched`
+    /// Forgets translations, wherever they were remembered.
+    pub fn forget(&mut self, dropped: &[Dropped]) {
+        let mut gone: Vec<u64> = Vec::new();
+        let (anywhere, fixed): (Vec<&Dropped>, Vec<&Dropped>) =
+            dropped.iter().partition(|d| d.key.rip == Key::ANYWHERE);
+        gone.extend(fixed.iter().map(|d| d.key.rip));
+        if !anywhere.is_empty() {
+            for (number, page) in &self.pages {
+                let here = anywhere.iter().filter(|d| d.key.page() == page.gpa);
+                gone.extend(here.map(|d| number << 12 | d.key.gpa & 0xfff));
             }
         }
+        gone.into_iter().for_each(|rip| self.remove(rip));
     }
     /// Forgets one address.
     fn remove(&mut self, rip: u64) {
-        let index = rip as u16;
-        let e = &mut self.entries[usize::from(index)];
-        if e[0] == rip.wrapping_neg() {
-            e[0] = nothing(index); // stays in `touched`
+        for index in places(rip) {
+            let e = &mut self.entries[usize::from(index)];
+            if e[0] == rip.wrapping_neg() {
+                e[0] = nothing(index); // stays in `touched`
+            }
         }
     }
     /// Forgets the addresses of one page, and of an instruction that runs on
@@ -141,20 +159,15 @@ impl JumpCache {
     fn remove_page(&mut self, la: u64) {
         let page = la & !0xfff;
         self.pages.remove(&(la >> 12));
-        for before in 1..LONGEST_INSTRUCTION as u64 {
-            self.remove(page.wrapping_sub(before));
-        }
-        for i in &self.touched[bucket(la as u16)] {
-            let e = &mut self.entries[usize::from(*i)];
-            if e[0].wrapping_neg() & !0xfff == page {
-                e[0] = nothing(*i);
-            }
+        let first = page.wrapping_sub(LONGEST_INSTRUCTION as u64 - 1);
+        for before in 0..0x1000 + LONGEST_INSTRUCTION as u64 - 1 {
+            self.remove(first.wrapping_add(before));
         }
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.pages.clear();
-        for i in self.touched.iter_mut().flat_map(|t| t.drain(..)) {
+        for i in self.touched.drain(..) {
             self.entries[usize::from(i)] = [nothing(i), 0];
         }
     }
@@ -168,15 +181,14 @@ mod tests {
     fn an_entry_matches_its_address_only_while_it_is_there() {
         let mut cache = JumpCaches::default().create();
         let matches = |cache: &JumpCache, rip: u64| {
-            let e = cache.entries[usize::from(rip as u16)];
-            e[0].wrapping_add(rip) == 0
+            let entries = places(rip).map(|i| cache.entries[usize::from(i)]);
+            entries.iter().any(|e| e[0].wrapping_add(rip) == 0)
         };
         for rip in [0, 1, 0x1234, 0xffff_8000_0000_ffff, u64::MAX] {
             assert!(!matches(&cache, rip), "{rip:#x} before");
             cache.insert(rip, 99);
             assert!(matches(&cache, rip), "{rip:#x}");
             cache.offer(rip, 97);
-            cache.offer(rip ^ 1 << 20, 97);
             assert_eq!(cache.find(rip), Some(99));
             cache.remove(rip);
             assert!(!matches(&cache, rip), "{rip:#x} after");
@@ -187,5 +199,49 @@ mod tests {
             cache.clear();
             assert!(!matches(&cache, rip), "{rip:#x} cleared");
         }
+    }
+
+    const A: u64 = 0x5555_5555_4321;
+    const B: u64 = A + 0x10_0000;
+
+    #[test]
+    fn two_addresses_with_the_same_low_bits_are_both_there() {
+        let mut cache = JumpCaches::default().create();
+        cache.note_page(A, 0x1000);
+        cache.note_page(B, 0x2000);
+        for round in 0..3 {
+            cache.insert(A, 10 + round);
+            cache.insert(B, 20 + round);
+            assert_eq!(cache.find(A), Some(10 + round));
+            assert_eq!(cache.find(B), Some(20 + round));
+        }
+        // Both places of one are forgotten, and only of that one.
+        cache.forget_changed(Area::ALL, |la, gpa| {
+            assert_eq!(gpa, if la == A & !0xfff { 0x1000 } else { 0x2000 });
+            la != A & !0xfff
+        });
+        assert_eq!((cache.find(A), cache.find(B)), (None, Some(22)));
+        cache.forget_changed(Area::page(B, 12), |_, _| false);
+        assert_eq!(cache.find(B), None);
+    }
+
+    #[test]
+    fn a_dropped_translation_is_forgotten_wherever_its_page_is_mapped() {
+        let mut cache = JumpCaches::default().create();
+        for la in [A, B] {
+            cache.note_page(la, 0x7000);
+            cache.insert(la, 5);
+            cache.insert(la + 8, 6);
+        }
+        cache.forget(&[Dropped {
+            key: Key {
+                gpa: 0x7000 | A & 0xfff,
+                rip: Key::ANYWHERE,
+                mode: 0,
+                next: Key::ONE_PAGE,
+            },
+        }]);
+        assert_eq!((cache.find(A), cache.find(B)), (None, None));
+        assert_eq!((cache.find(A + 8), cache.find(B + 8)), (Some(6), Some(6)));
     }
 }

@@ -4,6 +4,7 @@ use super::memory::Operand;
 use super::{Emitter, Link, Mapping, linear};
 use crate::asm::{Asm, op};
 use crate::block::Step;
+use crate::cache::OTHER_SHIFT;
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T1, T2};
 use iced_x86::{FlowControl, Instruction, OpKind};
@@ -224,8 +225,21 @@ fn padding(at: usize) -> &'static [u8] {
 /// Jumps to the guest address in T0 through the jump cache; where the
 /// displacement of the jump taken on a miss is. Leaves flags alone.
 pub(crate) fn probe(a: &mut Asm, l: &Layout) -> usize {
+    probe_at(a, l, T0)
+}
+
+/// Jumps to the guest address in T0, which is in `rip`, too, if it is in its
+/// other place; as [`probe`] otherwise.
+pub(crate) fn probe_other(a: &mut Asm, l: &Layout) -> usize {
+    a.gs(false, op::MOV, T1, l.rip + 2); // shifts would change flags
+    a.mem(true, op::LEA, T1, T0, Some((T1, OTHER_SHIFT)), 0);
+    probe_at(a, l, T1)
+}
+
+/// As [`probe`] for the entry that the low 16 bits of `index` name.
+fn probe_at(a: &mut Asm, l: &Layout, index: u8) -> usize {
     a.rr(true, op::MOV, T2, RCX);
-    a.movzx16(T1, T0);
+    a.movzx16(T1, index);
     a.mem(true, op::LEA, T1, T1, Some((T1, 0)), 0);
     a.gs(true, op::MOV, RCX, l.jump_cache());
     a.mem(true, op::LEA, T1, RCX, Some((T1, 3)), 0);

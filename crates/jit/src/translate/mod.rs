@@ -16,7 +16,7 @@ mod string;
 mod system;
 
 pub use flow::stack_change;
-pub(crate) use flow::{NO_BRANCH, probe};
+pub(crate) use flow::{NO_BRANCH, probe, probe_other};
 pub use memory::info;
 pub(crate) use memory::{TlbField, tlb_field};
 
