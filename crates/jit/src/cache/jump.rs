@@ -1,6 +1,6 @@
 //! The jump cache: guest linear address to code, for indirect jumps.
 
-use super::table::{Table, Tables};
+use super::table::{JumpEntry, Table, Tables};
 use super::{Area, Dropped, Key, Map};
 use std::sync::LazyLock;
 use x86::LONGEST_INSTRUCTION;
@@ -143,26 +143,27 @@ impl JumpCache {
                 gone.extend(here.map(|d| number << 12 | d.key.gpa & 0xfff));
             }
         }
-        gone.into_iter().for_each(|rip| self.remove(rip));
+        self.remove(gone.into_iter());
     }
-    /// Forgets one address.
-    fn remove(&mut self, rip: u64) {
-        for index in places(rip) {
-            let e = &mut self.entries[usize::from(index)];
-            if e[0] == rip.wrapping_neg() {
-                e[0] = nothing(index); // stays in `touched`
+    /// Forgets addresses.
+    fn remove(&mut self, gone: impl Iterator<Item = u64>) {
+        let entries: &mut [JumpEntry; ENTRIES] = &mut self.entries;
+        for rip in gone {
+            for index in places(rip) {
+                let e = &mut entries[usize::from(index)];
+                if e[0] == rip.wrapping_neg() {
+                    e[0] = nothing(index); // stays in `touched`
+                }
             }
         }
     }
     /// Forgets the addresses of one page, and of an instruction that runs on
     /// into it.
     fn remove_page(&mut self, la: u64) {
-        let page = la & !0xfff;
+        const BEFORE: u64 = LONGEST_INSTRUCTION as u64 - 1;
         self.pages.remove(&(la >> 12));
-        let first = page.wrapping_sub(LONGEST_INSTRUCTION as u64 - 1);
-        for before in 0..0x1000 + LONGEST_INSTRUCTION as u64 - 1 {
-            self.remove(first.wrapping_add(before));
-        }
+        let first = (la & !0xfff).wrapping_sub(BEFORE);
+        self.remove((0..BEFORE + 0x1000).map(|i| first.wrapping_add(i)));
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
@@ -190,7 +191,7 @@ mod tests {
             assert!(matches(&cache, rip), "{rip:#x}");
             cache.offer(rip, 97);
             assert_eq!(cache.find(rip), Some(99));
-            cache.remove(rip);
+            cache.remove([rip].into_iter());
             assert!(!matches(&cache, rip), "{rip:#x} after");
             cache.insert(rip, 98);
             cache.clear();
