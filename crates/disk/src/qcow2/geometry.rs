@@ -155,12 +155,35 @@ pub(super) fn to_bytes(entries: &[u64]) -> Vec<u8> {
     entries.iter().flat_map(|e| e.to_be_bytes()).collect()
 }
 
+/// Entries looked at together. The format allows tables of four million, of
+/// which images use few.
+const PIECE: usize = 512;
+const ZEROS: [u64; PIECE] = [0; PIECE];
+
 /// A table from the file's byte order.
 pub(super) fn from_bytes(bytes: &[u8]) -> Vec<u64> {
-    bytes
-        .chunks_exact(8)
-        .map(|chunk| entry_at(chunk, 0))
-        .collect()
+    let mut entries = vec![0; bytes.len() / 8];
+    let pieces = entries.chunks_mut(PIECE).zip(bytes.chunks(PIECE * 8));
+    for (entries, bytes) in pieces.filter(|(_, bytes)| bytes[..] != [0; PIECE * 8][..bytes.len()]) {
+        for (index, entry) in entries.iter_mut().enumerate() {
+            *entry = entry_at(bytes, index);
+        }
+    }
+    entries
+}
+
+/// The entries that are not zero, each with its index.
+pub(super) fn in_use(table: &[u64]) -> impl Iterator<Item = (usize, u64)> {
+    let pieces = table.chunks(PIECE).enumerate();
+    let used = pieces.filter(|(_, piece)| piece[..] != ZEROS[..piece.len()]);
+    let entries = used.flat_map(|(number, piece)| {
+        let first = number * PIECE;
+        piece
+            .iter()
+            .enumerate()
+            .map(move |(index, &e)| (first + index, e))
+    });
+    entries.filter(|&(_, entry)| entry != 0)
 }
 
 #[cfg(test)]
@@ -215,5 +238,22 @@ mod tests {
         assert_eq!((g.l2_entries(), g.l1_span()), (8192, 512 << 20));
         assert_eq!((g.refblock_entries(), g.refcount_max()), (32768, 65535));
         assert_eq!(g.l1_entries((512 << 20) + 1), 2);
+    }
+
+    #[test]
+    fn tables_survive_both_ways_and_zeros_are_passed_over() {
+        for len in [0, 1, PIECE - 1, PIECE, 3 * PIECE + 7] {
+            let mut table = vec![0; len];
+            assert_eq!(in_use(&table).count(), 0);
+            let used = [0, PIECE - 1, PIECE, 3 * PIECE + 6];
+            let used: Vec<usize> = used.into_iter().filter(|&at| at < len).collect();
+            for &at in &used {
+                table[at] = at as u64 + 1;
+            }
+            let found: Vec<_> = in_use(&table).collect();
+            let wanted: Vec<_> = used.iter().map(|&at| (at, at as u64 + 1)).collect();
+            assert_eq!(found, wanted);
+            assert_eq!(from_bytes(&to_bytes(&table)), table);
+        }
     }
 }

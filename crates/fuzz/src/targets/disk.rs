@@ -80,8 +80,11 @@ impl Storage for Memory {
         let bytes = self.0.lock();
         let mut at = usize::try_from(offset).unwrap_or(usize::MAX);
         for buffer in buffers {
-            buffer.zero();
-            buffer.fill(bytes.get(at..).unwrap_or_default());
+            let there = bytes.get(at..).unwrap_or_default();
+            if there.len() < buffer.len() {
+                buffer.zero();
+            }
+            buffer.fill(there);
             at = at.saturating_add(buffer.len());
         }
         Ok(())

@@ -5,7 +5,7 @@ mod counts;
 mod repair;
 mod walk;
 
-use super::geometry::{COPIED, Entry, OFFSET_MASK, ZERO, entry_at};
+use super::geometry::{COPIED, Entry, OFFSET_MASK, ZERO, entry_at, in_use};
 use super::header::{CORRUPT, DIRTY};
 use super::{Qcow2, snapshot_table};
 use crate::device::BlockDevice;
@@ -293,7 +293,7 @@ impl Check<'_> {
         let image = self.image;
         let g = image.geometry;
         let l1 = image.mapping.read().l1.clone();
-        for (index, &entry) in l1.iter().enumerate() {
+        for (index, entry) in in_use(&l1) {
             let table = entry & OFFSET_MASK;
             if table == 0 || g.in_cluster(table) != 0 {
                 continue;

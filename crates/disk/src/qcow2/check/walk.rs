@@ -2,7 +2,7 @@
 
 use super::{Check, reserved_bits};
 use crate::errno::IoResult;
-use crate::qcow2::geometry::{COPIED, Entry, OFFSET_MASK, entry_at};
+use crate::qcow2::geometry::{COPIED, Entry, OFFSET_MASK, entry_at, in_use};
 use crate::storage::StorageExt;
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl Walk {
         // A crafted table can name one L2 table a million times.
         let mut tables: BTreeMap<u64, u32> = BTreeMap::new();
         let mut order = Vec::new();
-        for &entry in l1 {
+        for (_, entry) in in_use(l1) {
             let table = entry & OFFSET_MASK;
             if table == 0 {
                 continue;
