@@ -20,7 +20,7 @@ use crate::stubs::{self, Stubs};
 use crate::translate::{Link, Mapping, Site, Target, Translator};
 use crossing::Crossing;
 use iced_x86::Instruction;
-use page::{Head, PageCode};
+use page::PageCode;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
@@ -56,6 +56,10 @@ impl Key {
         self.gpa & !0xfff
     }
 
+    fn offset(&self) -> u16 {
+        (self.gpa & 0xfff) as u16
+    }
+
     fn anywhere(self) -> Self {
         let rip = Self::ANYWHERE;
         Self { rip, ..self }
@@ -63,18 +67,21 @@ impl Key {
 }
 
 impl Link {
-    /// The target's key if it lies in the page of `from`, the key of the block
-    /// that the link is in, and is translated for the same mapping.
-    fn within(&self, from: &Key) -> Option<Key> {
+    /// The target's key if it lies in the link's own page, at `page` in guest
+    /// memory, and is translated for the same mapping.
+    fn within(&self, page: u64) -> Option<Key> {
         if self.crosses || self.narrow || self.mapping == Mapping::Fixed {
             return None;
         }
-        let rip = match self.mapping {
-            Mapping::Anywhere => Key::ANYWHERE,
-            _ => self.target,
-        };
-        let gpa = from.page() | self.target & 0xfff;
-        Some(Key { gpa, rip, ..*from })
+        Some(Key {
+            gpa: page | self.target & 0xfff,
+            rip: match self.mapping {
+                Mapping::Anywhere => Key::ANYWHERE,
+                _ => self.target,
+            },
+            mode: self.mode,
+            next: Key::ONE_PAGE,
+        })
     }
 }
 
@@ -306,12 +313,8 @@ impl CodeCache {
         if std::mem::replace(&mut entry.target, true) {
             return;
         }
-        let key = entry.key;
-        let code = self.address(block);
-        if let Some(head) = Head::of(&key)
-            && let Some(page) = self.pages.get_mut(&key.page())
-        {
-            page.add_target(head, code, block);
+        if let Some(page) = self.pages.get_mut(&entry.key.page()) {
+            page.add_target(&entry.key, entry.at, block);
         }
     }
 
@@ -320,7 +323,7 @@ impl CodeCache {
     /// Instructions in two pages are not among them.
     pub fn offer_targets(&self, key: &Key, jumps: &mut JumpCache) {
         if let Some(page) = self.pages.get(&key.page()) {
-            page.offer(key, jumps);
+            page.offer(key, self.arena.rx() as u64, jumps);
         }
     }
 
@@ -365,6 +368,8 @@ impl CodeCache {
         self.cold += out.cold.len();
         let links = self.links.len() as u32..(self.links.len() + out.links.len()) as u32;
         self.links.extend(out.links);
+        let own = &mut self.links[links.start as usize..];
+        own.iter_mut().for_each(|link| link.mode = key.mode);
         self.exits.extend(out.exits);
         self.accesses.extend(out.accesses);
         self.faults.extend(&out.faults);
@@ -400,34 +405,35 @@ impl CodeCache {
     /// look at page tables: an exit for each costs more than the block.
     fn link_within_page(&mut self, block: u32, links: Range<u32>) {
         let key = self.entries[block as usize].key;
-        let Some(head) = Head::of(&key) else {
+        if key.next != Key::ONE_PAGE {
             return;
-        };
+        }
         for id in links {
-            let link = self.links[id as usize];
-            let Some(target) = link.within(&key) else {
+            let Some(target) = self.links[id as usize].within(key.page()) else {
                 continue;
             };
             match self.map.get(&target).copied() {
                 Some(there) => self.link(id, there),
-                None => self.wait_for(target, id),
+                None => self.wait_for(&target, id),
             }
         }
-        let waiting = |pages: &mut Map<u64, PageCode>| {
-            let page = pages.get_mut(&key.page())?;
-            page.take_waiting(head)
-        };
-        while let Some(id) = waiting(&mut self.pages) {
+        while let Some(id) = self.take_waiting(&key) {
             self.link(id, block);
         }
     }
 
-    fn wait_for(&mut self, target: Key, link: u32) {
-        if let Some(head) = Head::of(&target)
-            && let Some(page) = self.pages.get_mut(&target.page())
-        {
-            page.wait_for(head, link);
+    fn wait_for(&mut self, target: &Key, link: u32) {
+        if let Some(page) = self.pages.get_mut(&target.page()) {
+            page.wait_for(target, link);
         }
+    }
+
+    fn take_waiting(&mut self, block: &Key) -> Option<u32> {
+        let links = &self.links;
+        let page = self.pages.get_mut(&block.page())?;
+        page.take_waiting(block, |id| {
+            links[id as usize].within(block.page()) == Some(*block)
+        })
     }
 
     fn made_from(&mut self, gpa: u64, granules: u64, id: u32) {

@@ -2,40 +2,23 @@
 
 use super::{JumpCache, Key};
 
-/// What tells translations from each other that were made from the same page
-/// and no other: a [`Key`] less its page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    /// Linear address, or [`Key::ANYWHERE`].
-    pub(super) rip: u64,
-    /// As in the key.
-    pub(super) mode: u32,
-    /// Of its first instruction in the page.
-    pub(super) offset: u16,
-}
-
-impl Head {
-    /// Of a key; none if it has a second page.
-    pub(super) fn of(key: &Key) -> Option<Self> {
-        (key.next == Key::ONE_PAGE).then_some(Self {
-            rip: key.rip,
-            mode: key.mode,
-            offset: (key.gpa & 0xfff) as u16,
-        })
-    }
-}
-
-/// A block that jumps through the jump cache lead to.
+/// A block that jumps through the jump cache lead to and that was made from no
+/// other page.
 struct Target {
-    head: Head,
-    /// Its code address.
-    code: u64,
+    /// Linear address, or [`Key::ANYWHERE`].
+    rip: u64,
+    mode: u32,
     block: u32,
+    /// Arena offset of its code.
+    at: u32,
+    /// Of its first instruction in the page.
+    offset: u16,
 }
 
 /// A link to a block that is not there yet.
 struct Open {
-    to: Head,
+    /// Of the block in the page.
+    offset: u16,
     link: u32,
 }
 
@@ -53,24 +36,32 @@ pub(super) struct PageCode {
 }
 
 impl PageCode {
-    /// Jumps through the jump cache lead to the block.
-    pub(super) fn add_target(&mut self, head: Head, code: u64, block: u32) {
-        self.targets.push(Target { head, code, block });
+    /// Jumps through the jump cache lead to the block, whose code is at arena
+    /// offset `at`.
+    pub(super) fn add_target(&mut self, key: &Key, at: u32, block: u32) {
+        if key.next == Key::ONE_PAGE {
+            self.targets.push(Target {
+                rip: key.rip,
+                mode: key.mode,
+                block,
+                at,
+                offset: key.offset(),
+            });
+        }
     }
 
     /// Offers `jumps`, a cache for the page and mode of `key`, where jumps
-    /// through others led since it was offered them last.
-    pub(super) fn offer(&self, key: &Key, jumps: &mut JumpCache) {
-        let (rip, mode) = (key.rip, key.mode);
-        let known = jumps.offered(rip, key.page(), self.targets.len());
+    /// through others led since it was offered them last. The arena is at
+    /// `arena`.
+    pub(super) fn offer(&self, key: &Key, arena: u64, jumps: &mut JumpCache) {
+        let known = jumps.offered(key.rip, key.page(), self.targets.len());
         for target in self.targets.get(known..).unwrap_or_default() {
-            let head = &target.head;
-            let at = match head.rip {
-                Key::ANYWHERE => rip & !0xfff | u64::from(head.offset),
+            let at = match target.rip {
+                Key::ANYWHERE => key.rip & !0xfff | u64::from(target.offset),
                 fixed => fixed,
             };
-            if head.mode == mode && (at ^ rip) < 0x1000 {
-                jumps.offer(at, target.code);
+            if target.mode == key.mode && (at ^ key.rip) < 0x1000 {
+                jumps.offer(at, arena + u64::from(target.at));
             }
         }
     }
@@ -81,13 +72,17 @@ impl PageCode {
     }
 
     /// The link leads to a block that is not there yet.
-    pub(super) fn wait_for(&mut self, to: Head, link: u32) {
-        self.open.push(Open { to, link });
+    pub(super) fn wait_for(&mut self, block: &Key, link: u32) {
+        let offset = block.offset();
+        self.open.push(Open { offset, link });
     }
 
-    /// Takes a link that waits for the block.
-    pub(super) fn take_waiting(&mut self, block: Head) -> Option<u32> {
-        let i = self.open.iter().position(|o| o.to == block)?;
+    /// Takes a link that waits for a block where this one is, if `its` says that
+    /// it is this one.
+    pub(super) fn take_waiting(&mut self, block: &Key, its: impl Fn(u32) -> bool) -> Option<u32> {
+        let offset = block.offset();
+        let waits = |o: &Open| o.offset == offset && its(o.link);
+        let i = self.open.iter().position(waits)?;
         Some(self.open.swap_remove(i).link)
     }
 }

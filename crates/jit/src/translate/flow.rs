@@ -49,6 +49,7 @@ impl Emitter<'_> {
             narrow,
             mapping: self.to.mapping,
             wide: self.to.wide,
+            mode: 0,
         });
         self.cold.gs_store_imm(self.l.exit_site(), id);
         let jump = self.cold.jmp();

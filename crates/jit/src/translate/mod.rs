@@ -83,6 +83,9 @@ pub struct Link {
     pub mapping: Mapping,
     /// It is in 64-bit code.
     pub wide: bool,
+    /// Mode of the translation it is in, see [`crate::cache::Key::mode`]; the
+    /// cache fills it in.
+    pub mode: u32,
 }
 
 /// A place in the code and the guest instruction it belongs to.
