@@ -98,7 +98,7 @@ pub struct JitCtx {
 }
 
 /// Offsets, relative to GS, of what generated code touches.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Layout {
     /// [`JitCtx`].
     pub jit: u32,
@@ -139,7 +139,7 @@ pub struct Layout {
 }
 
 /// Offsets, relative to GS, of what only SYSCALL, SYSRET and IRET touch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct GateLayout {
     /// EFER.
     pub efer: u32,
