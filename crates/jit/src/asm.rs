@@ -1,6 +1,8 @@
 //! A small assembler for the glue between copied instructions. Only the forms
 //! that the translator emits exist; every form is 64-bit mode.
 
+use crate::buffer::Buffer;
+
 /// Condition codes as encoded in Jcc (SDM vol 1, appendix B).
 pub mod cc {
     #![allow(missing_docs, reason = "the names are the documentation")]
@@ -31,19 +33,23 @@ pub mod op {
 #[derive(Debug, Default)]
 pub struct Asm {
     /// The bytes.
-    pub buf: Vec<u8>,
+    pub buf: Buffer,
 }
 
 impl Asm {
+    #[inline]
     pub fn len(&self) -> usize {
         self.buf.len()
     }
+    #[inline(always)]
     pub fn bytes(&mut self, b: &[u8]) {
         self.buf.extend_from_slice(b);
     }
+    #[inline(always)]
     pub fn u32(&mut self, v: u32) {
         self.buf.extend_from_slice(&v.to_le_bytes());
     }
+    #[inline(always)]
     fn rex(&mut self, w: bool, reg: u8, index: u8, base: u8) {
         let rex = 0x40 | u8::from(w) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
         if rex != 0x40 {
@@ -51,6 +57,7 @@ impl Asm {
         }
     }
     /// `op reg, gs:[disp]` (or the store direction, by opcode).
+    #[inline]
     pub fn gs(&mut self, w: bool, op: u8, reg: u8, disp: u32) {
         self.buf.push(0x65);
         self.rex(w, reg, 0, 0);
@@ -58,6 +65,7 @@ impl Asm {
         self.u32(disp);
     }
     /// `op reg, gs:[index + disp]`.
+    #[inline]
     pub fn gs_index(&mut self, w: bool, op: u8, reg: u8, index: u8, disp: u32) {
         self.buf.push(0x65);
         self.rex(w, reg, index, 0);
@@ -134,24 +142,33 @@ impl Asm {
         self.buf.push(imm);
     }
     /// `op reg, rm` between registers.
+    #[inline]
     pub fn rr(&mut self, w: bool, op: u8, reg: u8, rm: u8) {
         self.rex(w, reg, 0, rm);
         self.bytes(&[op, 0xc0 | (reg & 7) << 3 | rm & 7]);
     }
-    /// `op reg, [base + index * 2^scale + disp32]`; no index if `None`.
+    /// `op reg, [base + index * 2^scale + disp]`, the shortest form; no index
+    /// if `None`.
+    #[inline]
     pub fn mem(&mut self, w: bool, op: u8, reg: u8, base: u8, index: Option<(u8, u8)>, disp: i32) {
         let (ix, scale) = index.unwrap_or((4, 0));
         self.rex(w, reg, ix, base);
         let short = i8::try_from(disp).ok();
-        let mode = if short.is_some() { 0x40 } else { 0x80 };
-        self.bytes(&[
-            op,
-            mode | (reg & 7) << 3 | 4,
-            scale << 6 | (ix & 7) << 3 | base & 7,
-        ]);
-        match short {
-            Some(d) => self.buf.push(d as u8),
-            None => self.u32(disp as u32),
+        let mode = match short {
+            Some(0) if base & 7 != 5 => 0,
+            Some(_) => 0x40,
+            None => 0x80,
+        };
+        let (reg, base) = ((reg & 7) << 3, base & 7);
+        if index.is_none() && base != 4 {
+            self.bytes(&[op, mode | reg | base]);
+        } else {
+            self.bytes(&[op, mode | reg | 4, scale << 6 | (ix & 7) << 3 | base]);
+        }
+        match (mode, short) {
+            (0, _) => {}
+            (_, Some(d)) => self.buf.push(d as u8),
+            _ => self.u32(disp as u32),
         }
     }
     /// `movzx reg32, word [base + disp8]`.

@@ -90,11 +90,14 @@ impl Block {
     /// in the bytes given.
     pub fn decode(source: &Source<'_>, rip: u64) -> Self {
         let mut block = Self::default();
-        block.fill(source, rip);
+        block.decode_again(source, rip);
         block
     }
 
-    fn fill(&mut self, source: &Source<'_>, rip: u64) {
+    /// The same in place of another block, whose buffer it uses.
+    pub fn decode_again(&mut self, source: &Source<'_>, rip: u64) {
+        self.steps.clear();
+        (self.vector, self.x87) = (false, false);
         let start = (rip - source.base) as usize;
         let mut decoder = source.decoder(start, rip);
         (self.start, self.end) = (rip, rip);
@@ -233,7 +236,21 @@ fn may_leave_flags(insn: &Instruction) -> bool {
     }
 }
 
+/// The decoder's names of arithmetic flags as RFLAGS has them.
 fn arith(bits: u32) -> u64 {
+    const TABLE: [u64; 64] = {
+        let mut table = [0; 64];
+        let mut bits = 0;
+        while bits < 64 {
+            table[bits] = arith_by_bit(bits as u32);
+            bits += 1;
+        }
+        table
+    };
+    TABLE[(bits & 63) as usize]
+}
+
+const fn arith_by_bit(bits: u32) -> u64 {
     let map = [
         (RflagsBits::CF, flags::CF),
         (RflagsBits::PF, flags::PF),
@@ -242,8 +259,13 @@ fn arith(bits: u32) -> u64 {
         (RflagsBits::SF, flags::SF),
         (RflagsBits::OF, flags::OF),
     ];
-    map.iter()
-        .filter(|(b, _)| bits & b != 0)
-        .map(|(_, f)| f)
-        .sum()
+    let (mut sum, mut i) = (0, 0);
+    while i < map.len() {
+        assert!(map[i].0 < 64);
+        if bits & map[i].0 != 0 {
+            sum |= map[i].1;
+        }
+        i += 1;
+    }
+    sum
 }

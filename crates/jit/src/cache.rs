@@ -17,7 +17,7 @@ use crate::arena::{Arena, HUGE};
 use crate::block::{Block, Source};
 use crate::layout::Layout;
 use crate::stubs::{self, Stubs};
-use crate::translate::{Link, Mapping, Site, Target, Translator};
+use crate::translate::{Link, Mapping, Output, Site, Target, Translator};
 use crossing::Crossing;
 use iced_x86::Instruction;
 use page::PageCode;
@@ -183,6 +183,16 @@ pub struct CacheStats {
     pub flushes: u64,
 }
 
+impl CacheStats {
+    /// A new translation.
+    fn count(&mut self, block: &Block, out: &Output) {
+        self.blocks += 1;
+        self.instructions += block.steps.len() as u64;
+        self.bytes += (out.hot.len() + out.cold.len()) as u64;
+        self.covered += block.steps.iter().filter(|s| s.is_covered()).count() as u64;
+    }
+}
+
 /// The cache.
 pub struct CodeCache {
     arena: Arena,
@@ -201,6 +211,8 @@ pub struct CodeCache {
     accesses: Vec<Site>,
     faults: Box<FaultTable>,
     pages: Map<u64, PageCode>,
+    /// Buffers of an earlier block.
+    spare: Block,
     bmi2: bool,
     generation: u64,
     /// Links are made as soon as both ends are there, not when they are first
@@ -227,23 +239,23 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// What is to be translated, relative to its page where that can be: the
     /// x87 remembers linear addresses.
-    fn decode(&self) -> (Block, Mapping) {
+    fn decode(&self, block: &mut Block) -> Mapping {
         let rip = self.key.rip;
         if self.user {
             let source = Source {
                 base: 0,
                 ..self.source
             };
-            let block = Block::decode(&source, rip & 0xfff);
+            block.decode_again(&source, rip & 0xfff);
             if !block.x87 {
-                return (block, Mapping::Anywhere);
+                return Mapping::Anywhere;
             }
         }
-        let mapping = match self.user {
+        block.decode_again(&self.source, rip);
+        match self.user {
             true => Mapping::Fixed,
             false => Mapping::Kernel,
-        };
-        (Block::decode(&self.source, rip), mapping)
+        }
     }
 }
 
@@ -272,6 +284,7 @@ impl CodeCache {
             accesses: Vec::new(),
             faults,
             pages: Map::default(),
+            spare: Block::default(),
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
             generation: 0,
             link_early: false,
@@ -333,11 +346,23 @@ impl CodeCache {
         if self.is_full() {
             self.flush();
         }
+        let mut block = std::mem::take(&mut self.spare);
+        let mapping = request.decode(&mut block);
+        let made = match block.steps.is_empty() {
+            true => None,
+            false => self.translate_block(request, &mut block, mapping),
+        };
+        self.spare = block;
+        made
+    }
+
+    fn translate_block(
+        &mut self,
+        request: &Request<'_>,
+        block: &mut Block,
+        mapping: Mapping,
+    ) -> Option<u32> {
         let key = request.key;
-        let (mut block, mapping) = request.decode();
-        if block.steps.is_empty() {
-            return None;
-        }
         let key = match mapping {
             Mapping::Anywhere => key.anywhere(),
             _ => key,
@@ -355,11 +380,12 @@ impl CodeCache {
         };
         let out = self
             .translator
-            .translate(&mut block, request.source.page, target);
+            .translate(block, request.source.page, target);
+        self.stats.count(block, &out);
         self.arena.write(self.hot, &out.hot)?;
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
-        let entry = Entry::new(key, self.hot, out.body, &block);
+        let entry = Entry::new(key, self.hot, out.body, block);
         let begun = self.hot / HUGE;
         self.hot = (self.hot + out.hot.len()).next_multiple_of(16);
         if self.hot / HUGE != begun {
@@ -367,16 +393,13 @@ impl CodeCache {
         }
         self.cold += out.cold.len();
         let links = self.links.len() as u32..(self.links.len() + out.links.len()) as u32;
-        self.links.extend(out.links);
+        self.links.extend_from_slice(&out.links);
         let own = &mut self.links[links.start as usize..];
         own.iter_mut().for_each(|link| link.mode = key.mode);
-        self.exits.extend(out.exits);
-        self.accesses.extend(out.accesses);
+        self.exits.extend_from_slice(&out.exits);
+        self.accesses.extend_from_slice(&out.accesses);
         self.faults.extend(&out.faults);
-        self.stats.blocks += 1;
-        self.stats.instructions += block.steps.len() as u64;
-        self.stats.bytes += (out.hot.len() + out.cold.len()) as u64;
-        self.stats.covered += block.steps.iter().filter(|s| s.is_covered()).count() as u64;
+        self.translator.recycle(out);
         self.remember(id, entry);
         if self.link_early && !request.narrow {
             self.link_within_page(id, links);

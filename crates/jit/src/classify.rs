@@ -1,11 +1,11 @@
 //! How the translator treats each instruction.
 
-use crate::regs::is_high_byte;
+use crate::facts::{Plain, facts};
+use crate::regs::{is_high_byte, named};
 use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind,
     Register,
 };
-use std::sync::OnceLock;
 
 /// Treatment of one instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,8 @@ pub struct Accesses {
     known: bool,
     read: u8,
     write: u8,
+    /// General registers that are changed but not named, a bit each.
+    implicit: u16,
 }
 
 impl Accesses {
@@ -128,11 +130,12 @@ impl AccessTable {
         if row.known {
             return row;
         }
-        let info = self.factory.info(insn);
         let mut row = Accesses {
             known: true,
+            implicit: self.implicit(insn),
             ..Accesses::default()
         };
+        let info = self.factory.info(insn);
         // Instances like XOR r, r read nothing, but others of the code do.
         let idiom = insn.op_count() > 1 && same_registers(insn);
         for i in 0..insn.op_count() {
@@ -151,57 +154,47 @@ impl AccessTable {
 
     /// Calls `with` for each general register that `insn` changes, perhaps.
     pub fn changed(&mut self, insn: &Instruction, mut with: impl FnMut(usize)) {
-        if only_named_registers(insn.mnemonic()) {
-            let accesses = self.of(insn);
-            for i in 0..insn.op_count() {
-                let r = insn.op_register(i);
-                if insn.op_kind(i) == OpKind::Register && r.is_gpr() && accesses.writes(i) {
-                    with(r.full_register().number());
-                }
-            }
-            return;
-        }
-        let info = self.factory.info(insn);
-        let used = info
-            .used_registers()
-            .iter()
-            .filter(|u| u.register().is_gpr());
-        for r in used {
-            if !matches!(r.access(), OpAccess::Read | OpAccess::CondRead) {
-                with(r.register().full_register().number());
+        let accesses = self.of(insn);
+        for i in 0..insn.op_count() {
+            let r = insn.op_register(i);
+            if accesses.writes(i) && insn.op_kind(i) == OpKind::Register && r.is_gpr() {
+                with(r.full_register().number());
             }
         }
+        let mut others = match insn.is_string_instruction() {
+            true => self.implicit(insn), // prefixes and address size count
+            false => accesses.implicit,
+        };
+        while others != 0 {
+            with(others.trailing_zeros() as usize);
+            others &= others - 1;
+        }
+    }
+
+    /// General registers that `insn` changes without naming them, a bit each.
+    fn implicit(&mut self, insn: &Instruction) -> u16 {
+        // No instruction changes R12 unless it names it.
+        let mut unnamed = *insn;
+        for i in 0..insn.op_count() {
+            let r = insn.op_register(i);
+            if insn.op_kind(i) == OpKind::Register && r.is_gpr() {
+                unnamed.set_op_register(i, named(NEVER_IMPLIED, r.size()));
+            }
+        }
+        let info = self.factory.info(&unnamed);
+        let registers = info.used_registers().iter();
+        registers
+            .filter(|u| u.register().is_gpr())
+            .filter(|u| !matches!(u.access(), OpAccess::Read | OpAccess::CondRead))
+            .fold(0, |mask, u| {
+                mask | 1 << u.register().full_register().number()
+            })
+            & !(1 << NEVER_IMPLIED)
     }
 }
 
-/// Frequent instructions that change no general register besides operands.
-fn only_named_registers(m: Mnemonic) -> bool {
-    matches!(
-        m,
-        Mnemonic::Mov
-            | Mnemonic::Movzx
-            | Mnemonic::Movsx
-            | Mnemonic::Movsxd
-            | Mnemonic::Lea
-            | Mnemonic::Add
-            | Mnemonic::Sub
-            | Mnemonic::Adc
-            | Mnemonic::Sbb
-            | Mnemonic::And
-            | Mnemonic::Or
-            | Mnemonic::Xor
-            | Mnemonic::Cmp
-            | Mnemonic::Test
-            | Mnemonic::Inc
-            | Mnemonic::Dec
-            | Mnemonic::Shl
-            | Mnemonic::Shr
-            | Mnemonic::Sar
-            | Mnemonic::Nop
-            | Mnemonic::Je
-            | Mnemonic::Jne
-    )
-}
+/// A register that instructions change only if they name it.
+const NEVER_IMPLIED: u8 = 12;
 
 fn same_registers(insn: &Instruction) -> bool {
     insn.op0_kind() == OpKind::Register
@@ -241,20 +234,62 @@ pub struct Allowed {
 /// Instruction codes the guest may execute as copies, and RDTSC, RDTSCP and
 /// SERIALIZE if they may be executed in place: a table filled from the guest's CPUID by the
 /// engine.
-pub struct Copyable(Vec<bool>);
+pub struct Copyable(Vec<Offer>);
+
+/// What the guest may do with a code.
+#[derive(Clone, Copy)]
+struct Offer {
+    offered: bool,
+    /// [`Plain::No`] if it is not offered.
+    plain: Plain,
+}
 
 impl Copyable {
     /// Asks `offered` about each code once.
     pub fn new(offered: impl Fn(Code) -> bool) -> Self {
-        Self(Code::values().map(offered).collect())
+        let offer = |code| match offered(code) {
+            false => Offer {
+                offered: false,
+                plain: Plain::No,
+            },
+            true => Offer {
+                offered: true,
+                plain: facts(code).plain,
+            },
+        };
+        Self(Code::values().map(offer).collect())
     }
     fn has(&self, code: Code) -> bool {
-        self.0[code as usize]
+        self.0[code as usize].offered
+    }
+
+    /// True if most instructions' question is answered at once: `insn` of 64-bit
+    /// code is copied.
+    fn is_plain(&self, insn: &Instruction, allowed: Allowed) -> bool {
+        let simple = match self.0[insn.code() as usize].plain {
+            Plain::No => false,
+            Plain::Yes => true,
+            Plain::Bytes => encodable(insn),
+        };
+        simple && allowed.wide && state_allows(insn, allowed)
     }
 }
 
 /// Treatment of `insn` (decoded as 64-bit code) in a block with `allowed`.
 pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> Treatment {
+    if copyable.is_plain(insn, allowed) {
+        Treatment::Copy
+    } else {
+        other_treatment(insn, copyable, allowed)
+    }
+}
+
+/// Treatment of an instruction that has to be looked at.
+pub(crate) fn other_treatment(
+    insn: &Instruction,
+    copyable: &Copyable,
+    allowed: Allowed,
+) -> Treatment {
     use Treatment as T;
     if insn.is_invalid() {
         return T::Interp;
@@ -477,15 +512,17 @@ pub fn normalise(insn: &mut Instruction) {
 /// True if a copy may raise a host exception. CMPXCHG16B demands alignment;
 /// hosts may refuse a lock on split lines.
 pub fn may_raise(insn: &Instruction) -> bool {
-    let mnemonics = [Mnemonic::Div, Mnemonic::Idiv, Mnemonic::Cmpxchg16b];
-    mnemonics.contains(&insn.mnemonic())
-        || insn.has_lock_prefix()
+    insn.has_lock_prefix()
+        || matches!(
+            insn.mnemonic(),
+            Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Cmpxchg16b
+        )
         || vector_class(insn) != Vector::None
 }
 
 /// True if the instruction touches flags beyond the arithmetic ones: those
 /// live in memory, not in the host's register (CLD, STD).
-fn system_flags(insn: &Instruction) -> bool {
+pub(crate) fn system_flags(insn: &Instruction) -> bool {
     use iced_x86::RflagsBits as F;
     (insn.rflags_read() | insn.rflags_modified()) & (F::DF | F::IF | F::AC) != 0
 }
@@ -561,7 +598,7 @@ fn memory_is_plain(insn: &Instruction) -> bool {
 
 /// Instructions that access memory only under a mask held in a register, or
 /// whose operand size the decoder does not know or takes for one element's.
-fn conditional_memory(m: Mnemonic) -> bool {
+pub(crate) fn conditional_memory(m: Mnemonic) -> bool {
     matches!(
         m,
         Mnemonic::Vmaskmovps
@@ -626,11 +663,10 @@ pub enum Vector {
 
 /// The register file `insn` uses.
 pub fn vector_class(insn: &Instruction) -> Vector {
-    static TABLE: OnceLock<Vec<Vector>> = OnceLock::new();
-    TABLE.get_or_init(|| Code::values().map(class_of_code).collect())[insn.code() as usize]
+    facts(insn.code()).vector
 }
 
-fn class_of_code(code: Code) -> Vector {
+pub(crate) fn class_of_code(code: Code) -> Vector {
     use iced_x86::{CpuidFeature as F, EncodingKind, OpCodeOperandKind as K};
     let info = code.op_code();
     let is = |f: &[F]| code.cpuid_features().iter().any(|c| f.contains(c));

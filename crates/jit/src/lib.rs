@@ -18,8 +18,10 @@
 pub mod arena;
 mod asm;
 pub mod block;
+mod buffer;
 pub mod cache;
 pub mod classify;
+mod facts;
 pub mod fault;
 mod gates;
 mod layout;

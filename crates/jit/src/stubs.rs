@@ -69,7 +69,7 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     s.slow = emit_slow(&mut a, l, restore);
     s.load_vector = emit_load_vector(&mut a, l);
     s.gates = gates::emit(&mut a, l, &s);
-    (a.buf, s)
+    (a.buf.to_vec(), s)
 }
 
 fn emit_lookup(a: &mut Asm, l: &Layout, exit: usize) -> usize {

@@ -58,7 +58,8 @@ impl Emitter<'_> {
             self.note_fault_site(insn);
             let start = (insn.ip() & 0xfff) as usize;
             let page = self.page;
-            return self.hot.bytes(&page[start..start + insn.len()]);
+            let buf = &mut self.hot.buf;
+            return buf.extend_from_start(&page[start..], insn.len());
         }
         let mut copy = *insn;
         self.rename_and_emit(insn, &mut copy, &[T2, T1, T0]);

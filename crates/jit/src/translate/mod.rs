@@ -22,6 +22,7 @@ pub(crate) use memory::{TlbField, tlb_field};
 
 use crate::asm::Asm;
 use crate::block::{Block, Step};
+use crate::buffer::Buffer;
 use crate::classify::{AccessTable, Treatment, may_raise};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T2};
@@ -106,11 +107,11 @@ pub struct Site {
 #[derive(Default)]
 pub struct Output {
     /// Hot stream.
-    pub hot: Vec<u8>,
+    pub hot: Buffer,
     /// Where in it links lead: behind what jumps through the jump cache need.
     pub body: usize,
     /// Cold stream.
-    pub cold: Vec<u8>,
+    pub cold: Buffer,
     /// Links made, in the order of their numbers.
     pub links: Vec<Link>,
     /// Instructions that exits name, in the order of their numbers.
@@ -128,6 +129,8 @@ pub struct Translator {
     access: AccessTable,
     windows: Windows,
     encoder: Encoder,
+    /// Buffers of an earlier product.
+    spare: Output,
 }
 
 /// One block in the making.
@@ -155,7 +158,19 @@ impl Translator {
             access: AccessTable::default(),
             windows: Windows::default(),
             encoder: Encoder::new(64),
+            spare: Output::default(),
         }
+    }
+
+    /// Takes a product back, whose buffers the next one uses.
+    pub fn recycle(&mut self, mut out: Output) {
+        out.hot.clear();
+        out.cold.clear();
+        out.links.clear();
+        out.exits.clear();
+        out.accesses.clear();
+        out.faults.clear();
+        self.spare = out;
     }
 
     /// A way for `link` to code of another [`Mapping`]: through the jump cache.
@@ -172,7 +187,7 @@ impl Translator {
         );
         let out = a.jmp();
         a.link_abs(out, at, self.stubs.probe);
-        a.buf
+        a.buf.to_vec()
     }
 
     /// Translates `block`, whose bytes are in `page`.
@@ -181,6 +196,8 @@ impl Translator {
             self.windows.find(&mut block.steps, &mut self.access);
         }
         block.find_live();
+        let mut out = std::mem::take(&mut self.spare);
+        let (hot, cold) = (take_asm(&mut out.hot), take_asm(&mut out.cold));
         let mut e = Emitter {
             l: &self.layout,
             stubs: &self.stubs,
@@ -188,14 +205,12 @@ impl Translator {
             encoder: &mut self.encoder,
             to,
             page,
-            hot: Asm::default(),
-            cold: Asm::default(),
-            out: Output::default(),
+            hot,
+            cold,
+            out,
             flags_in_slot: false,
             place: Place::INDEXED,
         };
-        e.hot.buf.reserve(1024);
-        e.cold.buf.reserve(1024);
         e.prologue(block.start);
         e.out.body = e.hot.len();
         e.block(block);
@@ -204,6 +219,13 @@ impl Translator {
             cold: e.cold.buf,
             ..e.out
         }
+    }
+}
+
+/// An assembler that writes to an empty buffer.
+fn take_asm(buf: &mut Buffer) -> Asm {
+    Asm {
+        buf: std::mem::take(buf),
     }
 }
 
