@@ -30,6 +30,9 @@ pub struct Stubs {
     /// Returns to the caller of `enter` by [`ExitKind`]; jumped to with
     /// `exit_site` set where the kind has one.
     pub exits: [usize; 6],
+    /// Returns with [`ExitKind::Link`]; called by a link's stub, whose address
+    /// becomes the `exit_site`.
+    pub link: usize,
     /// Looks for T0 in its second place in the jump cache; returns with
     /// [`ExitKind::Lookup`] and RIP = T0 if it is not there either.
     pub lookup: usize,
@@ -59,6 +62,11 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
         let at = a.jmp();
         a.link(at, save);
     }
+    s.link = a.len();
+    a.pop(T2);
+    a.gs(false, op::MOV_STORE, T2, l.exit_site());
+    let at = a.jmp();
+    a.link(at, s.exits[ExitKind::Link as usize]);
     s.lookup = emit_lookup(&mut a, l, s.exits[ExitKind::Lookup as usize]);
     s.probe = a.len();
     let miss = probe(&mut a, l);

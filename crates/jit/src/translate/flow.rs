@@ -40,7 +40,6 @@ impl Emitter<'_> {
     /// Registers a link whose displacement is at arena offset `at` and leads to
     /// the cold stream's end, where its stub goes.
     fn link_stub(&mut self, at: usize, target: u64, crosses: bool, narrow: bool) {
-        let id = self.to.first_link + self.out.links.len() as u32;
         self.out.links.push(Link {
             at: at as u32,
             stub: (self.to.cold + self.cold.len()) as u32,
@@ -51,9 +50,8 @@ impl Emitter<'_> {
             wide: self.to.wide,
             mode: 0,
         });
-        self.cold.gs_store_imm(self.l.exit_site(), id);
-        let jump = self.cold.jmp();
-        self.cold_to_stub(jump, self.stubs.exits[ExitKind::Link as usize]);
+        let call = self.cold.call();
+        self.cold_to_stub(call, self.stubs.link);
     }
 
     /// Pads so that the displacement behind `opcode` bytes is aligned: other

@@ -1,10 +1,11 @@
 //! Effective addresses and the inline TLB check.
 
-use super::{Emitter, Site, linear, restore_flags_from};
+use super::misses::Miss;
+use super::{Emitter, Site, linear};
 use crate::asm::{Asm, cc, op};
 use crate::block::Step;
 use crate::layout::Layout;
-use crate::regs::{Home, RSP, T0, T1, T2, home};
+use crate::regs::{Home, RSP, T0, T1, home};
 use crate::windows::Check;
 use iced_x86::{Instruction, Mnemonic, Register};
 use x86::flags;
@@ -43,7 +44,7 @@ impl TlbField {
 }
 
 /// Leaves flags alone.
-fn add_to_t0(a: &mut Asm, by: i32) {
+pub(super) fn add_to_t0(a: &mut Asm, by: i32) {
     if by != 0 {
         a.mem(true, op::LEA, T0, T0, None, by);
     }
@@ -240,8 +241,8 @@ impl Emitter<'_> {
         let Window { slot, before, span } = window;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(operand.write);
-        add_to_t0(&mut self.hot, -before);
         let retry = self.hot.len();
+        add_to_t0(&mut self.hot, -before);
         self.tlb_entry(T1, T0);
         self.tlb_field(op::XOR, T0, field);
         self.hot.cmp_imm(T0, 4096 - span);
@@ -252,26 +253,24 @@ impl Emitter<'_> {
         self.hot
             .mem(true, op::MOV_STORE, T1, RSP, None, slot_offset(slot));
         self.place = Place::behind(before as u16);
-        // T0 = the window's address again
-        tlb_field(&mut self.cold, self.l, self.to.bank, (op::XOR, T0), field);
-        self.leave_if_in_two_pages(rip, span);
-        add_to_t0(&mut self.cold, before);
-        self.call_slow_path(rip, operand.info(self.to.bank));
-        add_to_t0(&mut self.cold, -before);
-        let back = self.cold.jmp();
-        self.cold_to_hot(back, retry);
+        let miss = Miss {
+            before: before.cast_unsigned(),
+            span,
+            ..self.miss(operand)
+        };
+        self.slow_path(rip, miss, retry);
+        // Where the window lies in two pages: the translation of this
+        // instruction and what follows that has no windows.
+        self.narrow_link(rip);
     }
 
-    /// To the translation of instruction `rip` and what follows that has no
-    /// windows, if that at T0 lies in two pages.
-    fn leave_if_in_two_pages(&mut self, rip: u64, span: u32) {
-        self.cold.rr(false, op::MOV, T2, T0);
-        self.cold.and_imm(T2, 0xfff);
-        self.cold.cmp_imm(T2, 4096 - span);
-        let inside = self.cold.jcc(cc::BE);
-        restore_flags_from(&mut self.cold);
-        self.narrow_link(rip);
-        self.cold.land(inside);
+    /// A miss of an access that is checked alone.
+    fn miss(&self, operand: Operand) -> Miss {
+        Miss {
+            info: operand.info(self.to.bank),
+            before: 0,
+            span: 0,
+        }
     }
 
     /// Checks the access at T0; afterwards `[T1 + T0]` is the operand in host
@@ -298,8 +297,7 @@ impl Emitter<'_> {
         let miss = self.hot.jcc(cc::A);
         self.hot_to_cold(miss);
         self.tlb_field(op::MOV, T1, TlbField::Host);
-        let arg = operand.info(self.to.bank);
-        self.slow_path(rip, field, arg, retry);
+        self.slow_path(rip, self.miss(operand), retry);
     }
 
     /// `entry` = where the TLB entry for the linear address in `la` is, for
@@ -324,25 +322,16 @@ impl Emitter<'_> {
         tlb_field(&mut self.hot, self.l, self.to.bank, (op, reg), field);
     }
 
-    /// The cold half of a check.
-    fn slow_path(&mut self, rip: u64, tag: TlbField, arg: u32, retry: usize) {
-        // T0 = address again
-        tlb_field(&mut self.cold, self.l, self.to.bank, (op::XOR, T0), tag);
-        self.call_slow_path(rip, arg);
-        let back = self.cold.jmp();
-        self.cold_to_hot(back, retry);
-    }
-
-    /// Calls the slow path for the access at T0.
-    fn call_slow_path(&mut self, rip: u64, arg: u32) {
-        self.cold.mov_imm(T2, u64::from(arg));
-        let call = self.cold.call();
-        self.cold_to_stub(call, self.stubs.slow);
+    /// The cold half of a check, which begins at hot offset `retry`.
+    fn slow_path(&mut self, rip: u64, miss: Miss, retry: usize) {
+        self.call_miss(miss);
         self.out.accesses.push(Site {
             at: (self.to.cold + self.cold.len()) as u32,
             flags_in_slot: self.flags_in_slot.into(),
             memory: 1,
             rip,
         });
+        let back = self.cold.jmp();
+        self.cold_to_hot(back, retry);
     }
 }

@@ -11,6 +11,7 @@
 mod copy;
 mod flow;
 mod memory;
+mod misses;
 mod stack;
 mod string;
 mod system;
@@ -30,6 +31,7 @@ use crate::stubs::Stubs;
 use crate::windows::Windows;
 use iced_x86::{Encoder, Instruction};
 use memory::Place;
+use misses::Misses;
 
 /// What a translation knows of where its page is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +53,6 @@ pub struct Target {
     pub hot: usize,
     /// Arena offset of the cold stream.
     pub cold: usize,
-    /// Number of the first link made.
-    pub first_link: u32,
     /// Number of the first instruction that an exit names.
     pub first_exit: u32,
     /// TLB array of data accesses.
@@ -129,6 +129,7 @@ pub struct Translator {
     access: AccessTable,
     windows: Windows,
     encoder: Encoder,
+    misses: Misses,
     /// Buffers of an earlier product.
     spare: Output,
 }
@@ -139,6 +140,7 @@ struct Emitter<'a> {
     stubs: &'a Stubs,
     access: &'a mut AccessTable,
     encoder: &'a mut Encoder,
+    misses: &'a mut Misses,
     to: Target,
     page: &'a [u8],
     hot: Asm,
@@ -158,8 +160,14 @@ impl Translator {
             access: AccessTable::default(),
             windows: Windows::default(),
             encoder: Encoder::new(64),
+            misses: Misses::default(),
             spare: Output::default(),
         }
+    }
+
+    /// Everything translated was dropped.
+    pub fn flush(&mut self) {
+        self.misses.clear();
     }
 
     /// Takes a product back, whose buffers the next one uses.
@@ -203,6 +211,7 @@ impl Translator {
             stubs: &self.stubs,
             access: &mut self.access,
             encoder: &mut self.encoder,
+            misses: &mut self.misses,
             to,
             page,
             hot,
@@ -214,6 +223,7 @@ impl Translator {
         e.prologue(block.start);
         e.out.body = e.hot.len();
         e.block(block);
+        e.emit_misses();
         Output {
             hot: e.hot.buf,
             cold: e.cold.buf,
@@ -430,8 +440,14 @@ fn relative(wide: bool, value: u64) -> i64 {
 
 /// Loads the host's flags from the slot. Clobbers T2.
 pub(crate) fn restore_flags_from(a: &mut Asm) {
+    restore_flags_at(a, 0);
+}
+
+/// The same with the slot `above` bytes above the host's stack pointer.
+fn restore_flags_at(a: &mut Asm, above: i32) {
+    use crate::regs::RSP;
     a.rr(true, crate::asm::op::MOV, T2, 0);
-    a.bytes(&[0x8b, 0x04, 0x24]); // mov eax, [rsp]
+    a.mem(false, crate::asm::op::MOV, 0, RSP, None, above); // mov eax, [rsp + above]
     a.bytes(&[0x66, 0xc1, 0xc0, 0x08]); // rol ax, 8
     // AL holds bits 8..=15: IF, which is set, and OF. This overflows with OF.
     a.bytes(&[0x04, 0x76, 0x9e]); // add al, 0x76; sahf
