@@ -36,7 +36,9 @@ pub(crate) fn run(options: Options) -> u8 {
             return 1;
         }
     };
-    let outcome = start(options, log, word.clone());
+    // Given up behind the last message: who waits for it finds all of them.
+    let mut pid_file = None;
+    let outcome = start(options, log, word.clone(), &mut pid_file);
     log::logger().flush();
     match outcome {
         Ok(outcome) => {
@@ -52,7 +54,12 @@ pub(crate) fn run(options: Options) -> u8 {
     }
 }
 
-fn start(options: Options, log: Option<File>, word: Option<Arc<Word>>) -> Result<Outcome, String> {
+fn start(
+    options: Options,
+    log: Option<File>,
+    word: Option<Arc<Word>>,
+    pid_file: &mut Option<PidFile>,
+) -> Result<Outcome, String> {
     let lockstep = options.log.lockstep;
     let vcpus = options.config.topology.vcpus();
     if lockstep && vcpus > 1 {
@@ -65,7 +72,7 @@ fn start(options: Options, log: Option<File>, word: Option<Arc<Word>>) -> Result
         ..options.engine
     };
     let hypervisor = accel::open(&options.accelerators, options.personality, engine)?;
-    let _pid_file = options.pid_file.as_deref().map(PidFile::new).transpose()?;
+    *pid_file = options.pid_file.as_deref().map(PidFile::new).transpose()?;
     let ram_bytes = options.config.ram_bytes;
     let mut machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
     warn_of_memory(ram_bytes);
