@@ -147,6 +147,8 @@ pub(super) const KNOWN: &[Known] = &[
     tcg("syscall::wrfsbase_and_friends", "SDM 2 WRFSBASE", CANONICAL),
     tcg("syscall::wrmsr_non_canonical", "SDM 2 WRMSR", CANONICAL),
     tcg("tlb::global_page_dropped_by_cr4_pge_in_pae", "SDM 3 4.4.1", PDPTE),
+    tcg("remap::global_code_and_cr4_pge_in_pae", "SDM 3 4.4.1", PDPTE),
+    tcg("remap::code_in_a_split_large_page", "SDM 3 4.10.4.1", "INVLPG leaves jumps to other parts of the large page as they were"),
     tcg("tlb::pae_pdptes_with_reserved_bits_by_cr4", "SDM 3 4.4.1", PDPTE),
     tcg("tlb::pae_pdptes_with_reserved_bits_by_cr0", "SDM 3 4.4.1", PDPTE),
     row(Kind::Differs, "tlb::pae_pdptes_with_reserved_bits_by_cr3", Owner::Amd, "APM 2 15.25.10", "under nested paging a MOV CR3 does not look at the PDPTEs"),

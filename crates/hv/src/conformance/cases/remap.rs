@@ -3,6 +3,7 @@
 //! outlive a flush only as long as its mapping does.
 
 use super::in_modes;
+use super::tlb::reload_cr3;
 use crate::Hypervisor;
 use crate::conformance::guest::{Guest, Mode};
 use crate::conformance::layout::*;
@@ -15,6 +16,7 @@ use x86::paging::{pf, pte};
 group! { "remap":
     global_code_and_invlpg "SDM 3 4.10.4.1",
     global_code_and_cr4_pge "SDM 3 4.10.4.1",
+    global_code_and_cr4_pge_in_pae "SDM 3 4.4.1, 4.10.4.1",
     local_code_and_cr3 "SDM 3 4.10.4.1",
     user_code_and_cr3 "SDM 3 4.10.4.1",
     code_in_a_split_large_page "SDM 3 4.10.4.1",
@@ -25,6 +27,8 @@ group! { "remap":
 /// Linear page of the code, and where it is mapped to at first; the other page
 /// is the next one.
 const GVA: u64 = 0x4000_0000;
+/// Those in which a write of CR4.PGE does not load PDPTEs.
+const NOT_PAE: [Mode; 2] = [Mode::Paging32, Mode::Long];
 const FLAT: [Mode; 3] = [Mode::Paging32, Mode::Pae, Mode::Long];
 /// Rounds of each program.
 const ROUNDS: u32 = 40;
@@ -51,16 +55,6 @@ fn toggle_pge(a: &mut CodeAssembler) -> Result<(), IcedError> {
     Ok(())
 }
 
-fn reload_cr3(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    if a.bitness() == 64 {
-        a.mov(rax, cr3)?;
-        a.mov(cr3, rax)
-    } else {
-        a.mov(eax, cr3)?;
-        a.mov(cr3, eax)
-    }
-}
-
 /// Functions at GVA in both pages that return 1 and 2.
 fn functions(g: &mut Guest) -> Result<(), Failure> {
     let bits = g.mode.bits();
@@ -73,9 +67,10 @@ fn functions(g: &mut Guest) -> Result<(), Failure> {
     Ok(())
 }
 
-/// EBX += what is returned by a direct and by an indirect call.
-fn call_twice(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.call(GVA)?;
+/// EBX += what is returned by a direct and by an indirect call of `at`, which is
+/// in EDI.
+fn call_twice(a: &mut CodeAssembler, at: u64) -> Result<(), IcedError> {
+    a.call(at)?;
     a.add(ebx, eax)?;
     if a.bitness() == 64 {
         a.call(rdi)?;
@@ -87,8 +82,8 @@ fn call_twice(a: &mut CodeAssembler) -> Result<(), IcedError> {
 
 /// Each round calls code, flushes, calls it again, maps the other page there,
 /// flushes.
-fn remapped(hv: &dyn Hypervisor, flags: u64, flush: Flush) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+fn remapped(hv: &dyn Hypervisor, modes: &[Mode], flags: u64, flush: Flush) -> Result<(), Failure> {
+    in_modes(hv, modes, |g| {
         g.map(GVA, SPARE, pte::P | pte::RW | flags);
         let entry = g.pte_at(GVA);
         g.flush_tlb()?;
@@ -98,9 +93,9 @@ fn remapped(hv: &dyn Hypervisor, flags: u64, flush: Flush) -> Result<(), Failure
             a.mov(edi, GVA as u32)?;
             a.mov(esi, ROUNDS)?;
             a.set_label(&mut top)?;
-            call_twice(a)?;
+            call_twice(a, GVA)?;
             flush(a)?;
-            call_twice(a)?;
+            call_twice(a, GVA)?;
             a.xor(dword_ptr(entry as u32), 0x1000)?; // SPARE is even
             flush(a)?;
             a.dec(esi)?;
@@ -114,15 +109,19 @@ fn remapped(hv: &dyn Hypervisor, flags: u64, flush: Flush) -> Result<(), Failure
 }
 
 fn global_code_and_invlpg(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    remapped(hv, pte::G, invlpg)
+    remapped(hv, &FLAT, pte::G, invlpg)
 }
 
 fn global_code_and_cr4_pge(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    remapped(hv, pte::G, toggle_pge)
+    remapped(hv, &NOT_PAE, pte::G, toggle_pge)
+}
+
+fn global_code_and_cr4_pge_in_pae(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    remapped(hv, &[Mode::Pae], pte::G, toggle_pge)
 }
 
 fn local_code_and_cr3(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    remapped(hv, 0, reload_cr3)
+    remapped(hv, &FLAT, 0, reload_cr3)
 }
 
 fn user_code_and_cr3(hv: &dyn Hypervisor) -> Result<(), Failure> {
@@ -137,7 +136,7 @@ fn user_code_and_cr3(hv: &dyn Hypervisor) -> Result<(), Failure> {
         g.user_asm(|a| {
             a.mov(edi, GVA as u32)?;
             a.xor(ebx, ebx)?;
-            call_twice(a)?;
+            call_twice(a, GVA)?;
             a.ud2()
         })?;
         for round in 0..12 {
@@ -182,14 +181,7 @@ fn code_in_a_split_large_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
             a.mov(edi, at as u32)?;
             a.mov(esi, 2)?; // the large page, then the small one
             a.set_label(&mut top)?;
-            a.call(at)?;
-            a.add(ebx, eax)?;
-            if a.bitness() == 64 {
-                a.call(rdi)?;
-            } else {
-                a.call(edi)?;
-            }
-            a.add(ebx, eax)?;
+            call_twice(a, at)?;
             a.mov(dword_ptr(pde as u32), (table | pte::P | pte::RW) as u32)?;
             a.invlpg(ptr(GVA as u32 + 0x1f_f000))?;
             a.dec(esi)?;
@@ -202,7 +194,7 @@ fn code_in_a_split_large_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 fn fetch_sets_accessed_again(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    in_modes(hv, &FLAT, |g| {
+    in_modes(hv, &NOT_PAE, |g| {
         g.map(GVA, SPARE, pte::P | pte::RW | pte::G);
         let entry = g.pte_at(GVA);
         g.flush_tlb()?;
@@ -212,7 +204,7 @@ fn fetch_sets_accessed_again(hv: &dyn Hypervisor) -> Result<(), Failure> {
             a.mov(edi, GVA as u32)?;
             a.mov(esi, ROUNDS)?;
             a.set_label(&mut top)?;
-            call_twice(a)?;
+            call_twice(a, GVA)?;
             // ECX += it was set; then it is clear.
             a.btr(dword_ptr(entry as u32), 5)?;
             a.adc(ecx, 0)?;
@@ -236,11 +228,11 @@ fn code_made_no_execute(hv: &dyn Hypervisor) -> Result<(), Failure> {
         functions(g)?;
         g.asm(|a| {
             a.mov(edi, GVA as u32)?;
-            call_twice(a)?;
-            call_twice(a)?;
+            call_twice(a, GVA)?;
+            call_twice(a, GVA)?;
             a.or(dword_ptr((entry + 4) as u32), 1 << 31)?;
-            toggle_pge(a)?;
-            call_twice(a)?;
+            invlpg(a)?;
+            call_twice(a, GVA)?;
             a.hlt()
         })?;
         let frame = g.run_to_exception()?;

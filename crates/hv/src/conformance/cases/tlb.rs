@@ -66,7 +66,8 @@ fn load(a: &mut CodeAssembler, into: AsmRegister32) -> Result<(), IcedError> {
     a.mov(into, dword_ptr(GVA as u32))
 }
 
-fn reload_cr3(a: &mut CodeAssembler) -> Result<(), IcedError> {
+/// Writes CR3 with its own value.
+pub(super) fn reload_cr3(a: &mut CodeAssembler) -> Result<(), IcedError> {
     if a.bitness() == 64 {
         a.mov(rax, cr3)?;
         a.mov(cr3, rax)
