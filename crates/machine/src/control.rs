@@ -49,6 +49,8 @@ struct State {
     ending: Option<Ending>,
     /// Endings that were asked for since the machine was made.
     endings: u64,
+    /// One was asked for since the machine last started.
+    over: bool,
     run_state: RunState,
     kickers: Vec<Arc<dyn Kicker>>,
 }
@@ -74,6 +76,7 @@ impl Control {
             state.ending = Some(ending);
         }
         state.endings += 1;
+        state.over = true;
         self.summon(&state);
     }
 
@@ -117,6 +120,10 @@ impl Control {
     /// if it ran until now. Not for vCPUs' threads.
     pub fn stop_for_error(&self, tell: impl FnOnce()) -> bool {
         let mut state = self.state.lock();
+        // Nothing would wake who comes after the ending.
+        if state.over {
+            return false;
+        }
         let endings = state.endings;
         if state.run_state == RunState::Running {
             tell();
@@ -129,9 +136,11 @@ impl Control {
         state.endings == endings
     }
 
-    /// The vCPUs to stop from now on.
+    /// The machine starts: the vCPUs to stop from now on.
     pub fn set_kickers(&self, kickers: Vec<Arc<dyn Kicker>>) {
-        self.state.lock().kickers = kickers;
+        let mut state = self.state.lock();
+        state.over = state.ending.is_some();
+        state.kickers = kickers;
     }
 
     /// False when a vCPU must leave its loop; waits while paused.
@@ -192,5 +201,28 @@ mod tests {
                 assert_eq!(waits.join().expect("no panic"), goes_on);
             });
         }
+    }
+
+    #[test]
+    fn an_error_after_the_ending_does_not_wait() {
+        let control = Control::default();
+        control.set_paused(true);
+        control.request(Ending::Reset);
+        assert!(control.take_ending().is_some());
+        assert!(!control.stop_for_error(|| panic!("it is over")));
+        // It starts again, and stops again.
+        control.set_kickers(Vec::new());
+        control.set_paused(false);
+        let told = AtomicBool::new(false);
+        let tell = || told.store(true, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| control.stop_for_error(tell));
+            while control.run_state() != RunState::IoError {
+                std::thread::yield_now();
+            }
+            control.set_paused(false);
+            assert!(waits.join().expect("no panic"));
+        });
+        assert!(told.into_inner());
     }
 }
