@@ -86,8 +86,7 @@ impl SoftVcpu {
             self.offer_targets(&mut code, &key, block);
         }
         let linkable = |l: &OpenLink| {
-            l.generation == code.generation()
-                && (!l.crosses || page.global && self.maps_now(rip, page.gpa))
+            l.generation == code.generation() && (!l.crosses || self.maps_now(rip, page.gpa))
         };
         if let Some(link) = link.filter(linkable) {
             code.link(link.id, block);
@@ -200,8 +199,7 @@ impl SoftVcpu {
     /// TLB must not follow one made from an older mapping.
     fn maps_now(&self, la: u64, gpa: u64) -> bool {
         let ctx = self.ctx_mut();
-        let now = softmmu::walk::peek(&ctx.cpu, &self.map, la, ctx.tlb.roots());
-        now.is_some_and(|now| now & !PAGE_MASK == gpa)
+        Now::new(&ctx.cpu, &ctx.tlb, &self.map).kernel(la, gpa)
     }
 
     /// From now on writes to the page are noticed. The vCPU does not run

@@ -154,9 +154,10 @@ impl Jumps {
     pub fn forget(&mut self, dropped: &[Dropped]) {
         self.caches.iter_mut().for_each(|c| c.cache.forget(dropped));
     }
-    /// The TLB forgot what is in `area` in the user space of `epoch`, which is
-    /// the present one, and in the kernel's.
-    pub(crate) fn recheck(&mut self, area: Area, epoch: u32, now: &Now<'_>) {
+    /// The TLB forgot what is in `area` in the present user space and in the
+    /// kernel's.
+    pub(crate) fn recheck(&mut self, area: Area, now: &Now<'_>) {
+        let epoch = now.user_space().epoch;
         let present = |c: &Cached| c.space.root.is_none() || c.space.epoch == epoch;
         let concerned = self.caches.iter_mut().filter(|c| present(c));
         concerned.for_each(|c| c.recheck(area, now));

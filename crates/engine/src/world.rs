@@ -592,9 +592,8 @@ impl Env for World<'_> {
 impl World<'_> {
     fn invlpg(&mut self, cpu: &CpuState, la: u64) {
         let area = Area::page(la, self.tlb.invlpg(la));
-        let epoch = self.tlb.space();
         let now = Now::new(cpu, self.tlb, self.map);
-        self.local.jumps.recheck(area, epoch, &now);
+        self.local.jumps.recheck(area, &now);
         let mut code = self.vm.code.lock();
         code.unlink_changed(area, |la, gpa| now.kernel(la, gpa));
     }

@@ -47,8 +47,6 @@ pub enum RunState {
 #[derive(Default)]
 struct State {
     ending: Option<Ending>,
-    /// Endings that were asked for since the machine was made.
-    endings: u64,
     /// One was asked for since the machine last started.
     over: bool,
     run_state: RunState,
@@ -75,7 +73,6 @@ impl Control {
             self.ending.fetch_or(final_one, Ordering::Release);
             state.ending = Some(ending);
         }
-        state.endings += 1;
         state.over = true;
         self.summon(&state);
     }
@@ -124,19 +121,19 @@ impl Control {
         if state.over {
             return false;
         }
-        let endings = state.endings;
         if state.run_state == RunState::Running {
             tell();
             state.run_state = RunState::IoError;
             self.summon(&state);
         }
-        while state.run_state != RunState::Running && state.endings == endings {
+        while state.run_state != RunState::Running && !state.over {
             self.changed.wait(&mut state);
         }
-        state.endings == endings
+        !state.over
     }
 
-    /// The machine starts: the vCPUs to stop from now on.
+    /// The machine starts: the vCPUs to stop from now on. Who waited for the
+    /// last one's end is gone: its devices' threads have been joined.
     pub fn set_kickers(&self, kickers: Vec<Arc<dyn Kicker>>) {
         let mut state = self.state.lock();
         state.over = state.ending.is_some();
