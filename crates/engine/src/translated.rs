@@ -261,8 +261,9 @@ impl SoftVcpu {
     /// Left through a link that was not made yet.
     fn leave_by_link(&mut self) -> Left {
         let ctx = self.ctx_mut();
+        let id = ctx.jit.exit_site;
         let code = self.vm.code.lock();
-        let Some((id, link)) = code.link_left(ctx.jit.exit_site) else {
+        let Some(link) = code.link_named(id) else {
             return Left::Ended(Ended::InterpretHere);
         };
         ctx.cpu.rip = ctx.jit.page.wrapping_add(link.target);

@@ -29,9 +29,6 @@ pub mod op {
     pub const MOV_IMM: u8 = 0xc7;
 }
 
-/// Bytes of a call.
-pub const CALL: u32 = 5;
-
 /// A growing stream of code bytes.
 #[derive(Debug, Default)]
 pub struct Asm {

@@ -204,7 +204,6 @@ pub struct CodeCache {
     cold_start: usize,
     map: Map<Key, u32>,
     entries: Vec<Entry>,
-    /// In the order of their stubs.
     links: Vec<Link>,
     crossing: Crossing,
     /// Instructions that exits name.
@@ -371,6 +370,7 @@ impl CodeCache {
         let target = Target {
             hot: self.hot,
             cold: self.cold,
+            first_link: self.links.len() as u32,
             first_exit: self.exits.len() as u32,
             bank: request.bank,
             mapping,
@@ -469,15 +469,6 @@ impl CodeCache {
     /// interpreted, or the branch that led to where the guest stands.
     pub fn named(&self, id: u32) -> Option<&Instruction> {
         self.exits.get(id as usize)
-    }
-
-    /// The link through which code was left, and its number.
-    pub fn link_left(&self, exit_site: u32) -> Option<(u32, &Link)> {
-        // The stub's call pushed the low half of its end's address.
-        let end = exit_site.wrapping_sub(self.arena.rx() as u32);
-        let stub = end.checked_sub(crate::asm::CALL)?;
-        let id = self.links.binary_search_by_key(&stub, |l| l.stub).ok()?;
-        Some((id as u32, &self.links[id]))
     }
 
     /// A link.

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ExitKind {
-    /// A direct jump whose link is not made yet; `exit_site` is for
-    /// [`crate::cache::CodeCache::link_left`].
+    /// A direct jump whose link is not made yet; `exit_site` is the link.
     Link = 0,
     /// A jump missed the jump cache; RIP is the target, `exit_site` the branch
     /// if it was an indirect one.

@@ -30,8 +30,8 @@ pub struct Stubs {
     /// Returns to the caller of `enter` by [`ExitKind`]; jumped to with
     /// `exit_site` set where the kind has one.
     pub exits: [usize; 6],
-    /// Returns with [`ExitKind::Link`]; called by a link's stub, whose address
-    /// becomes the `exit_site`.
+    /// Returns with [`ExitKind::Link`]; called by a link's stub, behind whose
+    /// call the link's number is.
     pub link: usize,
     /// Looks for T0 in its second place in the jump cache; returns with
     /// [`ExitKind::Lookup`] and RIP = T0 if it is not there either.
@@ -64,6 +64,7 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     }
     s.link = a.len();
     a.pop(T2);
+    a.mem(false, op::MOV, T2, T2, None, 0);
     a.gs(false, op::MOV_STORE, T2, l.exit_site());
     let at = a.jmp();
     a.link(at, s.exits[ExitKind::Link as usize]);

@@ -40,6 +40,7 @@ impl Emitter<'_> {
     /// Registers a link whose displacement is at arena offset `at` and leads to
     /// the cold stream's end, where its stub goes.
     fn link_stub(&mut self, at: usize, target: u64, crosses: bool, narrow: bool) {
+        let id = self.to.first_link + self.out.links.len() as u32;
         self.out.links.push(Link {
             at: at as u32,
             stub: (self.to.cold + self.cold.len()) as u32,
@@ -52,6 +53,7 @@ impl Emitter<'_> {
         });
         let call = self.cold.call();
         self.cold_to_stub(call, self.stubs.link);
+        self.cold.u32(id);
     }
 
     /// Pads so that the displacement behind `opcode` bytes is aligned: other

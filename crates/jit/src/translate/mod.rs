@@ -53,6 +53,8 @@ pub struct Target {
     pub hot: usize,
     /// Arena offset of the cold stream.
     pub cold: usize,
+    /// Number of the first link made.
+    pub first_link: u32,
     /// Number of the first instruction that an exit names.
     pub first_exit: u32,
     /// TLB array of data accesses.
