@@ -1,8 +1,9 @@
 //! `cargo xtask bench boot`: process start to the guest's first process, and
 //! to the login of a Debian on a disk, here and under QEMU TCG, in turns so
 //! that both see the same weather.
-//! `cargo xtask bench io` is in [`io`].
+//! `cargo xtask bench cpu` is in [`cpu`], `cargo xtask bench io` in [`io`].
 
+mod cpu;
 mod io;
 
 use crate::debian::Debian;
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use guestimg::{Flavour, Mode, Progress};
 use serde::Serialize;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -82,8 +83,9 @@ struct Row {
 pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     match arguments.split_first() {
         Some((name, rest)) if name == "boot" => boots(rest),
+        Some((name, rest)) if name == "cpu" => cpu::run(rest),
         Some((name, rest)) if name == "io" => io::run(rest),
-        _ => bail!("which benchmark? there are: boot, io"),
+        _ => bail!("which benchmark? there are: boot, cpu, io"),
     }
 }
 
@@ -304,7 +306,8 @@ fn series(contender: &Contender, runs: Vec<Run>) -> Series {
     }
 }
 
-fn version(program: &PathBuf) -> String {
+/// What `program` says of its version.
+fn version(program: &Path) -> String {
     let output = Command::new(program).arg("-version").output();
     let text = output.map(|o| o.stdout).unwrap_or_default();
     String::from_utf8_lossy(&text)

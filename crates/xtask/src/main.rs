@@ -86,8 +86,10 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        arguments: "boot|io [--runs N] [--only NAME] [--json FILE]; io [--seconds N]",
-        help: "boots, or fio's jobs on virtio disks, in turns here and under QEMU TCG, compared",
+        arguments: "boot|io|cpu [--runs N] [--only NAME] [--json FILE]; io [--seconds N]; \
+            cpu [--rounds N] [--svg FILE] [--mitigations-off]",
+        help: "boots, fio's jobs on virtio disks, or small workloads and programs, in turns here \
+            and under QEMU TCG (and natively), compared",
         run: bench::run,
     },
     Command {

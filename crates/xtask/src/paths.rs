@@ -43,8 +43,17 @@ pub(crate) struct TempFolder(PathBuf);
 impl TempFolder {
     /// In the folder for temporary files, with `name` in its own.
     pub(crate) fn new(name: &str) -> Result<Self> {
+        Self::within(&std::env::temp_dir(), name)
+    }
+
+    /// The same in memory.
+    pub(crate) fn in_memory(name: &str) -> Result<Self> {
+        Self::within(Path::new("/dev/shm"), name)
+    }
+
+    fn within(place: &Path, name: &str) -> Result<Self> {
         let folder = format!("trapeze-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(folder);
+        let path = place.join(folder);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
     }

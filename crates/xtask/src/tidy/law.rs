@@ -4,7 +4,7 @@ use super::Source;
 
 /// (crate, what it may depend on). Tests may use more: only `[dependencies]`
 /// and `[build-dependencies]` count.
-const LAW: [(&str, &[&str]); 20] = [
+const LAW: [(&str, &[&str]); 21] = [
     ("x86", &[]),
     ("hv", &["x86"]),
     ("irqchip", &["x86"]),
@@ -22,6 +22,7 @@ const LAW: [(&str, &[&str]); 20] = [
         &["x86", "hv", "devices", "virtio", "disk", "state"],
     ),
     ("guest", &[]),
+    ("cpubench", &[]),
     ("guestimg", &[]),
     (
         "trapeze",
