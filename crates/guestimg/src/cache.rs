@@ -74,7 +74,8 @@ pub fn fetch(flavour: Flavour, refresh: bool, progress: &mut Progress) -> Result
     })
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Waits until no other process fills the cache; until the file is dropped.
+pub(crate) fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).map_err(Error::file(path))?;
     file.lock().map_err(Error::file(path))?;
     Ok(file)
@@ -93,11 +94,11 @@ fn fill(flavour: Flavour, root: &Path, new: &Path, progress: &mut Progress) -> R
     let _ = fs::remove_dir_all(new);
     fs::create_dir_all(new).map_err(Error::file(new))?;
     progress.step(format!("unpacking {} {}", kernel.name, kernel.version));
-    let bytes = deb::extract(&kernel.file, "boot/vmlinuz", |p| {
+    let bytes = deb::extract(&kernel.file, "boot/vmlinuz", &|p| {
         p.starts_with("./boot/vmlinuz-")
     })?;
     write(&new.join("vmlinuz"), &bytes)?;
-    let bytes = deb::extract(&busybox.file, "bin/busybox", |p| {
+    let bytes = deb::extract(&busybox.file, "bin/busybox", &|p| {
         p.ends_with("/bin/busybox")
     })?;
     write(&new.join("busybox"), &bytes)?;
@@ -121,7 +122,7 @@ fn versions(packages: &[&Package]) -> String {
 }
 
 /// Writes and syncs, so that a file that is there is whole.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(Error::file(path))?;
     let file = File::open(path).map_err(Error::file(path))?;
     file.sync_all().map_err(Error::file(path))

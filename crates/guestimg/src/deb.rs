@@ -9,12 +9,13 @@ const BLOCK: usize = 512;
 /// No file we want is larger; a package that says so is damaged.
 const MAX_FILE: u64 = 256 << 20;
 
-/// The first regular file of `package` whose path satisfies `wanted`.
-pub(crate) fn extract(
-    package: &Path,
-    what: &'static str,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<u8>> {
+/// True for the path of a file that is looked for.
+pub(crate) type Wanted<'a> = &'a dyn Fn(&str) -> bool;
+
+/// The first regular files of `package` that are `wanted`, in that order and in
+/// one pass, which ends with the last that is found; `None` where there is no
+/// such file.
+pub(crate) fn find(package: &Path, wanted: &[Wanted<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
     let mut child = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(package)
@@ -30,51 +31,70 @@ pub(crate) fn extract(
     let _ = child.kill();
     let _ = child.wait();
     match found {
-        Some(Ok(Some(content))) => Ok(content),
+        Some(Ok(files)) => Ok(files),
         Some(Err(source)) => Err(Error::file(package)(source)),
-        _ => Err(Error::NotInPackage {
-            package: package.to_path_buf(),
-            file: what,
-        }),
+        None => Ok(vec![None; wanted.len()]),
     }
 }
 
-/// The first regular file in a ustar stream (POSIX.1-2017, pax, "ustar
-/// Interchange Format") whose path satisfies `wanted`.
+/// The first regular file of `package` whose path satisfies `is`.
+pub(crate) fn extract(package: &Path, what: &str, is: Wanted<'_>) -> Result<Vec<u8>> {
+    let found = find(package, &[is])?;
+    let file = found.into_iter().next().flatten();
+    file.ok_or_else(|| absent(package, what))
+}
+
+/// What is said of a file that should have been found.
+pub(crate) fn absent(package: &Path, what: &str) -> Error {
+    Error::NotInPackage {
+        package: package.to_path_buf(),
+        file: what.to_string(),
+    }
+}
+
+/// The first regular files in a ustar stream (POSIX.1-2017, pax, "ustar
+/// Interchange Format") whose paths satisfy `wanted`, in that order. Nothing is
+/// read behind the last of them.
 ///
 /// # Errors
-/// The stream's, or it ends inside that file or says impossible sizes.
+/// The stream's, or it ends inside such a file or says impossible sizes.
 pub fn find_in_tar(
     mut tar: impl Read,
-    wanted: impl Fn(&str) -> bool,
-) -> std::io::Result<Option<Vec<u8>>> {
+    wanted: &[&dyn Fn(&str) -> bool],
+) -> std::io::Result<Vec<Option<Vec<u8>>>> {
+    let mut found = vec![None; wanted.len()];
     let mut header = [0u8; BLOCK];
-    loop {
+    while found.iter().any(Option::is_none) {
         if let Err(e) = tar.read_exact(&mut header) {
             return match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => Ok(None),
+                std::io::ErrorKind::UnexpectedEof => Ok(found),
                 _ => Err(e),
             };
         }
         if header[0] == 0 {
-            return Ok(None);
+            break;
         }
         let size = octal(&header[124..136]).filter(|&s| s <= MAX_FILE);
         let Some(size) = size else {
             return Err(std::io::Error::other("damaged archive member"));
         };
-        let padded = size.next_multiple_of(BLOCK as u64);
+        let mut rest = size.next_multiple_of(BLOCK as u64);
         let regular = matches!(header[156], b'0' | 0);
-        if regular && wanted(&text(&header[..100])) {
+        let path = text(&header[..100]);
+        let is_place =
+            |(place, is): &(&mut Option<_>, &Wanted<'_>)| place.is_none() && regular && is(&path);
+        if let Some((place, _)) = found.iter_mut().zip(wanted).find(is_place) {
             let mut content = Vec::new();
             (&mut tar).take(size).read_to_end(&mut content)?;
-            return match content.len() as u64 == size {
-                true => Ok(Some(content)),
-                false => Err(std::io::ErrorKind::UnexpectedEof.into()),
-            };
+            if content.len() as u64 != size {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            *place = Some(content);
+            rest -= size;
         }
-        std::io::copy(&mut (&mut tar).take(padded), &mut std::io::sink())?;
+        std::io::copy(&mut (&mut tar).take(rest), &mut std::io::sink())?;
     }
+    Ok(found)
 }
 
 fn text(field: &[u8]) -> String {
@@ -100,26 +120,44 @@ mod tests {
         block
     }
 
+    fn names<'a>(path: &'a str) -> impl Fn(&str) -> bool + 'a {
+        move |p| p == path
+    }
+
     #[test]
-    fn the_wanted_file_is_found_past_others() {
+    fn the_wanted_files_are_found_among_others() {
         let mut tar = member("./boot/", b'5', b"");
         tar.extend(member("./boot/config", b'0', &[7; 700]));
         tar.extend(member("./boot/vmlinuz-1", b'0', b"kernel"));
-        let found = find_in_tar(&tar[..], |p| p.starts_with("./boot/vmlinuz")).unwrap();
-        assert_eq!(found.as_deref(), Some(&b"kernel"[..]));
-        assert_eq!(find_in_tar(&tar[..], |p| p == "./none").unwrap(), None);
+        tar.extend(member("./boot/vmlinuz-2", b'0', b"other"));
+        let kernel: &dyn Fn(&str) -> bool = &|p| p.starts_with("./boot/vmlinuz");
+        let found = find_in_tar(&tar[..], &[kernel, &names("./boot/config")]).unwrap();
+        assert_eq!(found, [Some(b"kernel".to_vec()), Some(vec![7; 700])]);
+        let found = find_in_tar(&tar[..], &[&names("./none"), &names("./boot/vmlinuz-2")]);
+        assert_eq!(found.unwrap(), [None, Some(b"other".to_vec())]);
+    }
+
+    #[test]
+    fn nothing_is_read_behind_the_last_wanted_file() {
+        let mut tar = member("./a", b'0', &[1; 10]);
+        let end = tar.len();
+        tar.extend(member("./b", b'0', b"b"));
+        let mut rest = &tar[..];
+        let found = find_in_tar(&mut rest, &[&names("./a")]).unwrap();
+        assert_eq!(found, [Some(vec![1; 10])]);
+        assert_eq!(rest.len(), tar.len() - end);
     }
 
     #[test]
     fn a_truncated_file_is_an_error() {
         let tar = member("./boot/vmlinuz-1", b'0', &[1; 600]);
-        assert!(find_in_tar(&tar[..BLOCK + 100], |_| true).is_err());
+        assert!(find_in_tar(&tar[..BLOCK + 100], &[&|_| true]).is_err());
     }
 
     #[test]
     fn a_damaged_size_is_an_error() {
         let mut tar = member("./x", b'0', b"");
         tar[124..136].copy_from_slice(b"77777777777\0");
-        assert!(find_in_tar(&tar[..], |_| false).is_err());
+        assert!(find_in_tar(&tar[..], &[&|_| false]).is_err());
     }
 }

@@ -73,7 +73,7 @@ pub enum Error {
         /// Package file.
         package: PathBuf,
         /// What was looked for.
-        file: &'static str,
+        file: String,
     },
 }
 

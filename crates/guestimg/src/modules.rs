@@ -1,43 +1,143 @@
 //! Modules of a kernel in the cache, for tests that need more than what is
 //! built in.
 
-use crate::apt::Apt;
-use crate::cache::cache_dir;
-use crate::{Error, Image, Progress, Result, deb};
+use crate::apt::{Apt, Package};
+use crate::cache::{cache_dir, lock, write};
+use crate::deb::{self, Wanted};
+use crate::{Error, Image, Progress, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What guests of the tests load. To reach one of them a package has to be
+/// fetched and unpacked to its end, so one pass takes all that it has.
+const USUAL: [&str; 21] = [
+    "crc16",
+    "crc32c_generic",
+    "ext4",
+    "fuse",
+    "irqbypass",
+    "jbd2",
+    "kvm",
+    "kvm-amd",
+    "mbcache",
+    "qemu_fw_cfg",
+    "virtio",
+    "virtio-rng",
+    "virtio_balloon",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_ring",
+    "virtiofs",
+];
 
 /// The files of the named modules (`kvm`, not `kvm.ko`), from the folder of
 /// the image or from the kernel's package, which is fetched again for that.
-pub fn modules(
-    image: &Image,
-    names: &[&'static str],
-    progress: &mut Progress,
-) -> Result<Vec<PathBuf>> {
+pub fn modules(image: &Image, names: &[&str], progress: &mut Progress) -> Result<Vec<PathBuf>> {
     let folder = image.folder.join("modules");
     let path = |name: &&str| folder.join(format!("{name}.ko"));
     let paths: Vec<PathBuf> = names.iter().map(path).collect();
-    if paths.iter().all(|p| p.is_file()) {
+    let there = || paths.iter().all(|p| p.is_file());
+    if there() {
         return Ok(paths);
     }
-    fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-    let architecture = image.flavour.architecture();
-    let mut apt = Apt::new(cache_dir()?.join("apt").join(architecture), architecture)?;
-    let kernel = image.versions.split_whitespace().next().unwrap_or_default();
-    let package = match apt.download(kernel, progress) {
-        Ok(package) => package,
-        // The lists may be gone or older than the archive.
-        Err(_) => {
-            apt.update(progress)?;
-            apt.download(kernel, progress)?
-        }
-    };
-    for (name, path) in names.iter().zip(&paths) {
-        let end = format!("/{name}.ko");
-        let bytes = deb::extract(&package.file, name, |p| p.ends_with(&end))?;
-        fs::write(path, bytes).map_err(Error::file(path))?;
+    let root = cache_dir()?;
+    let _lock = lock(&root.join("lock"))?;
+    // Another process may have fetched them while we waited.
+    if there() {
+        return Ok(paths);
     }
+    let package = kernel_package(image, &root, progress)?;
+    progress.step(format!("unpacking modules of {}", package.name));
+    fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+    unpack(&package.file, names, &folder)?;
     fs::remove_file(&package.file).map_err(Error::file(package.file))?;
     progress.finish();
     Ok(paths)
+}
+
+/// The package that the image's kernel is from.
+fn kernel_package(image: &Image, root: &Path, progress: &mut Progress) -> Result<Package> {
+    let architecture = image.flavour.architecture();
+    let mut apt = Apt::new(root.join("apt").join(architecture), architecture)?;
+    let kernel = image.versions.split_whitespace().next().unwrap_or_default();
+    match apt.download(kernel, progress) {
+        Ok(package) => Ok(package),
+        // The lists may be gone or older than the archive.
+        Err(_) => {
+            apt.update(progress)?;
+            apt.download(kernel, progress)
+        }
+    }
+}
+
+/// Puts the named modules, and what there is of the usual ones, into `folder`.
+/// A file that is there is whole.
+fn unpack(package: &Path, names: &[&str], folder: &Path) -> Result<()> {
+    let more = USUAL.into_iter().filter(|usual| !names.contains(usual));
+    let all: Vec<&str> = names.iter().copied().chain(more).collect();
+    let ends: Vec<String> = all.iter().map(|name| format!("/{name}.ko")).collect();
+    let tests: Vec<_> = ends
+        .iter()
+        .map(|end| move |path: &str| path.ends_with(end))
+        .collect();
+    let wanted: Vec<Wanted<'_>> = tests.iter().map(|is| is as Wanted<'_>).collect();
+    let found = deb::find(package, &wanted)?;
+    for (at, (name, content)) in all.iter().zip(found).enumerate() {
+        match content {
+            Some(bytes) => {
+                let new = folder.join(format!("{name}.new"));
+                let path = folder.join(format!("{name}.ko"));
+                write(&new, &bytes)?;
+                fs::rename(&new, &path).map_err(Error::file(path))?;
+            }
+            None if at < names.len() => return Err(deb::absent(package, name)),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A package made by dpkg-deb, with two modules and something else.
+    fn package(folder: &Path) -> PathBuf {
+        let kernel = folder.join("tree/lib/modules/6/kernel");
+        fs::create_dir_all(folder.join("tree/DEBIAN")).unwrap();
+        fs::create_dir_all(&kernel).unwrap();
+        let control =
+            "Package: k\nVersion: 1\nArchitecture: all\nMaintainer: m <m@m>\nDescription: d\n";
+        fs::write(folder.join("tree/DEBIAN/control"), control).unwrap();
+        for (name, content) in [("kvm.ko", "usual"), ("own.ko", "asked for"), ("x.ko", "")] {
+            fs::write(kernel.join(name), content).unwrap();
+        }
+        let file = folder.join("k.deb");
+        let mut build = Command::new("dpkg-deb");
+        build.args(["--root-owner-group", "-Znone", "--build"]);
+        let output = build.arg(folder.join("tree")).arg(&file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        file
+    }
+
+    #[test]
+    fn one_pass_takes_what_is_asked_for_and_what_is_usual() {
+        let folder = std::env::temp_dir().join(format!("guestimg-{}", std::process::id()));
+        let target = folder.join("modules");
+        fs::create_dir_all(&target).unwrap();
+        let package = package(&folder);
+        unpack(&package, &["own"], &target).unwrap();
+        let mut names: Vec<_> = fs::read_dir(&target).unwrap().flatten().collect();
+        names.sort_by_key(|e| e.file_name());
+        let contents = names.iter().map(|e| fs::read_to_string(e.path()).unwrap());
+        assert_eq!(contents.collect::<Vec<_>>(), ["usual", "asked for"]);
+        let error = unpack(&package, &["none"], &target).unwrap_err();
+        assert!(error.to_string().ends_with("holds no none"), "{error}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }
