@@ -1,7 +1,8 @@
 //! A Debian with systemd on a qcow2 disk, for boot tests and benchmarks, and a
 //! tree with a compiler: made once by mmdebstrap from the host's package
-//! sources, without root, and kept in the cache.
+//! sources, without root, and kept in the cache for each recipe.
 
+mod entry;
 mod recipe;
 
 use self::recipe::{SYSTEM, TOOLS};

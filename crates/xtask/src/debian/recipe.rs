@@ -1,5 +1,6 @@
 //! How the trees are made.
 
+use super::entry::Entry;
 use crate::process::output_of;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -8,6 +9,9 @@ use std::process::Command;
 
 /// Debian's code name.
 const RELEASE: &str = "bookworm";
+
+/// Arguments of `trapeze` that make the disk an image.
+const CONVERT: [&str; 6] = ["img", "convert", "-O", "qcow2", "disk.raw", "disk.qcow2"];
 
 /// A tree of packages, made into a disk.
 pub(super) struct Recipe {
@@ -28,6 +32,9 @@ pub(super) struct Recipe {
     /// and afterwards.
     after: &'static str,
     size: &'static str,
+    /// The key of the recipe whose folder is called after the release only:
+    /// made before folders had keys.
+    nameless: &'static str,
 }
 
 /// What boots; kernel and initrd are kept beside the disk.
@@ -45,6 +52,7 @@ pub(super) const SYSTEM: Recipe = Recipe {
     before: "cp root/boot/vmlinuz-* vmlinuz; cp root/boot/initrd.img-* initrd",
     after: "rm -r root",
     size: "4G",
+    nameless: "1ffed7c4d43ed887",
 };
 
 /// A compiler, and the sources of Lua as their authors packed them; the tree
@@ -62,21 +70,33 @@ pub(super) const TOOLS: Recipe = Recipe {
     before: "",
     after: "",
     size: "1G",
+    nameless: "598374d49fc25766",
 };
 
 impl Recipe {
     /// The folder with the disk: from the cache, made if it is not there.
     pub(super) fn get(&self, trapeze: &Path) -> Result<PathBuf> {
         let images = guestimg::cache_dir()?.join("images");
-        let folder = images.join(format!("debian-{RELEASE}{}", self.suffix));
-        if !folder.is_dir() {
-            let new = folder.with_extension("new");
-            let _ = fs::remove_dir_all(&new);
-            fs::create_dir_all(&new).with_context(|| new.display().to_string())?;
-            self.make(trapeze, &new)?;
-            fs::rename(&new, &folder).with_context(|| folder.display().to_string())?;
-        }
-        Ok(folder)
+        let entry = Entry {
+            images: &images,
+            name: format!("debian-{RELEASE}{}", self.suffix),
+            recipe: self.text(),
+            nameless: self.nameless,
+        };
+        entry.get(|folder| self.make(trapeze, folder))
+    }
+
+    /// All that decides what is made, but for the versions that the package
+    /// sources have on the day.
+    fn text(&self) -> String {
+        let bootstrap = self.bootstrap_options(Path::new("version"));
+        let sources = if self.with_sources { "with" } else { "without" };
+        let disk = self.make_disk();
+        let convert = CONVERT.join(" ");
+        format!(
+            "{RELEASE}\n{}\n{sources} sources\n{disk}\n{convert}\n",
+            bootstrap.join("\n")
+        )
     }
 
     /// Fills an empty folder.
@@ -88,7 +108,7 @@ impl Recipe {
         command.args(["sh", "-c", &self.make_disk()]);
         output_of(command.current_dir(folder))?;
         let mut convert = Command::new(trapeze);
-        convert.args(["img", "convert", "-O", "qcow2", "disk.raw", "disk.qcow2"]);
+        convert.args(CONVERT);
         output_of(convert.current_dir(folder))?;
         let raw = folder.join("disk.raw");
         fs::remove_file(&raw).with_context(|| raw.display().to_string())
@@ -98,24 +118,24 @@ impl Recipe {
     fn bootstrap(&self, folder: &Path) -> Result<()> {
         let mut command = Command::new("mmdebstrap");
         command
-            .args(["--quiet", "--mode=auto"])
-            .arg(format!("--variant={}", self.variant))
-            .arg(format!("--include={}", self.packages));
-        for setting in self.settings {
-            command.arg(format!("--customize-hook={setting}"));
-        }
-        let version = folder.join("version");
-        command
-            .arg(format!(
-                "--customize-hook=({}) > '{}'",
-                self.version,
-                version.display()
-            ))
+            .args(self.bootstrap_options(&folder.join("version")))
             .arg(RELEASE)
             .arg(folder.join("root.tar"))
             .args(sources(self.with_sources)?);
         output_of(&mut command)?;
         Ok(())
+    }
+
+    /// Of mmdebstrap; the tree's version goes into the file `version`.
+    fn bootstrap_options(&self, version: &Path) -> Vec<String> {
+        let mut options: Vec<String> = ["--quiet", "--mode=auto"].map(str::to_string).to_vec();
+        options.push(format!("--variant={}", self.variant));
+        options.push(format!("--include={}", self.packages));
+        let hook = |script: &str| format!("--customize-hook={script}");
+        options.extend(self.settings.iter().copied().map(hook));
+        let say = format!("({}) > '{}'", self.version, version.display());
+        options.push(hook(&say));
+        options
     }
 
     /// From `root.tar` to a file system, as whoever owns the files there:
@@ -168,4 +188,21 @@ fn sources(with_sources: bool) -> Result<Vec<String>> {
         lines.extend(lines.iter().map(source).collect::<Vec<_>>());
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_a_recipe_is_in_its_text() {
+        for recipe in [&SYSTEM, &TOOLS] {
+            let text = recipe.text();
+            let parts = [recipe.variant, recipe.packages, recipe.version, recipe.size];
+            let more = [recipe.before, recipe.after];
+            let mut all = parts.iter().chain(&more).chain(recipe.settings);
+            assert!(all.all(|part| text.contains(part)), "{text}");
+        }
+        assert_ne!(SYSTEM.text(), TOOLS.text());
+    }
 }
