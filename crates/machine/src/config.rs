@@ -3,6 +3,7 @@
 use crate::boards::{BOARDS, BoardKind};
 use crate::cpu::{CpuConfig, Topology};
 use crate::fw_cfg::FwCfgFile;
+use crate::image::HostFile;
 use crate::memory::MemoryBackend;
 use crate::memory_serial::MemorySerial;
 use crate::numa::Numa;
@@ -85,8 +86,8 @@ impl Default for MachineConfig {
 /// A file the machine loads at every reset.
 #[derive(Clone, Debug)]
 pub enum Image {
-    /// A file of the host.
-    Path(PathBuf),
+    /// A file of the host; [`Image::at`] makes one.
+    File(HostFile),
     /// Bytes already in memory, with a name for messages.
     Bytes {
         /// Name used in messages.

@@ -47,6 +47,7 @@ pub use control::RunState;
 pub use devices::rtc::DateTime;
 pub use devices::testdev::DMA_MASK as EDU_DMA_MASK;
 pub use fw_cfg::FwCfgFile;
+pub use image::HostFile;
 pub use machine::{Machine, MachineHandle};
 pub use memory::{MemoryBackend, MemorySource, Merge};
 pub use memory_serial::MemorySerial;

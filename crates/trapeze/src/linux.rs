@@ -43,8 +43,8 @@ fn prepare() -> Result<Options, guestimg::Error> {
     let initramfs = guestimg::initramfs(&image)?;
     let term = std::env::var("TERM").ok();
     let mut options = defaults();
-    options.config.kernel = Some(Image::Path(image.kernel));
-    options.config.initrd = Some(Image::Path(initramfs));
+    options.config.kernel = Some(Image::at(image.kernel));
+    options.config.initrd = Some(Image::at(initramfs));
     options.config.cmdline = guestimg::command_line(Mode::Shell, term.as_deref(), terminal_size());
     if std::io::stderr().is_terminal() {
         let packages = image.versions.trim_end().replace('\n', ", ");

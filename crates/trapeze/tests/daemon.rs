@@ -1,9 +1,9 @@
 //! `-daemonize` and `-S`, end to end.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -78,6 +78,10 @@ fn a_daemon_has_nothing_of_who_started_it() {
         "log",
         "-serial",
         "file:serial",
+        "-chardev",
+        "socket,id=s,path=socket,server=on,wait=off",
+        "-debugcon",
+        "chardev:s",
     ]);
     returned_silently(&output);
     let pid_file = folder.0.join("pid");
@@ -90,7 +94,7 @@ fn a_daemon_has_nothing_of_who_started_it() {
         link("fd/2"),
         fs::canonicalize(folder.0.join("log")).unwrap()
     );
-    assert_eq!(link("cwd"), fs::canonicalize(&folder.0).unwrap());
+    assert_eq!(link("cwd").to_str(), Some("/"));
     // proc(5): after the name the state, parent, process group, session. It is
     // in another session than we, and does not lead that.
     let field = |pid: &str, n: usize| {
@@ -120,7 +124,7 @@ fn a_daemon_has_nothing_of_who_started_it() {
     signal(pid, "TERM");
     // The daemon holds the lock as long as it lives.
     locked.lock().unwrap();
-    assert!(!pid_file.exists());
+    assert!(!pid_file.exists() && !folder.0.join("socket").exists());
     let log = fs::read_to_string(folder.0.join("log")).unwrap();
     assert_eq!(log, "trapeze: terminating on signal 15\n");
 }
@@ -142,6 +146,46 @@ fn a_daemon_runs_its_guest() {
     stream.read_to_string(&mut text).unwrap();
     assert!(text.contains("magic 2badb002"), "{text}");
     assert!(text.trim_end().ends_with("END"), "{text}");
+}
+
+/// Reads until `text` has come.
+fn wait_for(stream: &mut UnixStream, text: &str) {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !seen.ends_with(text.as_bytes()) {
+        stream.read_exact(&mut byte).expect("the guest goes on");
+        seen.push(byte[0]);
+    }
+}
+
+#[test]
+fn a_daemon_resets_when_its_folder_is_gone() {
+    let folder = Folder::new("daemon-resets");
+    fs::write(folder.0.join("guest"), guest::ELF).unwrap();
+    fs::write(folder.0.join("more"), [1; 5000]).unwrap();
+    let socket = UnixListener::bind(folder.0.join("socket")).unwrap();
+    let output = folder.run(&[
+        "-daemonize",
+        "-kernel",
+        "guest",
+        "-initrd",
+        "more",
+        "-fw_cfg",
+        "opt/more,file=more",
+        "-chardev",
+        "socket,id=s,path=socket",
+        "-serial",
+        "chardev:s",
+    ]);
+    returned_silently(&output);
+    let (mut stream, _) = socket.accept().unwrap();
+    wait_for(&mut stream, "\n> ");
+    fs::remove_dir_all(&folder.0).unwrap();
+    stream.write_all(b"reboot\r").unwrap();
+    wait_for(&mut stream, "\n> ");
+    stream.write_all(b"poweroff\r").unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
 }
 
 #[test]

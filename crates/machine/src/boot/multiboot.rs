@@ -8,7 +8,6 @@ use super::start::{EntryMode, Start};
 use crate::config::Image;
 use crate::layout::{CONVENTIONAL_END, EBDA, Layout, ONE_MIB, PAGE, VGA_END};
 use crate::ram::{GuestRam, NotRam};
-use std::path::PathBuf;
 
 /// What a kernel finds in EAX (3.2).
 pub const BOOT_MAGIC: u32 = 0x2bad_b002;
@@ -218,32 +217,35 @@ struct Module {
 }
 
 fn load_modules(initrd: Option<&Image>, area: &mut Area<'_>) -> Result<Vec<Module>, String> {
-    let images: Vec<(Image, String)> = match initrd {
-        None => Vec::new(),
-        Some(Image::Path(path)) => {
-            let words = path.to_str().ok_or("a module's name is not UTF-8")?;
-            words_of(words)
-                .into_iter()
-                .map(|text| {
-                    let file = text.split(' ').next().unwrap_or_default();
-                    (Image::Path(PathBuf::from(file)), text)
-                })
-                .collect()
+    let whole = initrd.map(|image| [(image.clone(), image.name())]);
+    let images = match (initrd, &whole) {
+        (Some(Image::File(file)), Some(whole)) => {
+            let words = words_of(file.path().to_str().ok_or("a module's name is not UTF-8")?);
+            match &words[..] {
+                [word] if *word == whole[0].1 && !word.contains(' ') => &whole[..],
+                _ => file.list(|| words.into_iter().map(module).collect()),
+            }
         }
-        Some(bytes) => vec![(bytes.clone(), bytes.name())],
+        (_, whole) => whole.as_ref().map_or(&[][..], |whole| &whole[..]),
     };
     if images.len() > MAX_MODULES {
         return Err(format!("there can be {MAX_MODULES} modules"));
     }
-    let load = |(image, text): (Image, String)| {
+    let load = |(image, text): &(Image, String)| {
         let refuse = |why: String| format!("module '{}': {why}", image.name());
         let bytes = image.read(area.layout.low_end).map_err(refuse)?;
         let gpa = area.put(&bytes);
         let gpa = gpa.ok_or_else(|| refuse("does not fit into the guest's memory".into()))?;
         let end = gpa + bytes.len() as u64;
+        let text = text.clone();
         Ok(Module { gpa, end, text })
     };
-    images.into_iter().map(load).collect()
+    images.iter().map(load).collect()
+}
+
+/// The file that a word of `-initrd` begins with, and the word.
+fn module(word: String) -> (Image, String) {
+    (Image::at(word.split(' ').next().unwrap_or_default()), word)
 }
 
 /// The words between single commas.

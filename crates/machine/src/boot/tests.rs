@@ -214,7 +214,7 @@ fn what_is_not_a_kernel_is_refused_by_name() {
 fn missing_files_and_directories_are_refused_by_name() {
     for (path, why) in [("/nonexistent/vmlinuz", "no such file"), ("/", "directory")] {
         let config = MachineConfig {
-            kernel: Some(Image::Path(path.into())),
+            kernel: Some(Image::at(path)),
             ..Default::default()
         };
         let layout = layout(16);

@@ -149,7 +149,8 @@ impl Socket {
             connect(listener.accept()?.0);
         }
         Ok(Self {
-            path,
+            // The current folder may be another one when the name is removed.
+            path: std::path::absolute(path)?,
             listener,
             current,
         })

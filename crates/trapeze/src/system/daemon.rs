@@ -76,9 +76,11 @@ fn answer(mut reader: PipeReader, first: libc::pid_t) -> u8 {
 }
 
 impl Word {
-    /// Lets go of the standard streams, what comes on standard error goes to
-    /// `log` if there is one, and gives the word.
+    /// Lets go of the current folder and of the standard streams, what comes on
+    /// standard error goes to `log` if there is one, and gives the word. Names
+    /// that are used afterwards must be absolute.
     pub(super) fn give(&self, log: Option<&File>) -> io::Result<()> {
+        std::env::set_current_dir("/")?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let error = log.unwrap_or(&null);
         for (stream, file) in [(0, &null), (1, &null), (2, error)] {

@@ -4,7 +4,6 @@ use super::keyval;
 use super::parse::Options;
 use crate::near::did_you_mean;
 use machine::{FwCfgFile, Image, SMBIOS_FIELDS, SmbiosRow, SmbiosValue};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
@@ -93,7 +92,7 @@ pub(super) fn fw_cfg(options: &mut Options, value: &str) -> Result<(), String> {
             ("name", Some(text)) => name = Some(text),
             ("file", Some(path)) => {
                 once(&content)?;
-                content = Some(Image::Path(PathBuf::from(path)));
+                content = Some(Image::at(path));
             }
             ("string", Some(text)) => {
                 once(&content)?;

@@ -12,7 +12,8 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
-    /// Writes it, for its owner only, as QEMU 10 does. One that another running process holds is left alone.
+    /// Writes it, for its owner only, as QEMU 10 does. One that another running
+    /// process holds is left alone.
     pub(super) fn new(path: &Path) -> Result<Self, String> {
         let failed = |why: &dyn std::fmt::Display| format!("-pidfile {}: {why}", path.display());
         let mut options = OpenOptions::new();
@@ -27,7 +28,8 @@ impl PidFile {
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(|why| failed(&why))?;
         Ok(Self {
-            path: path.into(),
+            // A daemon leaves its folder.
+            path: std::path::absolute(path).map_err(|why| failed(&why))?,
             _locked: file,
         })
     }

@@ -87,7 +87,7 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("fw_cfg", &[], Value("[name=]opt/NAME,file=FILE|string=TEXT"), "a file for the guest, below /sys/firmware/qemu_fw_cfg/by_name in Linux", firmware::fw_cfg),
     row("rtc", &[], Value("[base=utc|localtime|DATE][,clock=host][,driftfix=none]"), "what the RTC shows at the start (default utc), in UTC: 2006-06-17T16:01:21 or 2006-06-17", rtc::apply),
     row("pidfile", &[], Value("FILE"), "write the process's number into this file, which is removed at the end", |o, v| { o.pid_file = Some(v.into()); Ok(()) }),
-    row("daemonize", &[], Flag, "run in the background: once the machine is set up the command returns, with exit code 0, or with 1 and a message if it cannot be; there is no terminal then, and files are made with umask 027, as under QEMU. The current folder stays, since a reset reads the kernel again", |o, _| { o.daemonize = true; Ok(()) }),
+    row("daemonize", &[], Flag, "run in the background: once the machine is set up the command returns, with exit code 0, or with 1 and a message if it cannot be; there is no terminal then, and files are made with umask 027 and the current folder is '/', as under QEMU; what the options name stays open", |o, _| { o.daemonize = true; Ok(()) }),
     row("S", &[], Flag, "do not start the vCPUs; without a monitor and a gdb stub, which could let them go on, such a machine only waits to be ended", |o, _| { o.stopped = true; Ok(()) }),
     row("no-shutdown", &[], Flag, "a guest that powers itself off leaves the machine stopped, until the user quits", |o, _| { o.config.no_shutdown = true; Ok(()) }),
     row("no-reboot", &[], Flag, "end instead of rebooting", v::no_reboot),

@@ -164,7 +164,7 @@ pub(super) fn memory(options: &mut Options, value: &str) -> Applied {
 fn file(value: &str) -> Result<Image, String> {
     match value {
         "" => Err("a file name is missing".into()),
-        path => Ok(Image::Path(PathBuf::from(path))),
+        path => Ok(Image::at(path)),
     }
 }
 
