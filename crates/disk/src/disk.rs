@@ -3,6 +3,7 @@
 use crate::buffer::{Dest, Source};
 use crate::device::{BlockDevice, BlockSizes, Preallocation, Status};
 use crate::errno::{Error, IoResult, Result};
+use crate::filename::ImageName;
 use crate::format::Format;
 use crate::host_file::Access;
 use crate::image::{Image, ImageOptions};
@@ -138,6 +139,12 @@ impl Disk {
             },
             ..ImageOptions::read()
         };
+        if ImageName::parse(name)?.backing.is_some() {
+            // The overlay's header has no place for it.
+            return Err(Error::unsupported(
+                "An image whose 'backing' is described cannot be under a snapshot",
+            ));
+        }
         let base = Image::open(name, &read)?;
         let format = base.format();
         let path = std::fs::canonicalize(base.path())
@@ -335,6 +342,36 @@ mod tests {
         let disk = Disk::open(&path, &told).expect("there");
         assert_eq!(disk.warning(), None);
         assert_eq!(disk.write_at(header, 0), Ok(()));
+    }
+
+    #[test]
+    fn a_description_says_what_is_below() {
+        let dir = TempDir::new();
+        let images = images(&dir);
+        let path = |format: Format| {
+            let found = images.iter().find(|(f, _)| *f == format);
+            found.expect("one of each format").1.clone()
+        };
+        std::fs::write(path(Format::Raw), [7; 4096]).expect("writable");
+        let first = |backing: &str| {
+            let file = format!(
+                r#""file":{{"driver":"file","filename":"{}"}}"#,
+                path(Format::Qcow2)
+            );
+            let name = format!(r#"json:{{"driver":"qcow2",{file}{backing}}}"#);
+            let mut byte = [1];
+            let disk = Disk::open(&name, &DiskOptions::default())?;
+            disk.read_at(&mut byte, 0).expect("in range");
+            Ok::<_, Error>(byte[0])
+        };
+        let raw = path(Format::Raw);
+        let below = format!(r#","backing":{{"driver":"raw","file.filename":"{raw}"}}"#);
+        assert_eq!(first("").ok(), Some(0));
+        assert_eq!(first(&below).ok(), Some(7));
+        assert_eq!(first(r#","backing":null"#).ok(), Some(0));
+        let itself = below.replace(&raw, &path(Format::Qcow2));
+        let why = first(&itself).expect_err("a loop").to_string();
+        assert!(why.ends_with("creates an infinite loop."), "{why}");
     }
 
     #[test]

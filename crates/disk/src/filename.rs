@@ -2,7 +2,7 @@
 
 use crate::errno::{Error, Result};
 use crate::format::Format;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// What a name asks for.
@@ -14,6 +14,17 @@ pub struct ImageName {
     pub format: Option<Format>,
     /// The image is a description, not just a path.
     pub described: bool,
+    /// What is below it, if that is not what the image itself says.
+    pub backing: Option<Below>,
+}
+
+/// What a description puts below an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// Nothing.
+    Nothing,
+    /// This image.
+    Image(Box<ImageName>),
 }
 
 impl ImageName {
@@ -36,6 +47,7 @@ impl ImageName {
             path: path.into(),
             format: None,
             described: false,
+            backing: None,
         })
     }
 
@@ -65,21 +77,30 @@ fn protocol(name: &str) -> Option<&str> {
 fn described(json: &str) -> Result<ImageName> {
     let parsed: Value = serde_json::from_str(json)
         .map_err(|e| Error::invalid(format!("Could not parse the JSON options: {e}")))?;
-    let Value::Object(fields) = parsed else {
-        return Err(Error::invalid("Invalid JSON object given"));
-    };
+    match parsed {
+        Value::Object(fields) => object(&fields),
+        _ => Err(Error::invalid("Invalid JSON object given")),
+    }
+}
+
+fn object(fields: &Map<String, Value>) -> Result<ImageName> {
     let mut name = ImageName {
         path: PathBuf::new(),
         format: None,
         described: true,
+        backing: None,
     };
     let mut path = None;
     // The file's fields may be written flat.
     let mut flat = Vec::new();
-    for (key, value) in &fields {
+    for (key, value) in fields {
         match (key.as_str(), value) {
             ("file", Value::Object(inner)) => {
                 flat.extend(inner.iter().map(|(k, v)| (k.as_str(), v)));
+            }
+            ("backing", Value::Null) => name.backing = Some(Below::Nothing),
+            ("backing", Value::Object(inner)) => {
+                name.backing = Some(Below::Image(Box::new(object(inner)?)));
             }
             (key, value) => match key.strip_prefix("file.") {
                 Some(key) => flat.push((key, value)),
@@ -101,6 +122,9 @@ fn described(json: &str) -> Result<ImageName> {
             ("filename", Some(value)) => path = Some(value.to_string()),
             _ => return Err(unknown_option(&format!("file.{key}"))),
         }
+    }
+    if name.backing.is_some() && name.format != Some(Format::Qcow2) {
+        return Err(unknown_option("backing"));
     }
     name.path = path
         .ok_or_else(|| Error::invalid("A block device must be specified for \"file\""))?

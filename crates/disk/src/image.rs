@@ -2,7 +2,7 @@
 
 use crate::device::{BlockDevice, Preallocation};
 use crate::errno::{Errno, Error, IoResult, Result};
-use crate::filename::ImageName;
+use crate::filename::{Below, ImageName};
 use crate::format::{Format, PROBE_LEN, Probed, probe};
 use crate::host_file::{Access, HostFile, HostFileOptions};
 use crate::qcow2::{self, BackingName, Qcow2, Qcow2Options};
@@ -151,13 +151,17 @@ impl Image {
         above: &mut Vec<(u64, u64)>,
     ) -> Result<Self> {
         let backing_name = qcow2::backing_name(&*file)?;
-        let backing = match &backing_name {
-            Some(backing) if options.backing => {
-                let opened = open_backing(backing, &name.path, options, above);
-                Some(Arc::new(opened?))
+        let backing = match (&name.backing, &backing_name) {
+            (Some(Below::Image(below)), _) if options.backing => {
+                let opened = Self::open_above(below, &options.for_backing(), above);
+                Some(opened.map_err(not_below)?)
+            }
+            (None, Some(backing)) if options.backing => {
+                Some(open_backing(backing, &name.path, options, above)?)
             }
             _ => None,
         };
+        let backing = backing.map(Arc::new);
         let qcow2 = Qcow2::open(
             file.clone(),
             Qcow2Options {
@@ -374,23 +378,26 @@ fn note_in_chain(path: &Path, above: &mut Vec<(u64, u64)>) -> Result<()> {
     }
 }
 
+fn not_below(error: Error) -> Error {
+    error.within("Could not open backing file")
+}
+
 fn open_backing(
     backing: &BackingName,
     overlay: &Path,
     options: &ImageOptions,
     above: &mut Vec<(u64, u64)>,
 ) -> Result<Image> {
-    let could_not = |e: Error| e.within("Could not open backing file");
-    let name = ImageName::parse_backing(&backing.name, overlay).map_err(could_not)?;
+    let name = ImageName::parse_backing(&backing.name, overlay).map_err(not_below)?;
     let mut options = options.for_backing();
     options.format =
         match &backing.format {
             None => None,
             Some(format) => Some(Format::by_name(format).ok_or_else(|| {
-                could_not(Error::unsupported(format!("Unknown driver '{format}'")))
+                not_below(Error::unsupported(format!("Unknown driver '{format}'")))
             })?),
         };
-    Image::open_above(&name, &options, above).map_err(could_not)
+    Image::open_above(&name, &options, above).map_err(not_below)
 }
 
 fn guess(file: &HostFile, path: &Path) -> Result<Format> {

@@ -27,7 +27,7 @@ pub use buffer::{Dest, HostBuffer, Source, total_len};
 pub use device::{BlockDevice, BlockDeviceExt, BlockSizes, Preallocation, Status};
 pub use disk::{CacheMode, Disk, DiskOptions};
 pub use errno::{Errno, Error, IoResult, Result};
-pub use filename::ImageName;
+pub use filename::{Below, ImageName};
 pub use format::{Format, PROBE_LEN, Probed, probe};
 pub use host_file::{Access, HostFile, HostFileOptions};
 pub use image::{ChainStatus, Image, ImageOptions, MAX_CHAIN};
