@@ -7,6 +7,7 @@
 
 use smallvec::SmallVec;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// What [`Dest`] and [`Source`] have in common.
 pub trait HostBuffer: Copy {
@@ -171,6 +172,13 @@ impl<'b, B: HostBuffer> Cursor<'b, B> {
         }
         parts
     }
+}
+
+/// The bytes `range` of a list of buffers.
+pub fn part<B: HostBuffer>(buffers: &[B], range: Range<usize>) -> Vec<B> {
+    let mut cursor = Cursor::new(buffers);
+    cursor.take(range.start);
+    cursor.take(range.len()).into_vec()
 }
 
 /// Copies `from` into the buffers, in order.

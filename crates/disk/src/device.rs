@@ -28,6 +28,27 @@ pub enum Preallocation {
     Full,
 }
 
+/// How a long transfer is done soonest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Division {
+    /// At once.
+    Whole,
+    /// In parts by as many threads as there are CPUs, which copy.
+    Copied,
+    /// In parts by many threads: they wait for the host's disk, each for
+    /// another piece of the file.
+    Scattered,
+}
+
+/// A direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the disk.
+    Read,
+    /// To the disk.
+    Write,
+}
+
 /// What is known of a run of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -96,6 +117,13 @@ pub trait BlockDevice: Send + Sync {
 
     /// Sizes for the guest.
     fn block_sizes(&self) -> BlockSizes;
+
+    /// Whether to do a transfer of these bytes in parts: from multiples of
+    /// [`BlockSizes::discard`] to others.
+    fn division(&self, way: Way, offset: u64, len: u64) -> Division {
+        let _ = (way, offset, len);
+        Division::Whole
+    }
 
     /// Writes are refused.
     fn read_only(&self) -> bool;

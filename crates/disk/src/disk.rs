@@ -1,7 +1,7 @@
 //! A disk as a machine uses it: an image, its cache mode and its policies.
 
 use crate::buffer::{Dest, Source};
-use crate::device::{BlockDevice, BlockSizes, Preallocation, Status};
+use crate::device::{BlockDevice, BlockSizes, Division, Preallocation, Status, Way};
 use crate::errno::{Error, IoResult, Result};
 use crate::filename::ImageName;
 use crate::format::Format;
@@ -219,6 +219,10 @@ impl BlockDevice for Disk {
         self.device.block_sizes()
     }
 
+    fn division(&self, way: Way, offset: u64, len: u64) -> Division {
+        self.device.division(way, offset, len)
+    }
+
     fn read_only(&self) -> bool {
         self.device.read_only()
     }
@@ -295,6 +299,51 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_threads_can_do_sooner_is_divided() {
+        const LEN: u64 = 1 << 20;
+        for cache in [CacheMode::Writeback, CacheMode::None] {
+            let dir = TempDir::new();
+            for (format, path) in images(&dir) {
+                let options = DiskOptions {
+                    format: Some(format),
+                    cache,
+                    ..DiskOptions::default()
+                };
+                let disk = Disk::open(&path, &options).expect("just made");
+                let division = || [Way::Read, Way::Write].map(|way| disk.division(way, 0, LEN));
+                if format == Format::Qcow2 {
+                    assert_eq!(division(), [Division::Whole; 2], "nothing is there");
+                }
+                disk.write_at(&vec![1; LEN as usize], 0).expect("in range");
+                let one_piece = match cache.direct() {
+                    true => [Division::Whole; 2],
+                    false => [Division::Copied, Division::Whole],
+                };
+                assert_eq!(division(), one_piece, "{} {format:?}", cache.name());
+            }
+        }
+    }
+
+    #[test]
+    fn scattered_clusters_are_waited_for_together() {
+        let dir = TempDir::new();
+        let (_, path) = images(&dir).pop().expect("qcow2 is the last");
+        let options = DiskOptions {
+            format: Some(Format::Qcow2),
+            cache: CacheMode::None,
+            ..DiskOptions::default()
+        };
+        let disk = Disk::open(&path, &options).expect("just made");
+        for cluster in (0..16u64).rev() {
+            let there = cluster << 16;
+            disk.write_at(&[1; 4096], there).expect("in range");
+        }
+        let division = |len| [Way::Read, Way::Write].map(|way| disk.division(way, 0, len));
+        assert_eq!(division(1 << 20), [Division::Scattered; 2]);
+        assert_eq!(division(1 << 16), [Division::Whole; 2], "one cluster");
     }
 
     #[test]

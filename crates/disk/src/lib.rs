@@ -23,8 +23,8 @@ mod temporary;
 #[cfg(test)]
 mod testing;
 
-pub use buffer::{Dest, HostBuffer, Source, total_len};
-pub use device::{BlockDevice, BlockDeviceExt, BlockSizes, Preallocation, Status};
+pub use buffer::{Dest, HostBuffer, Source, part, total_len};
+pub use device::{BlockDevice, BlockDeviceExt, BlockSizes, Division, Preallocation, Status, Way};
 pub use disk::{CacheMode, Disk, DiskOptions};
 pub use errno::{Errno, Error, IoResult, Result};
 pub use filename::{Below, ImageName};

@@ -1,7 +1,7 @@
 //! Raw images: the disk's bytes are the file's.
 
 use crate::buffer::{Dest, Source, gather, total_len};
-use crate::device::{BlockDevice, BlockSizes, Preallocation, Status, within};
+use crate::device::{BlockDevice, BlockSizes, Division, Preallocation, Status, Way, within};
 use crate::errno::{Errno, IoResult};
 use crate::format::{Format, PROBE_LEN, Probed, probe};
 use crate::preallocate::preallocate;
@@ -102,6 +102,10 @@ impl BlockDevice for Raw {
             physical: block.max(512),
             discard: block.max(512),
         }
+    }
+
+    fn division(&self, way: Way, _offset: u64, _len: u64) -> Division {
+        self.file.division(way, false)
     }
 
     fn read_only(&self) -> bool {

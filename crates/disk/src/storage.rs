@@ -2,6 +2,7 @@
 //! grows, and a flush that makes them durable.
 
 use crate::buffer::{Dest, Source};
+use crate::device::{Division, Way};
 use crate::errno::IoResult;
 
 /// A run of bytes of a file, all with or all without data.
@@ -68,6 +69,13 @@ pub trait Storage: Send + Sync {
 
     /// Bytes that reads and writes should be aligned to; others are slower.
     fn alignment(&self) -> u32;
+
+    /// How a long transfer is done soonest, of one piece of the file or of
+    /// many that are `scattered` about it.
+    fn division(&self, way: Way, scattered: bool) -> Division {
+        let _ = (way, scattered);
+        Division::Whole
+    }
 
     /// Bytes of storage in use.
     ///

@@ -3,6 +3,9 @@
 //! One thread at a time looks after the ring. It serves what it finds itself,
 //! which for a fast disk needs no other thread at all. If requests have shown
 //! to take their time, it wakes another one to look after the ring first.
+//! A long request is work for several ([`share`]).
+
+pub(crate) mod share;
 
 use crate::chain::Chain;
 use crate::device::Interrupts;
@@ -12,6 +15,7 @@ use crate::pace::{MAX_GAP, MAX_HOLD, Pace};
 use crate::queue::{ActiveQueue, Broken};
 use crate::workers::Workers;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use share::Offers;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,6 +60,8 @@ pub(crate) struct Crew {
     act: Box<Act>,
     state: Mutex<State>,
     called: Condvar,
+    /// Somebody who helped is done.
+    helped: Condvar,
 }
 
 struct State {
@@ -69,8 +75,12 @@ struct State {
     idle: u32,
     called: u32,
     starting: u32,
+    /// Requests that are being served.
+    serving: u32,
     /// Requests that will be taken for slow.
     slow: u32,
+    /// Work that others may join.
+    offers: Offers,
     pace: Pace,
     /// Completions that the driver has not been told of, and since when.
     untold: u32,
@@ -87,18 +97,20 @@ impl State {
             idle: 0,
             called: 0,
             starting: 0,
+            serving: 0,
             // Nothing is known yet.
             slow: SLOW_FOR,
+            offers: Offers::default(),
             pace: Pace::default(),
             untold: 0,
             untold_since: Instant::now(),
         }
     }
 
-    /// There is a request in the ring.
-    fn has_request(&self, memory: &GuestMemoryMmap<WriteHook>) -> Result<bool, Broken> {
+    /// Requests in the ring that nobody has taken.
+    fn waiting(&self, memory: &GuestMemoryMmap<WriteHook>) -> Result<u16, Broken> {
         let available = self.queue.avail_idx(memory, Ordering::Acquire)?;
-        Ok(available.0 != self.queue.next_avail())
+        Ok(available.0.wrapping_sub(self.queue.next_avail()))
     }
 }
 
@@ -120,6 +132,7 @@ impl Crew {
             act,
             state: Mutex::new(State::new(queue.queue)),
             called: Condvar::new(),
+            helped: Condvar::new(),
         });
         let mut state = crew.state.lock();
         crew.spawn(&mut state)
@@ -181,12 +194,15 @@ impl Crew {
             self.call_another(state);
         }
         let begin = Instant::now();
-        let (written, patience) = MutexGuard::unlocked(state, || {
+        state.serving += 1;
+        let served = MutexGuard::unlocked(state, || {
             let chain = Chain::collect(&self.memory, request)?;
             let bytes = chain.readable_len() + chain.writable_len();
             let copying = Duration::from_micros((bytes / BYTES_PER_MICROSECOND) as u64);
             (self.act)(chain, &Turn(self)).map(|written| (written, SLOW + copying))
-        })?;
+        });
+        state.serving -= 1;
+        let (written, patience) = served?;
         if begin.elapsed() > patience {
             state.slow = SLOW_FOR;
         }
@@ -225,7 +241,14 @@ impl Crew {
         if state.idle > 0 {
             state.called += 1;
             self.called.notify_one();
-        } else if state.threads < MAX_THREADS
+        } else {
+            self.spawn_another(state);
+        }
+    }
+
+    /// Makes another thread, unless there are many.
+    fn spawn_another(self: &Arc<Self>, state: &mut State) {
+        if state.threads < MAX_THREADS
             && let Err(error) = self.spawn(state)
         {
             // Those that there are will do it.
@@ -233,11 +256,13 @@ impl Crew {
         }
     }
 
-    /// Waits to be called.
-    fn follow(&self, state: &mut MutexGuard<'_, State>) {
+    /// Waits to be called, and helps others meanwhile.
+    fn follow(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
         state.idle += 1;
         while state.called == 0 && !state.ended {
-            self.called.wait(state);
+            if !self.help(state) {
+                self.called.wait(state);
+            }
         }
         state.called = state.called.saturating_sub(1);
         state.idle -= 1;
@@ -259,7 +284,7 @@ impl Crew {
     fn poll(&self, state: &mut MutexGuard<'_, State>, begin: Instant) -> Result<bool, Broken> {
         let (gap, hold) = (begin + MAX_GAP, state.untold_since + MAX_HOLD);
         loop {
-            if state.has_request(&self.memory)? {
+            if state.waiting(&self.memory)? > 0 {
                 return Ok(true);
             }
             let now = Instant::now();
@@ -286,6 +311,6 @@ impl Crew {
             MutexGuard::unlocked(state, || self.doorbell.wait());
         }
         state.queue.disable_notification(memory)?;
-        state.has_request(memory)
+        Ok(state.waiting(memory)? > 0)
     }
 }

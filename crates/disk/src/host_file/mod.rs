@@ -9,6 +9,7 @@ mod transfer;
 pub use lock::Access;
 
 use crate::buffer::{Dest, Source};
+use crate::device::{Division, Way};
 use crate::errno::{Errno, Error, IoResult, Result};
 use crate::storage::{Extent, Storage};
 use direct::DirectIo;
@@ -196,6 +197,15 @@ impl Storage for HostFile {
 
     fn alignment(&self) -> u32 {
         self.direct.as_ref().map_or(1, DirectIo::block)
+    }
+
+    fn division(&self, way: Way, scattered: bool) -> Division {
+        match (way, &self.direct) {
+            (Way::Read, None) => Division::Copied,
+            (_, Some(_)) if scattered => Division::Scattered,
+            // Linux lets one thread at a time write to a cached file.
+            _ => Division::Whole,
+        }
     }
 
     fn space_used(&self) -> IoResult<u64> {

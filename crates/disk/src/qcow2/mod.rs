@@ -56,7 +56,7 @@ pub use create::{CreateOptions, create};
 pub use snapshot_table::Snapshot;
 
 use crate::buffer::{Dest, Source, total_len};
-use crate::device::{BlockDevice, BlockSizes, Preallocation, Status, within};
+use crate::device::{BlockDevice, BlockSizes, Division, Preallocation, Status, Way, within};
 use crate::errno::{Errno, Error, IoResult, Result};
 use crate::storage::{Storage, StorageExt};
 use claims::Claims;
@@ -368,6 +368,11 @@ impl BlockDevice for Qcow2 {
             physical: block.max(512),
             discard: self.geometry.cluster_size() as u32,
         }
+    }
+
+    fn division(&self, way: Way, offset: u64, len: u64) -> Division {
+        let _open = self.gate.read();
+        self.divide(way, offset, len)
     }
 
     fn read_only(&self) -> bool {

@@ -4,9 +4,12 @@ use super::geometry::Entry;
 use super::mapping::Run;
 use super::{Qcow2, compressed};
 use crate::buffer::{Cursor, Dest, scatter, total_len};
-use crate::device::Status;
+use crate::device::{Division, Status, Way};
 use crate::errno::IoResult;
 use crate::storage::StorageExt;
+
+/// Pieces of a transfer that make it one of many.
+const MANY_PIECES: u64 = 4;
 
 impl Qcow2 {
     pub(super) fn read_guest(&self, buffers: &[Dest], offset: u64) -> IoResult<()> {
@@ -87,6 +90,26 @@ impl Qcow2 {
             }
         }
         Ok(true)
+    }
+
+    /// How a transfer is done, by what it begins with.
+    pub(super) fn divide(&self, way: Way, offset: u64, len: u64) -> Division {
+        let _request = self.grace.enter();
+        let Ok(run) = self.map(offset, len) else {
+            return Division::Whole;
+        };
+        match (way, run.entry) {
+            (Way::Read, Entry::Data { .. }) | (_, Entry::Data { copied: true, .. }) => {
+                self.file.division(way, run.len <= len / MANY_PIECES)
+            }
+            (Way::Read, Entry::Compressed { .. }) => Division::Copied,
+            (Way::Read, Entry::Unallocated) => {
+                let backing = self.backing.as_ref();
+                backing.map_or(Division::Whole, |b| b.division(way, offset, run.len))
+            }
+            // Zeros, or new clusters, which follow each other.
+            _ => Division::Whole,
+        }
     }
 
     pub(super) fn describe(&self, run: &Run, guest: u64) -> IoResult<Status> {

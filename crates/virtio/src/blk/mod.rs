@@ -6,6 +6,7 @@ mod error;
 mod request;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use crate::chain::Chain;
 use crate::crew::{Crew, Turn};

@@ -4,6 +4,7 @@
 use super::SERIAL_LEN;
 use super::config::{MAX_RANGE_SECTORS, MAX_SEGMENTS, SECTOR};
 use super::error::{IoError, Policies, Reaction, Resumed, Supervisor};
+use super::transfer::{Data, Transfer};
 use crate::chain::{Chain, Slice};
 use crate::crew::Turn;
 use crate::queue::Broken;
@@ -75,17 +76,24 @@ impl Disk {
         if waits(kind) || kind == kind::OUT && !self.caches() {
             turn.hand_over()?;
         }
-        let (code, filled) = self.until_concluded(kind, turn, || self.act(kind, sector, &chain))?;
+        let (code, filled) =
+            self.until_concluded(kind, turn, || self.act(kind, sector, &chain, turn))?;
         status.copy_from(&[code]);
         // At most 2^32 - 1 bytes in all (2.7.5.2).
         Ok(u32::try_from(filled).unwrap_or(u32::MAX).saturating_add(1))
     }
 
     /// Does it; the number of bytes of data written to guest memory.
-    fn act(&self, kind: u32, sector: u64, chain: &Chain<'_>) -> Result<usize, Failure> {
+    fn act(
+        &self,
+        kind: u32,
+        sector: u64,
+        chain: &Chain<'_>,
+        turn: &Turn<'_>,
+    ) -> Result<usize, Failure> {
         match kind {
-            kind::IN => self.read(sector, &chain.writable),
-            kind::OUT => self.write(sector, &chain.readable).map(|()| 0),
+            kind::IN => self.read(sector, &chain.writable, turn),
+            kind::OUT => self.write(sector, &chain.readable, turn).map(|()| 0),
             kind::FLUSH => Ok(self.device.flush().map(|()| 0)?),
             kind::GET_ID => {
                 let mut id = [0; SERIAL_LEN];
@@ -132,10 +140,10 @@ impl Disk {
         }
     }
 
-    fn read(&self, sector: u64, slices: &[Slice<'_>]) -> Result<usize, Failure> {
+    fn read(&self, sector: u64, slices: &[Slice<'_>], turn: &Turn<'_>) -> Result<usize, Failure> {
         let (offset, len) = self.place(sector, slices)?;
-        let buffers: Vec<_> = slices.iter().map(dest).collect();
-        let result = self.device.read_vectored_at(&buffers, offset);
+        let data = Data::Read(slices.iter().map(dest).collect());
+        let result = self.transfer(data, offset).run(Some(turn));
         // After an error some of the bytes may have come, too.
         for slice in slices {
             slice.bitmap().mark_dirty(0, slice.len());
@@ -144,11 +152,21 @@ impl Disk {
         Ok(len)
     }
 
-    fn write(&self, sector: u64, slices: &[Slice<'_>]) -> Result<(), Failure> {
+    fn write(&self, sector: u64, slices: &[Slice<'_>], turn: &Turn<'_>) -> Result<(), Failure> {
         let (offset, _) = self.place(sector, slices)?;
-        let buffers: Vec<_> = slices.iter().map(source).collect();
-        self.device.write_vectored_at(&buffers, offset)?;
+        let data = Data::Write(slices.iter().map(source).collect());
+        // Each part would be made durable by itself otherwise.
+        let turn = self.caches().then_some(turn);
+        self.transfer(data, offset).run(turn)?;
         Ok(self.written()?)
+    }
+
+    fn transfer(&self, data: Data, offset: u64) -> Transfer {
+        Transfer {
+            device: self.device.clone(),
+            data,
+            offset,
+        }
     }
 
     /// Makes what was written durable unless the driver flushes itself.
@@ -225,15 +243,16 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Guest memory to read into. The caller marks it dirty afterwards.
-fn dest<'a>(slice: &'a Slice<'_>) -> Dest<'a> {
+fn dest(slice: &Slice<'_>) -> Dest<'static> {
     // SAFETY: the slice lies in a region of guest memory, which its queue
-    // keeps mapped, writable, until its worker has ended; the guest's and
-    // other devices' accesses to it are raw or atomic, never references.
+    // keeps mapped, writable, until its threads, which are those that use the
+    // buffer, have ended; the guest's and other devices' accesses to it are
+    // raw or atomic, never references.
     unsafe { Dest::from_raw(slice.ptr_guard_mut().as_ptr(), slice.len()) }
 }
 
 /// Guest memory to write from.
-fn source<'a>(slice: &'a Slice<'_>) -> Source<'a> {
+fn source(slice: &Slice<'_>) -> Source<'static> {
     // SAFETY: as in `dest`; a source is only read.
     unsafe { Source::from_raw(slice.ptr_guard_mut().as_ptr(), slice.len()) }
 }

@@ -1,10 +1,13 @@
 //! Requests through the PCI transport on a disk in memory.
 
+mod long;
+
 use super::*;
 use crate::testing::*;
 use disk::{BlockSizes, Dest, Errno, IoResult, Preallocation, Source, Status};
 use parking_lot::Condvar;
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 use vm_memory::{Bytes, GuestAddress};
 
 const SECTORS: u64 = 64;
@@ -17,6 +20,8 @@ struct RamDisk {
     bytes: Mutex<Vec<u8>>,
     log: Mutex<Vec<String>>,
     fails: AtomicBool,
+    /// Transfers of this byte fail.
+    bad: AtomicU64,
     /// Requests end when so many are there.
     together: usize,
     inside: Mutex<usize>,
@@ -28,11 +33,15 @@ impl RamDisk {
         Self::with_company(1)
     }
     fn with_company(together: usize) -> Arc<Self> {
-        let bytes = (0..SECTORS * 512).map(|i| (i / 512) as u8).collect();
+        Self::with_sectors(SECTORS, together)
+    }
+    fn with_sectors(sectors: u64, together: usize) -> Arc<Self> {
+        let bytes = (0..sectors * 512).map(|i| (i / 512) as u8).collect();
         Arc::new(Self {
             bytes: Mutex::new(bytes),
             log: Mutex::default(),
             fails: AtomicBool::new(false),
+            bad: AtomicU64::new(u64::MAX),
             together,
             inside: Mutex::new(0),
             changed: Condvar::new(),
@@ -55,6 +64,12 @@ impl RamDisk {
             false => Ok(()),
         }
     }
+    fn check(&self, offset: u64, end: usize) -> IoResult<()> {
+        match (offset..end as u64).contains(&self.bad.load(Ordering::SeqCst)) {
+            true => Err(Errno::EIO),
+            false => Ok(()),
+        }
+    }
     fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut *self.log.lock())
     }
@@ -62,7 +77,7 @@ impl RamDisk {
 
 impl BlockDevice for RamDisk {
     fn len(&self) -> u64 {
-        SECTORS * 512
+        self.bytes.lock().len() as u64
     }
     fn read_vectored_at(&self, buffers: &[Dest], offset: u64) -> IoResult<()> {
         let bytes = self.bytes.lock();
@@ -72,7 +87,8 @@ impl BlockDevice for RamDisk {
             at += disk::total_len(&[*buffer]);
         }
         drop(bytes);
-        self.note(format!("read {offset}"))
+        self.note(format!("read {offset}"))?;
+        self.check(offset, at)
     }
     fn write_vectored_at(&self, buffers: &[Source], offset: u64) -> IoResult<()> {
         let mut bytes = self.bytes.lock();
@@ -82,7 +98,8 @@ impl BlockDevice for RamDisk {
             at += disk::total_len(&[*buffer]);
         }
         drop(bytes);
-        self.note(format!("write {offset}"))
+        self.note(format!("write {offset}"))?;
+        self.check(offset, at)
     }
     fn flush(&self) -> IoResult<()> {
         self.note("flush".into())
@@ -99,6 +116,9 @@ impl BlockDevice for RamDisk {
             physical: 4096,
             discard: 4096,
         }
+    }
+    fn division(&self, _: disk::Way, _: u64, _: u64) -> disk::Division {
+        disk::Division::Scattered
     }
     fn read_only(&self) -> bool {
         false
