@@ -228,6 +228,16 @@ impl Asm {
         self.bytes(&[0x81, 0xe0 | reg & 7]);
         self.u32(imm);
     }
+    /// `add reg, imm32` or `cmp reg, imm32`.
+    pub fn add_or_cmp_imm(&mut self, w: bool, add: bool, reg: u8, imm: i32) {
+        self.rex(w, 0, 0, reg);
+        self.bytes(&[0x81, if add { 0xc0 } else { 0xf8 } | reg & 7]);
+        self.u32(imm.cast_unsigned());
+    }
+    /// `test reg1, reg2`.
+    pub fn test_rr(&mut self, w: bool, reg1: u8, reg2: u8) {
+        self.rr(w, 0x85, reg1, reg2);
+    }
     /// `or reg32, imm32`.
     pub fn or_imm(&mut self, reg: u8, imm: u32) {
         self.rex(false, 0, 0, reg);

@@ -27,15 +27,10 @@ impl Emitter<'_> {
     /// A copied instruction.
     pub(super) fn copy(&mut self, step: &Step) {
         let insn = &step.insn;
-        let memory = has_memory(insn);
-        let touches = insn.rflags_read() | insn.rflags_modified() != 0;
-        if !memory {
-            if touches {
-                self.load_flags(step.needed);
-            }
+        if !has_memory(insn) {
+            let start = self.load_flags_for(step);
             self.copy_registers(insn);
-            self.flags_in_slot &= !touches;
-            return;
+            return self.flags_copied(insn, start);
         }
         let access = self.access.of(insn);
         let write =
@@ -45,11 +40,9 @@ impl Emitter<'_> {
             ..Operand::read(insn.memory_size().size() as i32)
         };
         self.access(step, operand.of(insn), |e| e.linear_address(insn));
-        if touches {
-            self.load_flags(step.needed);
-        }
+        let start = self.load_flags_for(step);
         self.copy_with_memory(insn);
-        self.flags_in_slot &= !touches;
+        self.flags_copied(insn, start);
     }
 
     fn copy_registers(&mut self, insn: &Instruction) {

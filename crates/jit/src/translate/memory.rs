@@ -274,7 +274,7 @@ impl Emitter<'_> {
     }
 
     /// Checks the access at T0; afterwards `[T1 + T0]` is the operand in host
-    /// memory. The flags are set aside: instruction `rip` may fault.
+    /// memory. The flags are kept: instruction `rip` may fault.
     pub(super) fn check(&mut self, rip: u64, operand: Operand) {
         self.place = Place::INDEXED;
         let Operand {
@@ -324,10 +324,11 @@ impl Emitter<'_> {
 
     /// The cold half of a check, which begins at hot offset `retry`.
     fn slow_path(&mut self, rip: u64, miss: Miss, retry: usize) {
+        self.settle_flags_cold();
         self.call_miss(miss);
         self.out.accesses.push(Site {
             at: (self.to.cold + self.cold.len()) as u32,
-            flags_in_slot: self.flags_in_slot.into(),
+            flags_in_slot: 1,
             memory: 1,
             rip,
         });

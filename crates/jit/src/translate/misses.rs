@@ -5,7 +5,8 @@
 //! behind the first block that needs it.
 
 use super::memory::{TlbField, add_to_t0, info, tlb_field};
-use super::{Emitter, restore_flags_at};
+use super::Emitter;
+use super::flags::restore_flags_at;
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
 use crate::layout::Layout;

@@ -1,14 +1,9 @@
 //! Emission of one block into a hot and a cold stream.
 //!
-//! # Flags
-//! Guest arithmetic flags live in the host's. A TLB check clobbers them, so
-//! they are set aside in the slot at the host's stack pointer
-//! ([`crate::JitCtx::flags_aside`]) and brought back before the next instruction
-//! that needs them. At every point: if a flag is live, it is in the slot when
-//! `flags_in_slot`, else in the host's flags. All are live wherever a block may
-//! be left.
+//! [`flags`] says where guest arithmetic flags are.
 
 mod copy;
+mod flags;
 mod flow;
 mod memory;
 mod misses;
@@ -16,6 +11,7 @@ mod stack;
 mod string;
 mod system;
 
+pub(crate) use flags::restore_flags_from;
 pub use flow::stack_change;
 pub(crate) use flow::{NO_BRANCH, probe, probe_other};
 pub use memory::info;
@@ -29,6 +25,7 @@ use crate::layout::{ExitKind, Layout};
 use crate::regs::{T0, T2};
 use crate::stubs::Stubs;
 use crate::windows::Windows;
+use flags::{Kept, Recipe};
 use iced_x86::{Encoder, Instruction};
 use memory::Place;
 use misses::Misses;
@@ -148,7 +145,12 @@ struct Emitter<'a> {
     hot: Asm,
     cold: Asm,
     out: Output,
-    flags_in_slot: bool,
+    /// Where the flags are.
+    flags: Kept,
+    /// What sets them again.
+    recipe: Option<Recipe>,
+    /// The step changes what the recipe reads.
+    spoils: bool,
     /// Where the operand is that was checked last.
     place: Place,
 }
@@ -219,7 +221,9 @@ impl Translator {
             hot,
             cold,
             out,
-            flags_in_slot: false,
+            flags: Kept::Host,
+            recipe: None,
+            spoils: false,
             place: Place::INDEXED,
         };
         e.prologue(block.start);
@@ -261,8 +265,12 @@ impl Emitter<'_> {
         if block.vector {
             self.load_vector(block.steps[0].live_in);
         }
-        for step in &block.steps {
+        let live_in = block.steps.iter().skip(1).map(|s| s.live_in);
+        let live_out = live_in.chain([x86::flags::ARITH]);
+        for (step, live) in block.steps.iter().zip(live_out) {
+            self.flags_before(step, live);
             self.step(step);
+            self.flags_after();
         }
         if block.steps.last().is_none_or(|s| !s.treatment.ends_block()) {
             self.restore_flags(x86::flags::ARITH);
@@ -318,9 +326,7 @@ impl Emitter<'_> {
             self.hot_to_cold(*at);
         }
         let id = self.number(insn);
-        if self.flags_in_slot {
-            restore_flags_from(&mut self.cold);
-        }
+        self.load_flags_cold();
         self.cold.gs_store_imm(self.l.exit_site(), id);
         let out = self.cold.jmp();
         self.cold_to_stub(out, self.stubs.exits[ExitKind::Interp as usize]);
@@ -351,28 +357,6 @@ impl Emitter<'_> {
     fn cold_to_hot(&mut self, at: usize, hot: usize) {
         let target = self.to.hot + hot;
         self.cold.link_abs(at, self.to.cold, target);
-    }
-
-    /// Sets the flags aside if any is live and they are not yet.
-    fn save_flags(&mut self, live: u64) {
-        if live == 0 || self.flags_in_slot {
-            return;
-        }
-        self.hot.bytes(&[0x48, 0x8d, 0x64, 0x24, 0x08, 0x9c]); // lea rsp, [rsp+8]; pushfq
-        self.flags_in_slot = true;
-    }
-
-    /// Brings the flags back if any is live and they are in the slot.
-    fn restore_flags(&mut self, live: u64) {
-        self.load_flags(live);
-        self.flags_in_slot = false;
-    }
-
-    /// The same, and they stay in the slot as well: what comes next may fault.
-    fn load_flags(&mut self, live: u64) {
-        if self.flags_in_slot && live != 0 {
-            restore_flags_from(&mut self.hot);
-        }
     }
 
     /// Makes sure the guest's vector state is in the host's registers.
@@ -407,7 +391,7 @@ impl Emitter<'_> {
         if may_raise(insn) {
             self.out.faults.push(Site {
                 at: (self.to.hot + self.hot.len()) as u32,
-                flags_in_slot: self.flags_in_slot.into(),
+                flags_in_slot: (self.flags == Kept::Slot).into(),
                 memory: crate::block::has_memory(insn).into(),
                 rip: insn.ip(),
             });
@@ -438,20 +422,4 @@ fn relative(wide: bool, value: u64) -> i64 {
     } else {
         i64::from(value as i32)
     }
-}
-
-/// Loads the host's flags from the slot. Clobbers T2.
-pub(crate) fn restore_flags_from(a: &mut Asm) {
-    restore_flags_at(a, 0);
-}
-
-/// The same with the slot `above` bytes above the host's stack pointer.
-fn restore_flags_at(a: &mut Asm, above: i32) {
-    use crate::regs::RSP;
-    a.rr(true, crate::asm::op::MOV, T2, 0);
-    a.mem(false, crate::asm::op::MOV, 0, RSP, None, above); // mov eax, [rsp + above]
-    a.bytes(&[0x66, 0xc1, 0xc0, 0x08]); // rol ax, 8
-    // AL holds bits 8..=15: IF, which is set, and OF. This overflows with OF.
-    a.bytes(&[0x04, 0x76, 0x9e]); // add al, 0x76; sahf
-    a.rr(true, crate::asm::op::MOV, 0, T2);
 }

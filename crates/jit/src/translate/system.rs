@@ -2,6 +2,7 @@
 //! bases, control registers, the TSC, and bit strings.
 
 use super::Emitter;
+use super::flags::Kept;
 use super::memory::Operand;
 use crate::asm::{cc, op};
 use crate::block::Step;
@@ -255,12 +256,13 @@ impl Emitter<'_> {
         let index = self.fetch(insn.op1_register(), T2);
         self.hot.rr(false, op::MOV, T2, index);
         self.hot.and_imm(T2, (8 << word) - 1);
-        if self.flags_in_slot {
+        if self.flags != Kept::Host {
             self.hot.gs(true, op::MOV_STORE, T2, self.l.temp());
             self.restore_flags(step.needed);
             self.hot.gs(true, op::MOV, T2, self.l.temp());
         }
         self.emit_bit_op(insn);
+        self.flags_set();
     }
 
     fn emit_bit_op(&mut self, insn: &Instruction) {
