@@ -79,6 +79,8 @@ pub struct Jumps {
     clock: u64,
     /// The spaces and modes whose caches were brought into reach last.
     reached: Option<([CodeSpace; 2], Modes)>,
+    /// Something was forgotten, or other caches were brought into reach.
+    forgot: bool,
 }
 
 struct Cached {
@@ -118,6 +120,7 @@ impl Jumps {
         if self.reached != Some(reached) {
             jit.jump_caches = reached.1.map(|mode| self.in_mode(mode, now).address());
             self.reached = Some(reached);
+            self.forgot = true;
         }
         let cache = self.in_mode(mode, now);
         jit.jump_cache.store(cache.address(), Ordering::SeqCst);
@@ -150,13 +153,22 @@ impl Jumps {
         (c.space, c.mode) = (space, mode);
         i
     }
+    /// Whether what is known of code elsewhere is void, too: something was
+    /// forgotten since the last call, or there are other spaces or modes now.
+    pub(crate) fn take_forgot(&mut self) -> bool {
+        let caches = self.caches.iter_mut();
+        let remapped = caches.fold(false, |any, c| c.cache.take_remapped() | any);
+        std::mem::take(&mut self.forgot) | remapped
+    }
     /// Forgets translations everywhere.
     pub fn forget(&mut self, dropped: &[Dropped]) {
+        self.forgot = true;
         self.caches.iter_mut().for_each(|c| c.cache.forget(dropped));
     }
     /// The TLB forgot what is in `area` in the present user space and in the
     /// kernel's.
     pub(crate) fn recheck(&mut self, area: Area, now: &Now<'_>) {
+        self.forgot = true;
         let epoch = now.user_space().epoch;
         let present = |c: &Cached| c.space.root.is_none() || c.space.epoch == epoch;
         let concerned = self.caches.iter_mut().filter(|c| present(c));
@@ -164,11 +176,13 @@ impl Jumps {
     }
     /// Forgets the addresses of kernel code.
     pub fn clear_kernel(&mut self) {
+        self.forgot = true;
         let kernel = self.caches.iter_mut().filter(|c| c.space.root.is_none());
         kernel.for_each(|c| c.cache.clear());
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
+        self.forgot = true;
         self.caches.iter_mut().for_each(|c| c.cache.clear());
     }
 }

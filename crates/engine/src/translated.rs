@@ -12,7 +12,7 @@ use isa::Stop;
 use jit::cache::{CodeCache, JumpCache};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::{info, stack_change};
-use jit::{ExitKind, JitCtx, Realm, moved};
+use jit::{ExitKind, JitCtx, Realm, Returns, moved};
 use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
@@ -203,6 +203,9 @@ impl SoftVcpu {
     pub(crate) fn enter(&mut self, code: u64) -> Left {
         crate::counters::bump(&self.vm.counters.exits);
         let ctx = self.ctx_mut();
+        if self.local.jumps.take_forgot() {
+            ctx.jit.returns.iter_mut().for_each(Returns::forget);
+        }
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         ctx.jit.tsc_offset = self.local.clock.tsc_offset;
         ctx.jit.page = 0;
@@ -479,6 +482,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         host_xsave: host_image(),
         faults: code.fault_table(),
         rip: std::ptr::null_mut(),
+        returns: code.no_returns(),
     }
 }
 

@@ -280,6 +280,18 @@ impl Asm {
         self.rex(true, 0, 0, reg);
         self.bytes(&[0xc1, 0xe0 | reg & 7, imm]);
     }
+    /// `movzx dst32, src8` of a register's low byte.
+    pub fn movzx8(&mut self, dst: u8, src: u8) {
+        let rex = 0x40 | (dst >> 3) << 2 | src >> 3;
+        self.bytes(&[rex, 0x0f, 0xb6, 0xc0 | (dst & 7) << 3 | src & 7]);
+    }
+    /// `lea reg, [rip + disp32]`; returns the offset of the displacement.
+    pub fn lea_rip(&mut self, reg: u8) -> usize {
+        self.rex(true, reg, 0, 0);
+        self.bytes(&[op::LEA, (reg & 7) << 3 | 5]);
+        self.u32(0);
+        self.len() - 4
+    }
     /// `movzx dst32, src16`.
     pub fn movzx16(&mut self, dst: u8, src: u8) {
         self.rex(false, dst, 0, src);

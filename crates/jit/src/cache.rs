@@ -15,7 +15,8 @@ pub use jump::{JumpCache, JumpCaches};
 
 use crate::arena::{Arena, HUGE};
 use crate::block::{Block, Source};
-use crate::layout::Layout;
+use crate::layout::{Layout, Realm};
+use crate::returns::Returns;
 use crate::stubs::{self, Stubs};
 use crate::translate::{Link, Mapping, Output, Site, Target, Translator};
 use crossing::Crossing;
@@ -297,6 +298,12 @@ impl CodeCache {
         self.arena.rx() as u64 + self.stubs.enter as u64
     }
 
+    /// What [`crate::JitCtx::returns`] is when nothing is known.
+    pub fn no_returns(&self) -> [Returns; Realm::ALL.len()] {
+        let probe = self.arena.rx() as u64 + self.stubs.probe as u64;
+        [Returns::new(probe); Realm::ALL.len()]
+    }
+
     /// The table for [`crate::JitCtx::faults`].
     pub fn fault_table(&self) -> *const FaultTable {
         &raw const *self.faults
@@ -497,8 +504,8 @@ impl CodeCache {
         let anywhere = entry.key.rip == Key::ANYWHERE;
         if anywhere == (link.mapping == Mapping::Anywhere) {
             entry.incoming.push(id);
-            let body = entry.body;
-            self.patch(link.at, body);
+            let to = if link.returns { entry.at } else { entry.body };
+            self.patch(link.at, to);
         } else if link.narrow {
             // Through the jump cache it would come back.
         } else if let Some(detour) = self.detour(&link) {

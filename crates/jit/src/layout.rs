@@ -1,5 +1,6 @@
 //! What generated code knows about the vCPU's memory: offsets from GS.
 
+use crate::returns::Returns;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -95,6 +96,8 @@ pub struct JitCtx {
     pub faults: *const crate::cache::FaultTable,
     /// Address of the guest's RIP.
     pub rip: *mut u64,
+    /// Where returns are expected to lead, by [`Realm`].
+    pub returns: [Returns; Realm::ALL.len()],
 }
 
 /// Offsets, relative to GS, of what generated code touches.
@@ -184,7 +187,8 @@ impl Layout {
         this,
         slow,
         xsave_mask,
-        host_xsave
+        host_xsave,
+        returns
     );
     /// Where [`JitCtx::jump_caches`] has the one of `realm`.
     pub(crate) const fn jump_cache_of(&self, realm: Realm) -> u32 {

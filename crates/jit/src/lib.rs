@@ -28,9 +28,11 @@ mod layout;
 mod moved;
 pub mod native;
 mod regs;
+mod returns;
 pub mod stubs;
 pub mod translate;
 pub mod windows;
 
 pub use layout::{ExitKind, GateLayout, JitCtx, Layout, Realm};
 pub use moved::moved;
+pub use returns::Returns;

@@ -2,8 +2,9 @@
 
 use crate::asm::{Asm, cc, op};
 use crate::gates::{self, Gates};
-use crate::layout::{ExitKind, Layout};
+use crate::layout::{ExitKind, Layout, Realm};
 use crate::regs::{T0, T1, T2, pinned};
+use crate::returns;
 use crate::translate::{NO_BRANCH, probe, probe_other};
 use crate::windows::SLOTS;
 
@@ -20,6 +21,8 @@ const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
 const FRAME: i32 = 8 + 8 * SLOTS as i32;
 /// CF, PF, AF, ZF, SF, OF.
 const ARITH: u32 = 0x8d5;
+
+const REALMS: usize = Realm::ALL.len();
 
 /// Offsets of the stubs inside the arena's first bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +42,12 @@ pub struct Stubs {
     /// Jumps to the guest address in T0, to which no branch leads, through the
     /// jump cache.
     pub probe: usize,
+    /// The same for a branch, whose number is in `exit_site`.
+    pub probe_branch: usize,
+    /// By realm, see [`returns::emit_push`].
+    pub push_return: [usize; REALMS],
+    /// By realm, see [`returns::emit_pop`].
+    pub pop_return: [usize; REALMS],
     /// Slow path of a memory access: T0 = linear address, T2 = info; called.
     pub slow: usize,
     /// Loads the guest's vector state; called at the start of a block.
@@ -75,6 +84,13 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     a.gs_store_imm(l.exit_site(), NO_BRANCH);
     let at = a.jmp();
     a.link(at, s.lookup);
+    s.probe_branch = a.len();
+    let miss = probe(&mut a, l);
+    a.link(miss, s.lookup);
+    for realm in 0..REALMS {
+        s.push_return[realm] = returns::emit_push(&mut a, l, realm);
+        s.pop_return[realm] = returns::emit_pop(&mut a, l, realm, s.probe_branch);
+    }
     s.slow = emit_slow(&mut a, l, restore);
     s.load_vector = emit_load_vector(&mut a, l);
     s.gates = gates::emit(&mut a, l, &s);

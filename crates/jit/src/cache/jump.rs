@@ -14,6 +14,8 @@ pub struct JumpCache {
     touched: Vec<u16>,
     /// The linear pages that it has addresses in.
     pages: Map<u64, Page>,
+    /// A page turned out to be mapped otherwise than before.
+    remapped: bool,
 }
 
 /// A linear page.
@@ -56,6 +58,7 @@ impl JumpCaches {
             entries,
             touched: Vec::new(),
             pages: Map::default(),
+            remapped: false,
         }
     }
 }
@@ -113,10 +116,15 @@ impl JumpCache {
     pub fn note_page(&mut self, la: u64, gpa: u64) {
         self.page(la, gpa);
     }
+    /// Whether a page turned out to be mapped otherwise since the last call.
+    pub fn take_remapped(&mut self) -> bool {
+        std::mem::take(&mut self.remapped)
+    }
     fn page(&mut self, la: u64, gpa: u64) -> &mut Page {
         let number = la >> 12;
         if self.pages.get(&number).is_some_and(|p| p.gpa != gpa) {
             self.remove_page(la);
+            self.remapped = true;
         }
         let new = Page { gpa, offered: 0 };
         self.pages.entry(number).or_insert(new)

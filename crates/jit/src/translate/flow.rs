@@ -12,6 +12,16 @@ use x86::{LONGEST_INSTRUCTION, flags};
 
 const RCX: u8 = 1;
 
+/// What a link leads to.
+enum Leads {
+    /// The target of a jump, perhaps in another page.
+    Jump { crosses: bool },
+    /// The translation without windows of the instruction itself.
+    Narrow,
+    /// What follows a call, for the return.
+    Return,
+}
+
 /// Number of no branch: the address in T0 is one that execution runs on to.
 pub(crate) const NO_BRANCH: u32 = u32::MAX;
 
@@ -24,7 +34,8 @@ impl Emitter<'_> {
     /// goes to the cold stream.
     fn add_link(&mut self, at: usize, target: u64, crosses: bool) {
         self.hot_to_cold(at);
-        self.link_stub(self.to.hot + at, target, crosses, false);
+        let stub = self.link_stub();
+        self.note_link(self.to.hot + at, target, stub, Leads::Jump { crosses });
     }
 
     /// Goes on in the cold stream in the translation of the instruction at
@@ -34,26 +45,55 @@ impl Emitter<'_> {
         self.cold.bytes(padding(before + 1));
         let at = self.cold.jmp();
         self.cold.land(at);
-        self.link_stub(self.to.cold + at, target, false, true);
+        let stub = self.link_stub();
+        self.note_link(self.to.cold + at, target, stub, Leads::Narrow);
     }
 
-    /// Registers a link whose displacement is at arena offset `at` and leads to
-    /// the cold stream's end, where its stub goes.
-    fn link_stub(&mut self, at: usize, target: u64, crosses: bool, narrow: bool) {
-        let id = self.to.first_link + self.out.links.len() as u32;
+    /// Where the stub of the next link is, which goes to the cold stream's end.
+    fn link_stub(&mut self) -> usize {
+        let at = self.to.cold + self.cold.len();
+        let id = self.next_link();
+        let call = self.cold.call();
+        self.cold_to_stub(call, self.stubs.link);
+        self.cold.u32(id);
+        at
+    }
+
+    fn next_link(&self) -> u32 {
+        self.to.first_link + self.out.links.len() as u32
+    }
+
+    /// Registers the next link, whose displacement is at arena offset `at` and
+    /// leads to `stub`.
+    fn note_link(&mut self, at: usize, target: u64, stub: usize, leads: Leads) {
         self.out.links.push(Link {
             at: at as u32,
-            stub: (self.to.cold + self.cold.len()) as u32,
+            stub: stub as u32,
             target,
-            crosses,
-            narrow,
+            crosses: matches!(leads, Leads::Jump { crosses: true }),
+            narrow: matches!(leads, Leads::Narrow),
+            returns: matches!(leads, Leads::Return),
             mapping: self.to.mapping,
             wide: self.to.wide,
             mode: 0,
         });
-        let call = self.cold.call();
-        self.cold_to_stub(call, self.stubs.link);
-        self.cold.u32(id);
+    }
+
+    /// Notes where the return from the call `insn` leads. Leaves flags alone,
+    /// clobbers T0, T1 and T2.
+    fn expect_return(&mut self, insn: &Instruction) {
+        let next = insn.next_ip();
+        if !self.linkable(insn.ip(), next) || !self.same_page(insn.ip(), next) {
+            return;
+        }
+        self.linear(T0, next);
+        self.align_link(3);
+        let at = self.hot.lea_rip(T1);
+        let probe = self.stubs.probe;
+        self.hot_to_stub(at, probe);
+        self.note_link(self.to.hot + at, next, probe, Leads::Return);
+        let push = self.hot.call();
+        self.hot_to_stub(push, self.stubs.push_return[self.to.bank]);
     }
 
     /// Pads so that the displacement behind `opcode` bytes is aligned: other
@@ -167,6 +207,7 @@ impl Emitter<'_> {
     /// Near CALL of a known address.
     pub(super) fn call(&mut self, step: &Step) {
         self.push_return(step);
+        self.expect_return(&step.insn);
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         self.jump_from(ip, target, Some(&step.insn));
@@ -192,6 +233,7 @@ impl Emitter<'_> {
         self.branch_operand(step);
         self.hot.gs(true, op::MOV_STORE, T0, self.l.temp());
         self.push_return(step);
+        self.expect_return(&step.insn);
         self.hot.gs(true, op::MOV, T0, self.l.temp());
         self.indirect(&step.insn);
     }
@@ -206,7 +248,13 @@ impl Emitter<'_> {
     pub(super) fn ret(&mut self, step: &Step) {
         let extra = ret_bytes(&step.insn);
         self.pop_return(step, extra);
-        self.indirect(&step.insn);
+        let branch = self.number(&step.insn);
+        self.save_flags(flags::ARITH);
+        self.hot.gs_store_imm(self.l.exit_site(), branch);
+        let pop = self.hot.call();
+        self.hot_to_stub(pop, self.stubs.pop_return[self.to.bank]);
+        self.restore_flags(flags::ARITH);
+        self.hot.jmp_reg(T1);
     }
 
     /// To the address in T0.

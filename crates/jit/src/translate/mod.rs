@@ -79,6 +79,9 @@ pub struct Link {
     pub crosses: bool,
     /// It leads to a translation without windows.
     pub narrow: bool,
+    /// It is for a return, which leads to the beginning, as jumps through the
+    /// jump cache do, with T0 as these have it.
+    pub returns: bool,
     /// What its target is relative to.
     pub mapping: Mapping,
     /// It is in 64-bit code.
