@@ -24,6 +24,27 @@ struct Page {
     gpa: u64,
     /// How many of that page's targets were offered.
     offered: usize,
+    /// Offsets in it of addresses that were remembered.
+    known: Vec<u16>,
+}
+
+impl Page {
+    fn new(gpa: u64) -> Self {
+        Self {
+            gpa,
+            offered: 0,
+            known: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, offset: u16) {
+        // Those that others took the place of come again.
+        if self.known.len() == self.known.capacity() {
+            self.known.sort_unstable();
+            self.known.dedup();
+        }
+        self.known.push(offset);
+    }
 }
 
 /// Entries of a cache.
@@ -90,12 +111,16 @@ impl JumpCache {
                 self.put(other, there, old);
             }
         }
+        if there != rip {
+            self.know(rip);
+        }
         self.put(first, rip, code);
     }
     /// Remembers a translation where nothing else is remembered.
     pub fn offer(&mut self, rip: u64, code: u64) {
         let free = |i: &u16| self.entries[usize::from(*i)][1] == 0;
         if let Some(place) = places(rip).into_iter().find(free) {
+            self.know(rip);
             self.put(place, rip, code);
         }
     }
@@ -105,6 +130,12 @@ impl JumpCache {
             self.touched.push(index);
         }
         *e = [rip.wrapping_neg(), code];
+    }
+    /// The address, of a page that was noted, is remembered from now on.
+    fn know(&mut self, rip: u64) {
+        if let Some(page) = self.pages.get_mut(&(rip >> 12)) {
+            page.note((rip & 0xfff) as u16);
+        }
     }
     /// The number of targets that the page of `rip`, mapped to that at `gpa`,
     /// was offered before; from now on it is `now`.
@@ -126,8 +157,7 @@ impl JumpCache {
             self.remove_page(la);
             self.remapped = true;
         }
-        let new = Page { gpa, offered: 0 };
-        self.pages.entry(number).or_insert(new)
+        self.pages.entry(number).or_insert_with(|| Page::new(gpa))
     }
     /// Mappings in `area` may have changed: forgets the addresses in those pages
     /// of which `same` (linear, guest-physical address) says that they have.
@@ -168,10 +198,12 @@ impl JumpCache {
     /// Forgets the addresses of one page, and of an instruction that runs on
     /// into it.
     fn remove_page(&mut self, la: u64) {
-        const BEFORE: u64 = LONGEST_INSTRUCTION as u64 - 1;
-        self.pages.remove(&(la >> 12));
-        let first = (la & !0xfff).wrapping_sub(BEFORE);
-        self.remove((0..BEFORE + 0x1000).map(|i| first.wrapping_add(i)));
+        let start = la & !0xfff;
+        let page = self.pages.remove(&(la >> 12));
+        let known = page.into_iter().flat_map(|p| p.known);
+        self.remove(known.map(|offset| start | u64::from(offset)));
+        let before = 1..LONGEST_INSTRUCTION as u64;
+        self.remove(before.map(|i| start.wrapping_sub(i)));
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
