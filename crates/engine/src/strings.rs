@@ -1,13 +1,22 @@
-//! `rep movs` and `rep stos` page by page, for plain memory in both
-//! directions; whatever is not plain is left to the interpreter.
+//! `rep movs` and `rep stos` page by page, for RAM in both directions; devices
+//! are left to the interpreter.
 #![allow(unsafe_code, reason = "copies between host pages found by the TLBs")]
 
 use crate::vcpu::SoftVcpu;
 use iced_x86::{Code, Instruction, OpKind, Register};
+use isa::Access;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{canonical48, flags, gpr};
+
+/// A page of RAM at some address.
+struct Ram {
+    /// Host address of the byte in question.
+    host: u64,
+    /// Writes may go straight there.
+    plain: bool,
+}
 
 /// Pages per call, so that interrupts are noticed.
 const PAGES: usize = 64;
@@ -51,7 +60,7 @@ impl Bulk {
 }
 
 impl SoftVcpu {
-    /// Does as much of a `rep movs/stos` as lies in plain memory. True if
+    /// Does as much of a `rep movs/stos` as lies in RAM. True if
     /// something was done: registers then stand as after those iterations,
     /// RIP after the instruction if it is complete.
     pub(crate) fn bulk_string(&mut self, insn: &Instruction) -> bool {
@@ -100,21 +109,32 @@ impl SoftVcpu {
             return false;
         }
         let len = n * size;
-        let Some(dst) = self.plain_page(to, true) else {
+        let Some(dst) = self.ram(to, true) else {
             return false;
         };
-        if source {
-            let Some(src) = self.plain_page(from, false) else {
-                return false;
-            };
-            if dst.wrapping_sub(src) < len {
-                return false; // a forward copy onto itself repeats its source
-            }
-            // SAFETY: both ranges lie inside mapped pages of slots.
-            unsafe { std::ptr::copy(src as *const u8, dst as *mut u8, len as usize) };
+        let src = if source { self.ram(from, false) } else { None };
+        // A forward copy onto itself repeats its source.
+        let unfit = |src: &Ram| dst.host.wrapping_sub(src.host) < len;
+        if source && src.as_ref().is_none_or(unfit) {
+            return false;
+        }
+        let write = |to: *mut u8| match &src {
+            // SAFETY: the range lies inside a mapped page of a slot, and `to`
+            // is one of the same length elsewhere.
+            Some(src) => unsafe { std::ptr::copy(src.host as *const u8, to, len as usize) },
+            // SAFETY: `to` is writable for `len` bytes.
+            None => unsafe { fill(to as u64, len, size, value) },
+        };
+        if dst.plain {
+            write(dst.host as *mut u8);
         } else {
-            // SAFETY: as above.
-            unsafe { fill(dst, len, size, value) };
+            let mut bytes = [0; PAGE_SIZE as usize];
+            write(bytes.as_mut_ptr());
+            let (cpu, mut world) = self.parts();
+            let bytes = &bytes[..len as usize];
+            if world.write_from(cpu, to, bytes, Access::Write).is_err() {
+                return false;
+            }
         }
         let cpu = self.cpu_mut();
         cpu.gpr[gpr::RDI] = to.wrapping_add(len) & mask;
@@ -125,12 +145,12 @@ impl SoftVcpu {
         true
     }
 
-    /// Host address of `la` if it is plain memory for the access.
-    fn plain_page(&mut self, la: u64, write: bool) -> Option<u64> {
+    /// The RAM at `la` if the access may be made.
+    fn ram(&mut self, la: u64, write: bool) -> Option<Ram> {
         let ctx = self.ctx_mut();
         let bank = Bank::of(&ctx.cpu);
         if let Some(host) = ctx.tlb.hit(bank, la, 1, write) {
-            return Some(host);
+            return Some(Ram { host, plain: true });
         }
         if !canonical48(la) {
             return None;
@@ -142,8 +162,13 @@ impl SoftVcpu {
             implicit: false,
         };
         let page = ctx.tlb.resolve(&ctx.cpu, &self.map, la, need).ok()?;
-        let host = page.host? + (la & PAGE_MASK);
-        (!write || page.plain_write).then_some(host)
+        if write && self.map.page(page.gpa)?.slot.readonly {
+            return None;
+        }
+        Some(Ram {
+            host: page.host? + (la & PAGE_MASK),
+            plain: page.plain_write,
+        })
     }
 }
 

@@ -172,7 +172,14 @@ impl World<'_> {
         Ok(())
     }
 
-    fn write_from(&mut self, cpu: &CpuState, la: u64, buf: &[u8], how: Access) -> Result<(), Stop> {
+    /// Writes `buf` to memory or devices.
+    pub(crate) fn write_from(
+        &mut self,
+        cpu: &CpuState,
+        la: u64,
+        buf: &[u8],
+        how: Access,
+    ) -> Result<(), Stop> {
         for c in self.chunks(cpu, la, buf.len(), how)?.into_iter().flatten() {
             let part = &buf[c.range.0..c.range.1];
             // SAFETY: as in `read_into`; read-only slots are not written.

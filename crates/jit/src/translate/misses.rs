@@ -4,9 +4,9 @@
 //! access looks is a [`Miss`], of which there are few; each one's code is emitted
 //! behind the first block that needs it.
 
-use super::memory::{TlbField, add_to_t0, info, tlb_field};
 use super::Emitter;
 use super::flags::restore_flags_at;
+use super::memory::{TlbField, add_to_t0, info, tlb_field};
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
 use crate::layout::Layout;

@@ -15,6 +15,7 @@ group! { "code":
     store_into_next_instruction "SDM 3 8.1.3",
     loop_patches_its_own_immediate "SDM 3 8.1.3",
     rep_stos_over_following_code "SDM 3 8.1.3",
+    rep_strings_over_called_functions "SDM 3 8.1.3",
     patch_through_another_mapping "SDM 3 8.1.3",
     patch_instruction_across_pages "SDM 3 8.1.3",
     patch_called_function_many_times "SDM 3 8.1.3",
@@ -107,6 +108,48 @@ fn rep_stos_over_following_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
         })?;
         g.run_to_end()?;
         expect("EDX", g.regs()?.rdx, 0)
+    })
+}
+
+fn rep_strings_over_called_functions(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    const RET: u8 = 0xc3;
+    let function = |result: u8| [0xb8, result, 0, 0, 0, RET]; // mov eax, imm32
+    let (one, two, new) = (SPARE, SPARE + 0x800, SPARE + 0x1000);
+    in_modes(hv, &Mode::FLAT, |g| {
+        g.write(one, &function(1));
+        g.write(two, &function(2));
+        g.write(new, &function(5));
+        g.asm(|a| {
+            let call = |a: &mut CodeAssembler, at: u64| {
+                a.call(at)?;
+                a.shl(ebx, 4)?;
+                a.or(ebx, eax)
+            };
+            let string = |a: &mut CodeAssembler, from: u64, to: u64, count: u32| {
+                a.mov(esi, from as u32)?;
+                a.mov(edi, to as u32)?;
+                a.mov(ecx, count)
+            };
+            call(a, one)?;
+            call(a, two)?;
+            string(a, new, one, 6)?;
+            a.rep().movsb()?;
+            call(a, one)?;
+            call(a, two)?;
+            // Forward onto itself: the function three times.
+            string(a, one, one + 6, 12)?;
+            a.rep().movsb()?;
+            call(a, one + 12)?;
+            string(a, 0, one, 6)?;
+            a.mov(eax, u32::from(RET))?;
+            a.rep().stosb()?;
+            a.mov(eax, 7)?;
+            call(a, one)?;
+            a.hlt()
+        })?;
+        g.set(|r| r.rbx = 0)?;
+        g.run_to_end()?;
+        expect("results", g.regs()?.rbx, 0x12_5257)
     })
 }
 
