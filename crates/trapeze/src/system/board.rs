@@ -83,12 +83,27 @@ fn list() -> String {
     text
 }
 
+/// Properties of a board, with what there is to choose.
+fn properties(board: &BoardKind) -> String {
+    let accel = [("accel", "<str> - accelerators, tried in order, as kvm:soft")];
+    let chosen = accel.iter().chain(&memory::MACHINE_PROPERTIES);
+    let chosen = chosen.map(|(name, help)| format!("  {name}={help}\n"));
+    let fixed = |row: &Fixed| format!("  {}={} - {}\n", row.name, row.accepted[0], row.why);
+    let rows = chosen.chain(FIXED.iter().map(fixed));
+    let rows: String = rows.collect();
+    format!("{}-machine options:\n{rows}", board.versioned())
+}
+
 /// `-machine`.
 pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
     for (position, (key, value)) in keyval::parse(value).into_iter().enumerate() {
         match (&*key, value) {
             ("help" | "?", None) => {
-                options.print.get_or_insert_with(list);
+                let board = options.config.board;
+                options.print.get_or_insert_with(|| match position {
+                    0 => list(),
+                    _ => properties(board),
+                });
                 return Ok(());
             }
             ("type", Some(name)) => options.config.board = by_name(&name)?,
@@ -116,7 +131,7 @@ fn property(options: &mut Options, key: &str, value: &str) -> Result<(), String>
             let fixed = FIXED.iter().map(|r| r.name);
             ["accel"]
                 .into_iter()
-                .chain(memory::MACHINE_PROPERTIES)
+                .chain(memory::MACHINE_PROPERTIES.map(|p| p.0))
                 .chain(fixed)
         };
         let near = did_you_mean(key, names());

@@ -11,6 +11,11 @@ fn synopsis(row: &Row) -> String {
     }
 }
 
+/// What is said of one option.
+pub(super) fn of(row: &Row) -> String {
+    format!("{}\n        {}\n", synopsis(row), row.help)
+}
+
 /// The text of `-help`.
 pub(super) fn text(program: &str) -> String {
     let call = match program {
@@ -19,7 +24,7 @@ pub(super) fn text(program: &str) -> String {
     };
     let mut text = format!("{}\n\nusage: {call} [options]\n\n", super::version());
     for row in OPTIONS {
-        text.push_str(&format!("{}\n        {}\n", synopsis(row), row.help));
+        text.push_str(&of(row));
     }
     text
 }

@@ -54,12 +54,24 @@ type Set = fn(&mut Object, &str) -> Result<(), String>;
 /// A property, and who has it (all, if none is named).
 struct Property {
     name: &'static str,
+    /// As `-object TYPE,help` shows it: type and meaning.
+    help: &'static str,
     of: &'static [Kind],
     set: Set,
 }
 
-const fn property(name: &'static str, of: &'static [Kind], set: Set) -> Property {
-    Property { name, of, set }
+const fn property(
+    name: &'static str,
+    help: &'static str,
+    of: &'static [Kind],
+    set: Set,
+) -> Property {
+    Property {
+        name,
+        help,
+        of,
+        set,
+    }
 }
 
 /// A property that must be off.
@@ -71,101 +83,170 @@ fn only_off(value: &str, why: &str) -> Result<(), String> {
 }
 
 const PROPERTIES: [Property; 19] = [
-    property("id", &[], |o, v| {
+    property("id", "<str> - its name", &[], |o, v| {
         o.backend.id = v.into();
         Ok(())
     }),
-    property("size", &[], |o, v| {
+    property("size", "<size> - its size", &[], |o, v| {
         o.backend.size = size::parse(v, 0)?;
         Ok(())
     }),
-    property("share", &[], |o, v| {
-        o.backend.share = on_off(v)?;
-        Ok(())
-    }),
-    property("prealloc", &[], |o, v| {
-        o.prealloc = Some(on_off(v)?);
-        Ok(())
-    }),
-    property("reserve", &[], |o, v| {
-        o.backend.reserve = on_off(v)?;
-        Ok(())
-    }),
-    property("merge", &[], |o, v| {
-        o.merge = Some(on_off(v)?);
-        Ok(())
-    }),
-    property("dump", &[], |o, v| {
-        o.dump = Some(on_off(v)?);
-        Ok(())
-    }),
-    property("prealloc-threads", &[], |_, v| match v {
-        "1" => Ok(()),
-        _ => Err("one thread does it".into()),
-    }),
-    property("host-nodes", &[], |_, _| {
+    property(
+        "share",
+        "<bool> - writes reach the file or memfd (default: off, memfd: on)",
+        &[],
+        |o, v| {
+            o.backend.share = on_off(v)?;
+            Ok(())
+        },
+    ),
+    property(
+        "prealloc",
+        "<bool> - take it from the host at the start (default: off)",
+        &[],
+        |o, v| {
+            o.prealloc = Some(on_off(v)?);
+            Ok(())
+        },
+    ),
+    property(
+        "reserve",
+        "<bool> - the host must have as much (default: off)",
+        &[],
+        |o, v| {
+            o.backend.reserve = on_off(v)?;
+            Ok(())
+        },
+    ),
+    property(
+        "merge",
+        "<bool> - offer it to KSM; anonymous memory only (default: by -machine mem-merge)",
+        &[],
+        |o, v| {
+            o.merge = Some(on_off(v)?);
+            Ok(())
+        },
+    ),
+    property(
+        "dump",
+        "<bool> - it is in core dumps (default: by -machine dump-guest-core)",
+        &[],
+        |o, v| {
+            o.dump = Some(on_off(v)?);
+            Ok(())
+        },
+    ),
+    property(
+        "prealloc-threads",
+        "<int> - 1: one thread does it",
+        &[],
+        |_, v| match v {
+            "1" => Ok(()),
+            _ => Err("one thread does it".into()),
+        },
+    ),
+    property("host-nodes", "<int> - not supported", &[], |_, _| {
         Err("memory is not bound to nodes of the host".into())
     }),
-    property("policy", &[], |_, v| match v {
+    property("policy", "<str> - default", &[], |_, v| match v {
         "default" => Ok(()),
         _ => Err("memory is not bound to nodes of the host".into()),
     }),
-    property("mem-path", &[Kind::File], |o, v| {
-        if v.is_empty() {
-            return Err("a file or folder is missing".into());
-        }
-        if let MemorySource::File { path, .. } = &mut o.backend.source {
-            *path = PathBuf::from(v);
-        }
-        Ok(())
-    }),
-    property("offset", &[Kind::File], |o, v| {
-        let at = size::parse(v, 0)?;
-        if let MemorySource::File { offset, .. } = &mut o.backend.source {
-            *offset = at;
-        }
-        Ok(())
-    }),
-    property("discard-data", &[Kind::File], |_, v| {
-        only_off(v, "what is in the file stays there")
-    }),
-    property("pmem", &[Kind::File], |_, v| {
-        only_off(v, "there is no persistent memory")
-    }),
-    property("readonly", &[Kind::File], |_, v| {
-        only_off(v, "the file is opened for writing")
-    }),
-    property("rom", &[Kind::File], |_, v| match v {
-        "auto" => Ok(()),
-        v => only_off(v, "guest RAM is writable"),
-    }),
-    property("hugetlb", &[Kind::Memfd], |o, v| {
-        let on = on_off(v)?;
-        if let MemorySource::Memfd { huge, .. } = &mut o.backend.source {
-            *huge = on.then(|| huge.unwrap_or(0));
-        }
-        Ok(())
-    }),
-    property("hugetlbsize", &[Kind::Memfd], |o, v| {
-        let bytes = size::parse(v, 0)?;
-        if !bytes.is_power_of_two() {
-            return Err("the size of a page is a power of two".into());
-        }
-        match &mut o.backend.source {
-            MemorySource::Memfd {
-                huge: Some(huge), ..
-            } => *huge = bytes,
-            _ => return Err("hugetlb=on must come before it".into()),
-        }
-        Ok(())
-    }),
-    property("seal", &[Kind::Memfd], |o, v| {
-        let on = on_off(v)?;
-        if let MemorySource::Memfd { seal, .. } = &mut o.backend.source {
-            *seal = on;
-        }
-        Ok(())
-    }),
+    property(
+        "mem-path",
+        "<str> - a file, made if it is missing, or a folder",
+        &[Kind::File],
+        |o, v| {
+            if v.is_empty() {
+                return Err("a file or folder is missing".into());
+            }
+            if let MemorySource::File { path, .. } = &mut o.backend.source {
+                *path = PathBuf::from(v);
+            }
+            Ok(())
+        },
+    ),
+    property(
+        "offset",
+        "<size> - where in the file it begins (default: 0)",
+        &[Kind::File],
+        |o, v| {
+            let at = size::parse(v, 0)?;
+            if let MemorySource::File { offset, .. } = &mut o.backend.source {
+                *offset = at;
+            }
+            Ok(())
+        },
+    ),
+    property(
+        "discard-data",
+        "<bool> - off: what is in the file stays",
+        &[Kind::File],
+        |_, v| only_off(v, "what is in the file stays there"),
+    ),
+    property(
+        "pmem",
+        "<bool> - off: there is no persistent memory",
+        &[Kind::File],
+        |_, v| only_off(v, "there is no persistent memory"),
+    ),
+    property(
+        "readonly",
+        "<bool> - off: the file is opened for writing",
+        &[Kind::File],
+        |_, v| only_off(v, "the file is opened for writing"),
+    ),
+    property(
+        "rom",
+        "<OnOffAuto> - off or auto: guest RAM is writable",
+        &[Kind::File],
+        |_, v| match v {
+            "auto" => Ok(()),
+            v => only_off(v, "guest RAM is writable"),
+        },
+    ),
+    property(
+        "hugetlb",
+        "<bool> - huge pages (default: off)",
+        &[Kind::Memfd],
+        |o, v| {
+            let on = on_off(v)?;
+            if let MemorySource::Memfd { huge, .. } = &mut o.backend.source {
+                *huge = on.then(|| huge.unwrap_or(0));
+            }
+            Ok(())
+        },
+    ),
+    property(
+        "hugetlbsize",
+        "<size> - of a huge page, after hugetlb=on (default: the host's)",
+        &[Kind::Memfd],
+        |o, v| {
+            let bytes = size::parse(v, 0)?;
+            if !bytes.is_power_of_two() {
+                return Err("the size of a page is a power of two".into());
+            }
+            match &mut o.backend.source {
+                MemorySource::Memfd {
+                    huge: Some(huge), ..
+                } => *huge = bytes,
+                _ => return Err("hugetlb=on must come before it".into()),
+            }
+            Ok(())
+        },
+    ),
+    property(
+        "seal",
+        "<bool> - its size is sealed (default: on)",
+        &[Kind::Memfd],
+        |o, v| {
+            let on = on_off(v)?;
+            if let MemorySource::Memfd { seal, .. } = &mut o.backend.source {
+                *seal = on;
+            }
+            Ok(())
+        },
+    ),
 ];
 
 impl Kind {
@@ -226,8 +307,10 @@ pub(super) fn object(options: &mut Options, value: &str) -> Result<(), String> {
     };
     for (key, value) in words {
         if matches!(&*key, "help" | "?") && value.is_none() {
-            let names = kind.properties().map(|p| format!("  {}=\n", p.name));
-            let text = format!("{name} options:\n{}", names.collect::<String>());
+            let rows = kind
+                .properties()
+                .map(|p| format!("  {}={}\n", p.name, p.help));
+            let text = format!("{name} options:\n{}", rows.collect::<String>());
             options.print.get_or_insert(text);
             return Ok(());
         }
@@ -290,7 +373,20 @@ pub(super) fn prealloc(options: &mut Options, _: &str) -> Result<(), String> {
 }
 
 /// Properties of `-machine`.
-pub(super) const MACHINE_PROPERTIES: [&str; 3] = ["memory-backend", "mem-merge", "dump-guest-core"];
+pub(super) const MACHINE_PROPERTIES: [(&str, &str); 3] = [
+    (
+        "memory-backend",
+        "<str> - id of the -object that is the RAM",
+    ),
+    (
+        "mem-merge",
+        "<bool> - offer anonymous RAM to KSM (default: on)",
+    ),
+    (
+        "dump-guest-core",
+        "<bool> - RAM is in core dumps (default: on)",
+    ),
+];
 
 /// Takes a property of `-machine`; false if it is none of memory's.
 pub(super) fn machine(options: &mut Options, key: &str, value: &str) -> Result<bool, String> {

@@ -1,7 +1,7 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, blockdev, chardev, device, drive, log_items, memory, numa};
+use super::{Personality, accel, blockdev, chardev, device, drive, help, log_items, memory, numa};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;
@@ -104,10 +104,15 @@ impl Options {
                     .next()
                     .ok_or_else(|| format!("-{}: {what} is missing", row.name))?,
             };
-            (row.apply)(self, value).map_err(|why| match value {
-                "" => format!("-{}: {why}", row.name),
-                value => format!("-{} {value}: {why}", row.name),
-            })?;
+            match ((row.apply)(self, value), value) {
+                (Ok(()), _) => {}
+                // Options that list nothing say what they take.
+                (Err(_), "help" | "?") => {
+                    self.print.get_or_insert_with(|| help::of(row));
+                }
+                (Err(why), "") => return Err(format!("-{}: {why}", row.name)),
+                (Err(why), value) => return Err(format!("-{} {value}: {why}", row.name)),
+            }
         }
         let nodes = numa::resolve(self)?;
         memory::resolve(self, nodes)?;

@@ -50,13 +50,13 @@ const fn row(
 pub(crate) const OPTIONS: &[Row] = &[
     row("help", &["h"], Flag, "print this help", v::help),
     row("version", &[], Flag, "print the version", v::version),
-    row("machine", &["M"], Value("NAME[,accel=A:B][,PROPERTY=VALUE...]"), "the board: 'pc', an i440FX PC (the default), 'q35', with PCI Express, or 'microvm', without PCI; memory-backend=ID, mem-merge=on|off, dump-guest-core=on|off; 'help' lists", board::apply),
+    row("machine", &["M"], Value("NAME[,accel=A:B][,PROPERTY=VALUE...]"), "the board: 'pc', an i440FX PC (the default), 'q35', with PCI Express, or 'microvm', without PCI; memory-backend=ID, mem-merge=on|off, dump-guest-core=on|off; 'help' lists, 'NAME,help' its properties", board::apply),
     row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction", v::accel),
     row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
     row("cpu", &[], Value("MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off][,enforce]"), "the CPU the guest sees; 'max' is everything the accelerator offers (the default), but for invtsc: with an invariant TSC guests keep time by it instead of kvmclock; 'help' lists models and features", v::cpu),
     row("smp", &[], Value("[cpus=]N[,sockets=N][,cores=N][,threads=N][,maxcpus=N]"), "the processors (default 1); what is left out follows, cores rather than sockets", v::smp),
     row("m", &[], Value("[size=]SIZE"), "guest memory in MiB, or with suffix K, M, G or T (default 128M)", v::memory),
-    row("object", &[], Value("TYPE,id=ID[,PROPERTY=VALUE...]"), "a memory backend for -machine memory-backend=ID or -numa node,memdev=ID: memory-backend-ram, memory-backend-file,mem-path=FILE|FOLDER (offset=) or memory-backend-memfd (hugetlb=, hugetlbsize=, seal=), each with size=SIZE, share=on|off, prealloc=on|off, reserve=on|off, merge=on|off (KSM; only anonymous memory), dump=on|off (in core dumps); 'help' lists", memory::object),
+    row("object", &[], Value("TYPE,id=ID[,PROPERTY=VALUE...]"), "a memory backend for -machine memory-backend=ID or -numa node,memdev=ID: memory-backend-ram, memory-backend-file,mem-path=FILE|FOLDER (offset=) or memory-backend-memfd (hugetlb=, hugetlbsize=, seal=), each with size=SIZE, share=on|off, prealloc=on|off, reserve=on|off, merge=on|off (KSM; only anonymous memory), dump=on|off (in core dumps); 'help' lists, 'TYPE,help' its properties", memory::object),
     row("mem-path", &[], Value("FILE|FOLDER"), "memory is this file, made if it is missing, or a nameless file in the folder; of hugetlbfs in huge pages", memory::path),
     row("mem-prealloc", &[], Flag, "take all memory from the host at the start", memory::prealloc),
     row("numa", &[], Value("node|dist|cpu[,PROPERTY=VALUE...]"), "NUMA nodes, told through ACPI: node[,nodeid=N][,cpus=FIRST[-LAST]],memdev=ID (or mem=SIZE); dist,src=N,dst=N,val=DISTANCE; cpu,node-id=N[,socket-id=N][,core-id=N][,thread-id=N]", numa::apply),
@@ -93,6 +93,6 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("no-reboot", &[], Flag, "end instead of rebooting", v::no_reboot),
     row("action", &[], Value("EVENT=ACTION[,...]"), "reboot=reset|shutdown; shutdown=poweroff|pause; panic=none|pause|shutdown|exit-failure (default shutdown)", v::action),
     row("d", &[], Value("ITEM[,...]"), "log these items; 'help' lists", v::log_items),
-    row("trace", &[], Value("[enable=]PATTERN[,file=FILE]"), "log records whose target matches, '*' at the end matches the rest", v::trace),
+    row("trace", &[], Value("[enable=]PATTERN[,file=FILE]"), "log records whose target, a module as virtio::blk, matches; '*' at the end matches the rest", v::trace),
     row("D", &[], Value("FILE"), "write what -d and -trace ask for to this file", v::log_file),
 ];

@@ -264,6 +264,7 @@ pub(super) fn trace(options: &mut Options, value: &str) -> Applied {
         match (key, value) {
             ("enable", Some(pattern)) => options.log.targets.push(pattern.into()),
             ("file", Some(path)) => options.log_file = Some(PathBuf::from(path)),
+            ("help" | "?", None) => return Err("there is no list".into()),
             (pattern, None) if position == 0 => options.log.targets.push(pattern.into()),
             (key, _) => return Err(no_such("property", key, "enable and file")),
         }
