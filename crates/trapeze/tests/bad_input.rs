@@ -108,6 +108,11 @@ fn drives_and_devices_that_cannot_be() {
         &["cache=fast", "writethrough"],
     );
     check(&["-drive", &none, "-drive", &none], &["two drives", "'a'"]);
+    let first = drive(",if=virtio,index=0");
+    check(&["-drive", &first, "-drive", &first], &["index=0"]);
+    check(&["-drive", &drive(",if=none,id=1a")], &["id=1a", "letter"]);
+    check(&["-device", "edu,id=a b"], &["id=a b", "letter"]);
+    check(&["-smp", "2,sockest=2"], &["'sockest'", "'sockets'"]);
     check(
         &["-device", "virtio-bkl"],
         &["'virtio-bkl'", "'virtio-blk'"],

@@ -159,7 +159,7 @@ const PROPERTIES: [Property; 13] = [
         Ok(())
     }),
     property("node-name", Of::All, |n, v| {
-        n.name = v.into();
+        n.name = keyval::id(v)?;
         Ok(())
     }),
     property("filename", Of::File, |n, v| {

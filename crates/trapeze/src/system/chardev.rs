@@ -143,7 +143,7 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
             }
         };
         if key == "id" {
-            id = Some(value);
+            id = Some(keyval::id(&value).map_err(|why| format!("id={value}: {why}"))?);
             continue;
         }
         backend.check(&key)?;

@@ -193,7 +193,7 @@ pub(super) fn debugcon(chardev: String) -> DeviceModel {
 }
 
 const ID: Property = property("id", "<str> - name of the device", |d, v| {
-    d.id = Some(v.into());
+    d.id = Some(keyval::id(v)?);
     Ok(())
 });
 

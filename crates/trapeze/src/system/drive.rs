@@ -22,6 +22,8 @@ enum Interface {
 pub(crate) struct Drive {
     interface: Interface,
     id: Option<String>,
+    /// Its number among those of its interface.
+    index: Option<u32>,
     file: Option<String>,
     pub(super) options: DiskOptions,
     pub(super) read_error: Option<OnError>,
@@ -48,7 +50,7 @@ const fn property(
     }
 }
 
-const PROPERTIES: [Property; 12] = [
+const PROPERTIES: [Property; 14] = [
     property("file", "the image", |d, v| {
         d.file = Some(v.into());
         Ok(())
@@ -59,13 +61,15 @@ const PROPERTIES: [Property; 12] = [
         interface,
     ),
     property("id", "a name for -device", |d, v| {
-        d.id = Some(v.into());
+        d.id = Some(keyval::id(v)?);
         Ok(())
     }),
-    property("format", "raw or qcow2", |d, v| {
-        d.options.format = Some(Format::by_name(v).ok_or(NO_SUCH)?);
+    property("index", "a number, in the id by default", |d, v| {
+        d.index = Some(v.parse().map_err(|_| NO_SUCH)?);
         Ok(())
     }),
+    property("format", "raw or qcow2", format),
+    property("driver", "raw or qcow2, as format=", format),
     property(
         "cache",
         "writeback, none, writethrough, directsync or unsafe",
@@ -115,6 +119,11 @@ const PROPERTIES: [Property; 12] = [
 const READ_ERRORS: &str = "report, ignore or stop";
 const WRITE_ERRORS: &str = "report, ignore, stop or enospc";
 const NO_SUCH: &str = "no such value";
+
+fn format(drive: &mut Drive, value: &str) -> Result<(), String> {
+    drive.options.format = Some(Format::by_name(value).ok_or(NO_SUCH)?);
+    Ok(())
+}
 
 fn interface(drive: &mut Drive, value: &str) -> Result<(), String> {
     drive.interface = match value {
@@ -190,14 +199,22 @@ pub(super) fn apply(options: &mut Options, value: &str) -> Result<(), String> {
 /// Gives every drive its id, adds the devices of `if=virtio` and hands what
 /// is left to the machine. QEMU numbers drives by interface.
 pub(super) fn resolve(options: &mut Options) -> Result<(), String> {
-    let mut counts = [0; 2];
+    let mut taken: Vec<(&str, u32)> = Vec::new();
     for drive in std::mem::take(&mut options.drives) {
-        let (word, count) = match drive.interface {
-            Interface::Virtio => ("virtio", &mut counts[0]),
-            Interface::None => ("none", &mut counts[1]),
+        let word = match drive.interface {
+            Interface::Virtio => "virtio",
+            Interface::None => "none",
         };
-        let id = drive.id.clone().unwrap_or_else(|| format!("{word}{count}"));
-        *count += 1;
+        let is_free = |index: &u32| !taken.contains(&(word, *index));
+        let index = match drive.index {
+            Some(index) if !is_free(&index) => {
+                return Err(format!("-drive: index={index}: if={word} has one already"));
+            }
+            Some(index) => index,
+            None => (0..).find(is_free).unwrap_or(u32::MAX),
+        };
+        taken.push((word, index));
+        let id = drive.id.clone().unwrap_or_else(|| format!("{word}{index}"));
         if options.config.drives.iter().any(|d| d.id == id) {
             return Err(format!("-drive: two drives have the id '{id}'"));
         }

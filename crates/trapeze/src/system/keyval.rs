@@ -27,6 +27,17 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
+/// An id, as QEMU wants them.
+pub(super) fn id(value: &str) -> Result<String, String> {
+    let rest = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    match value.starts_with(|c: char| c.is_ascii_alphabetic()) && value.chars().all(rest) {
+        true => Ok(value.into()),
+        false => {
+            Err("an identifier has letters, digits, '-', '.', '_' and starts with a letter".into())
+        }
+    }
+}
+
 /// `on` or `off` and their synonyms.
 pub(super) fn on_off(value: &str) -> Result<bool, String> {
     match value {

@@ -84,7 +84,7 @@ fn only_off(value: &str, why: &str) -> Result<(), String> {
 
 const PROPERTIES: [Property; 19] = [
     property("id", "<str> - its name", &[], |o, v| {
-        o.backend.id = v.into();
+        o.backend.id = keyval::id(v)?;
         Ok(())
     }),
     property("size", "<size> - its size", &[], |o, v| {

@@ -17,8 +17,11 @@ fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     })
 }
 
+/// `list` names what there is, as `a, b and c`.
 fn no_such(what: &str, name: &str, list: &str) -> String {
-    format!("{what} '{name}' is not supported; there is {list}")
+    let names = list.split([',', ' ']).filter(|&word| word != "and");
+    let near = did_you_mean(name, names);
+    format!("{what} '{name}' is not supported{near}; there is {list}")
 }
 
 /// Prints instead of running; the first request counts.

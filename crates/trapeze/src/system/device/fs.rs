@@ -90,7 +90,7 @@ pub(in crate::system) fn apply(options: &mut Options, value: &str) -> Result<(),
     for (key, value) in words {
         let value = value.ok_or_else(|| format!("{key}= needs a value"))?;
         match &*key {
-            "id" => id = Some(value),
+            "id" => id = Some(keyval::id(&value).map_err(|why| format!("id={value}: {why}"))?),
             "path" => path = Some(value),
             "readonly" => read_only = on_off(&value)?,
             // What the folder's owner may, and nobody else.

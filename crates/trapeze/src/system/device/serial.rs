@@ -3,6 +3,7 @@
 
 use super::{Property, number, property};
 use crate::near::did_you_mean;
+use crate::system::keyval;
 use crate::system::parse::Options;
 use machine::{DeviceConfig, DeviceModel, SerialConfig, VirtioPortConfig, VirtioSerialConfig};
 use virtio::serial::MAX_PORTS;
@@ -90,7 +91,7 @@ const PORT_PROPERTIES: [(&str, &str, Apply); 5] = [
         },
     ),
     ("id", "<str> - name of the device", |p, v| {
-        p.config.id = Some(v.into());
+        p.config.id = Some(keyval::id(v)?);
         Ok(())
     }),
 ];
