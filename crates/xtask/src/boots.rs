@@ -288,6 +288,22 @@ const CASES: &[Case] = &[
         exit: 0,
     },
     Case {
+        // No serial port: messages and login are on virtio's console.
+        name: "debian-hvc0",
+        guest: Guest::System,
+        options: ports::DEBIAN_OPTIONS,
+        steps: &[
+            ("Reached target", ""),
+            ("trapeze login: ", "root\r"),
+            (PROMPT, "bind 'set enable-bracketed-paste off'\r"),
+            (PROMPT, "tty; cat /sys/class/tty/console/active\r"),
+            ("\n/dev/hvc0", ""),
+            ("\ntty0 hvc0", ""),
+            (PROMPT, "poweroff\r"),
+        ],
+        exit: 0,
+    },
+    Case {
         name: "killed",
         guest: Guest::Own(killed::once_each),
         options: &[],

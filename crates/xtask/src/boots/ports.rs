@@ -36,6 +36,25 @@ pub(super) const OPTIONS: &[&str] = options!["-device", "virtio-serial-pci"];
 pub(super) const MICROVM_OPTIONS: &[&str] =
     options!["-M", "microvm", "-device", "virtio-serial-device"];
 
+/// The terminal is the console of a whole Debian. Its initrd has no driver for
+/// it: until the real root has loaded that there must be another console, or
+/// `/init` has no standard streams and stops; and systemd, which looks for
+/// consoles that want a login before, must be told of this one.
+pub(super) const DEBIAN_OPTIONS: &[&str] = &[
+    "-m",
+    "1G",
+    "-serial",
+    "none",
+    "-chardev",
+    "stdio,id=terminal",
+    "-device",
+    "virtio-serial-pci",
+    "-device",
+    "virtconsole,chardev=terminal",
+    "-append",
+    "root=/dev/vda console=tty0 console=hvc0 systemd.wants=serial-getty@hvc0.service",
+];
+
 pub(super) const STEPS: &[(&str, &str)] = &[
     (PROMPT, super::boards::LOAD),
     ("\nin 0", ""),
