@@ -172,7 +172,7 @@ fn kick_during_io_is_not_lost(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn kicks_end_loops_of_jumps(hv: &dyn Hypervisor) -> Result<(), Failure> {
     type Loop = fn(&mut CodeAssembler) -> Result<(), IcedError>;
-    let loops: [(&str, Loop); 4] = [
+    let loops: [(&str, Loop); 5] = [
         ("JMP to itself", |a| a.jmp(CODE)),
         ("JMP RAX to itself", |a| a.jmp(rax)),
         ("CALL and RET", |a| {
@@ -187,15 +187,16 @@ fn kicks_end_loops_of_jumps(hv: &dyn Hypervisor) -> Result<(), Failure> {
             a.clac()?;
             a.jmp(rax)
         }),
+        ("RETs where CALLs said", returns_forever),
     ];
     let mut g = Guest::new(hv, Mode::Long)?;
     g.need(7, 0, |e| e.ebx, 20, "SMAP")?;
     g.set_sregs(|s| s.cr4 |= cr4::SMAP)?;
     for (what, code) in loops {
         g.asm(code)?;
-        g.enter_kernel()?;
-        g.set(|r| r.rax = CODE)?;
         for i in 0..20 {
+            g.enter_kernel()?;
+            g.set(|r| (r.rax, r.rcx) = (CODE, 3))?;
             let kicker = g.cpu.kicker();
             let thread = std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_micros(137 * i));
@@ -208,6 +209,26 @@ fn kicks_end_loops_of_jumps(hv: &dyn Hypervisor) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Sixteen calls, then returns to them in turn and over again. The calls are made
+/// once more before, so that a processor or translator knows them.
+fn returns_forever(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut start = a.create_label();
+    a.set_label(&mut start)?;
+    for i in 0..16 {
+        let mut next = a.create_label();
+        a.call(next)?;
+        if i == 0 {
+            a.dec(ecx)?;
+            a.jns(start)?;
+            a.mov(rsp, rbp)?;
+        }
+        a.ret()?;
+        a.set_label(&mut next)?;
+    }
+    a.mov(rbp, rsp)?;
+    a.ret()
 }
 
 fn state_survives_an_interruption(hv: &dyn Hypervisor) -> Result<(), Failure> {
