@@ -9,8 +9,9 @@ use crate::counters::{Counters, bump};
 use crate::shared::Shared;
 use std::time::{Duration, Instant};
 
-/// Longest watch (KVM's `halt_poll_ns`).
-const MAX: Duration = Duration::from_micros(200);
+/// Longest watch: what a disk in the host's memory takes for 1 MiB. Twice KVM's
+/// `halt_poll_ns`.
+const MAX: Duration = Duration::from_micros(400);
 /// The first watch after a time without.
 const MIN: Duration = Duration::from_micros(10);
 /// Looks between offers of the host CPU to another thread.
@@ -70,11 +71,11 @@ mod tests {
     #[test]
     fn the_watch_grows_while_it_could_help_and_ends_when_it_is_vain() {
         let mut halt = HaltPoll::default();
-        for expected in [10, 20, 40, 80, 160, 200, 200] {
-            halt.slept(150 * US);
+        for expected in [10, 20, 40, 80, 160, 320, 400, 400] {
+            halt.slept(350 * US);
             assert_eq!(halt.watch, expected * US);
         }
-        halt.slept(201 * US);
+        halt.slept(401 * US);
         assert_eq!(halt.watch, Duration::ZERO);
     }
 }
