@@ -6,13 +6,15 @@
 //! | line | answer |
 //! |---|---|
 //! | `run ROW COUNT` | `result ROW NANOSECONDS CHECKSUM`, `absent ROW FEATURE` or `failed ROW WHY` |
+//! | `program NAME LINE` | the same of a line of shell, whose checksum is that of what it prints |
 //! | `facts` | `fact NAME VALUE` for each |
 //! | `quit` | none, not even `done`; the guest powers off |
 //!
-//! Which rows there are, how often each does its work and what must come out is
+//! The kernel shows a terminal's lines of up to 4095 bytes. Which rows there are, how often each does its work and what must come out is
 //! in `cpu.json`.
 
 mod guest;
+mod program;
 mod row;
 mod serve;
 mod system;

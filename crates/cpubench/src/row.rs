@@ -91,3 +91,31 @@ impl Numbers {
         (self.next() % limit as u64) as usize
     }
 }
+
+/// Zeros at a fixed distance from a page's start: where the allocator puts things
+/// changes from run to run, and with it how many accesses cross pages.
+pub(crate) struct Placed<T> {
+    all: Vec<T>,
+    first: usize,
+    count: usize,
+}
+
+impl<T: Default + Clone> Placed<T> {
+    /// `count` elements, `offset` bytes after a page's start; the size of an
+    /// element divides both.
+    pub(crate) fn new(count: usize, offset: usize) -> Self {
+        const PAGE: usize = 4096;
+        let size = size_of::<T>();
+        let all = vec![T::default(); count + (PAGE + offset) / size];
+        let missing = all.as_ptr().addr().wrapping_neg() % PAGE;
+        Self {
+            first: (missing + offset) / size,
+            all,
+            count,
+        }
+    }
+
+    pub(crate) fn slice(&mut self) -> &mut [T] {
+        &mut self.all[self.first..self.first + self.count]
+    }
+}

@@ -1,6 +1,7 @@
 //! Reads what to do, line by line.
 
-use crate::row::{self, Row};
+use crate::program;
+use crate::row::{self, Outcome, Row};
 use std::io::{self, BufRead, Write};
 use std::path::Path;
 
@@ -17,6 +18,7 @@ pub(crate) fn serve(folder: &str) -> io::Result<()> {
             ["quit"] => break,
             ["facts"] => facts(),
             ["run", name, count] => println!("{}", answer(name, count)),
+            ["program", name, _, ..] => println!("{}", shell(name, &line)),
             _ => println!("failed line unknown: {line}"),
         }
         println!("done");
@@ -40,7 +42,17 @@ fn run(row: &Row, count: u64) -> String {
     if let Some((missing, _)) = row.needs.iter().find(|(_, is_there)| !is_there()) {
         return format!("absent {name} {missing}");
     }
-    match (row.run)(count) {
+    said(name, (row.run)(count))
+}
+
+fn shell(name: &str, line: &str) -> String {
+    // The spaces in the rest are its own.
+    let rest = line.split_once(&format!(" {name} "));
+    said(name, program::run(rest.map_or("", |(_, rest)| rest)))
+}
+
+fn said(name: &str, outcome: io::Result<Outcome>) -> String {
+    match outcome {
         Ok(outcome) => format!(
             "result {name} {} {:016x}",
             outcome.time.as_nanos(),

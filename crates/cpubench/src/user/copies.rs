@@ -1,7 +1,7 @@
 //! Copies of memory.
 #![allow(unsafe_code, reason = "the instructions and memcpy work on pointers")]
 
-use crate::row::{Numbers, Outcome, mix, timed};
+use crate::row::{Numbers, Outcome, Placed, mix, timed};
 use std::arch::asm;
 use std::hint::black_box;
 use std::io;
@@ -23,17 +23,19 @@ pub(super) fn small(count: u64) -> io::Result<Outcome> {
     })
 }
 
-/// Copies `length` bytes there and back; a count is both.
+/// Copies `length` bytes there and back; a count is both. They begin 16 bytes
+/// after a page's start, as large blocks of the C library do.
 fn there_and_back(length: usize, count: u64, copy: fn(&mut [u8], &[u8])) -> io::Result<Outcome> {
     let mut numbers = Numbers::new(10);
-    let mut a: Vec<u8> = (0..length).map(|_| numbers.next() as u8).collect();
-    let mut b = vec![0u8; length];
+    let (mut a, mut b) = (Placed::new(length, 16), Placed::new(length, 16));
+    let (a, b) = (a.slice(), b.slice());
+    a.fill_with(|| numbers.next() as u8);
     timed(|| {
         for i in 0..count {
             a[i as usize % length] ^= i as u8;
-            copy(&mut b, &a);
+            copy(b, a);
             b[(i as usize + 1) % length] ^= i as u8;
-            copy(&mut a, &b);
+            copy(a, b);
         }
         a.iter().step_by(61).fold(0, |sum, &b| mix(sum, b.into()))
     })

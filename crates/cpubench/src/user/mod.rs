@@ -27,7 +27,7 @@ const fn row(name: &'static str, needs: &'static [Feature], run: Run) -> Row {
     }
 }
 
-const ROWS: [Row; 23] = [
+const ROWS: [Row; 24] = [
     row("integer", &[], integer::dense),
     row("sieve", &[], integer::sieve),
     row("interpreter", &[], integer::interpreter),
@@ -43,6 +43,7 @@ const ROWS: [Row; 23] = [
     row("f64", &[], float::doubles),
     row("x87", &[], float::x87),
     row("avx2", &[AVX2], vector::avx2),
+    row("avx2-unaligned", &[AVX2], vector::avx2_unaligned),
     row("avx512", &[AVX512], vector::avx512),
     row("copy-small", &[], copies::small),
     row("copy-vector-4k", &[], copies::vector_small),

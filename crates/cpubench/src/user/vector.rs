@@ -1,40 +1,42 @@
 //! Loops over wide vectors.
 #![allow(unsafe_code, reason = "vector intrinsics load and store by pointers")]
 
-use crate::row::{Numbers, Outcome, mix, timed};
+use crate::row::{Numbers, Outcome, Placed, mix, timed};
 use std::arch::x86_64::*;
 use std::io;
 
 /// Numbers in an array: 16 KiB.
 const NUMBERS: usize = 4096;
 
-fn values() -> Vec<i32> {
+/// So many bytes after a page's start, `passes` over chance numbers.
+fn passes(offset: usize, passes: impl FnOnce(&mut [i32])) -> io::Result<Outcome> {
     let mut numbers = Numbers::new(8);
-    (0..NUMBERS).map(|_| numbers.next() as i32).collect()
-}
-
-fn checksum(values: &[i32]) -> u64 {
-    values.iter().fold(0, |sum, &v| mix(sum, v as u64))
+    let mut values = Placed::new(NUMBERS, offset);
+    let values = values.slice();
+    values.fill_with(|| numbers.next() as i32);
+    timed(|| {
+        passes(values);
+        values.iter().fold(0, |sum, &v| mix(sum, v as u64))
+    })
 }
 
 /// Multiplies, adds, shifts and shuffles all of the array; a count is once.
 pub(super) fn avx2(count: u64) -> io::Result<Outcome> {
-    let mut values = values();
-    timed(|| {
-        // SAFETY: the row is only run where there is AVX2.
-        unsafe { passes_256(&mut values, count) };
-        checksum(&values)
-    })
+    // SAFETY: the row is only run where there is AVX2.
+    passes(0, |values| unsafe { passes_256(values, count) })
+}
+
+/// The same where every other access lies in two cache lines and one in 128 in
+/// two pages.
+pub(super) fn avx2_unaligned(count: u64) -> io::Result<Outcome> {
+    // SAFETY: as above.
+    passes(16, |values| unsafe { passes_256(values, count) })
 }
 
 /// The same with vectors of 64 bytes and a mask.
 pub(super) fn avx512(count: u64) -> io::Result<Outcome> {
-    let mut values = values();
-    timed(|| {
-        // SAFETY: the row is only run where there is AVX-512.
-        unsafe { passes_512(&mut values, count) };
-        checksum(&values)
-    })
+    // SAFETY: the row is only run where there is AVX-512.
+    passes(0, |values| unsafe { passes_512(values, count) })
 }
 
 #[target_feature(enable = "avx2")]

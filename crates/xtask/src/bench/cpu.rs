@@ -9,13 +9,14 @@ mod plot;
 mod report;
 
 use super::{QEMU, host, version};
+use crate::debian::Programs;
 use crate::paths::{self, TempFolder};
 use crate::setup::check_qemu;
 use anyhow::{Context, Result, bail};
-use config::{Config, Row};
+use config::{Config, Kind, Row};
 use contender::{Answer, Contender};
 use report::{Measured, Report, Surroundings};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const DEFAULT_ROUNDS: usize = 5;
 
@@ -93,44 +94,80 @@ struct Contenders {
 }
 
 impl Contenders {
-    fn start(config: &Config, plan: &Plan, rows: &[&Row]) -> Result<Self> {
+    /// For workloads, or for programs in their tree.
+    fn start(
+        config: &Config,
+        plan: &Plan,
+        rows: &[&Row],
+        programs: Option<&Programs>,
+    ) -> Result<Self> {
         let program = contender::program()?;
         let trapeze = paths::trapeze()?;
         let folder = TempFolder::in_memory("bench-cpu")?;
         let guest = |name, vmm: &Path, options: &[String]| {
-            let mut command = config.guest(&program, plan.mitigations_off)?;
-            command.program = vmm.to_path_buf();
-            Contender::guest(name, &command, options)
+            let initramfs = programs.map(|p| p.initramfs.as_path());
+            let mut guest = config.guest(&program, initramfs, plan.mitigations_off)?;
+            guest.program = vmm.to_path_buf();
+            Contender::guest(name, &guest, options)
+        };
+        let native = match programs {
+            Some(programs) => {
+                Contender::native_in_tree(&program, &programs.tree, &folder.path(""))?
+            }
+            None => Contender::native(&program, &folder.path(""))?,
         };
         let whole = rows.iter().any(|r| r.whole_cpu);
-        let contenders = Self {
-            native: Contender::native(&program, &folder.path(""))?,
+        let mut contenders = Self {
+            native,
             trapeze: guest("trapeze", &trapeze, &config.trapeze)?,
-            tcg: guest("tcg", &PathBuf::from(QEMU), &config.tcg)?,
+            tcg: guest("tcg", Path::new(QEMU), &config.tcg)?,
             whole: whole
                 .then(|| guest("trapeze", &trapeze, &config.trapeze_whole_cpu))
                 .transpose()?,
             _folder: folder,
         };
+        if programs.is_some() {
+            contenders.native.prepare(config)?;
+            contenders.trapeze.prepare(config)?;
+            contenders.tcg.prepare(config)?;
+        }
         Ok(contenders)
     }
 
     /// One round of a row.
     fn round(&mut self, row: &Row, measured: &mut Measured) -> Result<()> {
         let native = self.native.measure(row)?;
-        let (ours, theirs) = match (row.whole_cpu, &mut self.whole) {
-            (true, Some(whole)) => (whole.measure(row)?, self.tcg.measure(row)?),
-            _ => (self.trapeze.measure(row)?, self.tcg.measure(row)?),
+        let ours = match (row.whole_cpu, &mut self.whole) {
+            (true, Some(whole)) => whole.measure(row)?,
+            _ => self.trapeze.measure(row)?,
         };
-        measured.native.extend(native.seconds(row)?);
-        measured.trapeze.extend(ours.seconds(row)?);
-        measured.tcg.extend(theirs.seconds(row)?);
+        let theirs = self.tcg.measure(row)?;
+        let right = row.checksum.or(native.checksum());
+        measured.native.extend(native.seconds(row, right)?);
+        measured.trapeze.extend(ours.seconds(row, right)?);
+        measured.tcg.extend(theirs.seconds(row, right)?);
         Ok(())
     }
 
-    /// The CPU flags of one guest alone; an error if a program could tell.
-    fn compare_flags(&mut self, config: &Config) -> Result<Vec<String>> {
-        config.compare_flags(&self.trapeze.flags()?, &self.tcg.flags()?)
+    /// Every round of every row, to the guests' end.
+    fn all_rounds(
+        mut self,
+        config: &Config,
+        plan: &Plan,
+        rows: &[&Row],
+        surroundings: &mut Surroundings,
+    ) -> Result<Vec<Measured>> {
+        surroundings.differences =
+            config.compare_flags(&self.trapeze.flags()?, &self.tcg.flags()?)?;
+        let mut measured: Vec<Measured> = rows.iter().map(|row| Measured::new(row)).collect();
+        for round in 1..=plan.rounds {
+            for (row, measured) in rows.iter().zip(&mut measured) {
+                self.round(row, measured)?;
+                eprintln!("{round}/{} {}", plan.rounds, measured.line());
+            }
+        }
+        self.finish()?;
+        Ok(measured)
     }
 
     fn finish(self) -> Result<()> {
@@ -141,39 +178,87 @@ impl Contenders {
 }
 
 impl Answer {
-    /// None if the CPU lacks something; an error if the result is wrong.
-    fn seconds(&self, row: &Row) -> Result<Option<f64>> {
+    fn checksum(&self) -> Option<u64> {
+        match self {
+            Self::Result { checksum, .. } => Some(*checksum),
+            Self::Absent(_) => None,
+        }
+    }
+
+    /// None if the CPU lacks something; an error if the result is not the right
+    /// one.
+    fn seconds(&self, row: &Row, right: Option<u64>) -> Result<Option<f64>> {
         match self {
             Self::Absent(_) => Ok(None),
-            Self::Result { checksum, .. } if *checksum != row.checksum => bail!(
+            Self::Result { checksum, .. } if Some(*checksum) != right => bail!(
                 "{}: wrong result {checksum:016x} instead of {:016x}",
                 row.name,
-                row.checksum
+                right.unwrap_or_default()
             ),
             Self::Result { nanoseconds, .. } => Ok(Some(*nanoseconds as f64 / 1e9)),
         }
     }
 }
 
+/// Workloads first, then programs, each with guests of their own.
 fn measure(config: &Config, plan: &Plan) -> Result<Report> {
     let wanted = |r: &&Row| plan.only.is_empty() || plan.only.contains(&r.name);
-    let rows: Vec<&Row> = config.rows.iter().filter(wanted).collect();
-    let mut contenders = Contenders::start(config, plan, &rows)?;
-    let surroundings = Surroundings {
+    let rows = config.rows.iter().filter(wanted);
+    let (programs, workloads): (Vec<&Row>, Vec<&Row>) = rows.partition(|r| r.kind == Kind::Program);
+    let mut surroundings = Surroundings {
         host: host(),
         guest: config.versions()?,
+        programs: None,
         trapeze: version(&paths::trapeze()?),
         qemu: version(Path::new(QEMU)),
         mitigations: !plan.mitigations_off,
-        differences: contenders.compare_flags(config)?,
+        differences: Vec::new(),
     };
-    let mut measured: Vec<Measured> = rows.iter().map(|row| Measured::new(row)).collect();
-    for round in 1..=plan.rounds {
-        for (row, measured) in rows.iter().zip(&mut measured) {
-            contenders.round(row, measured)?;
-            eprintln!("{round}/{} {}", plan.rounds, measured.line());
+    let mut measured = Vec::new();
+    if !workloads.is_empty() {
+        let contenders = Contenders::start(config, plan, &workloads, None)?;
+        measured.extend(contenders.all_rounds(config, plan, &workloads, &mut surroundings)?);
+    }
+    if !programs.is_empty() {
+        let tree = Programs::get()?;
+        let contenders = Contenders::start(config, plan, &programs, Some(&tree))?;
+        measured.extend(contenders.all_rounds(config, plan, &programs, &mut surroundings)?);
+        surroundings.programs = Some(tree.version);
+    }
+    Ok(Report::new(surroundings, plan.rounds, measured))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_result_is_an_error_and_an_absent_one_is_not() {
+        let config = Config::read().unwrap();
+        let row = &config.rows[0];
+        let answer = Answer::Result {
+            nanoseconds: 1_500_000_000,
+            checksum: 7,
+        };
+        assert_eq!(answer.seconds(row, Some(7)).unwrap(), Some(1.5));
+        assert!(answer.seconds(row, Some(8)).is_err());
+        assert!(answer.seconds(row, None).is_err());
+        let absent = Answer::Absent("avx512f".into());
+        assert_eq!(absent.seconds(row, None).unwrap(), None);
+    }
+
+    #[test]
+    fn options_and_rows_are_checked() {
+        let config = Config::read().unwrap();
+        let parse = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_string).collect();
+            super::parse(&words, &config)
+        };
+        let plan = parse("--rounds 2 --mitigations-off --only sieve,gzip").unwrap();
+        assert!(plan.rounds == 2 && plan.mitigations_off);
+        assert_eq!(plan.only, ["sieve", "gzip"]);
+        for wrong in ["--rounds 0", "--only nothing", "--only", "--fast 1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
-    contenders.finish()?;
-    Ok(Report::new(surroundings, plan.rounds, measured))
 }

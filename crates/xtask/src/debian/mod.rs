@@ -5,7 +5,7 @@
 mod entry;
 mod recipe;
 
-use self::recipe::{SYSTEM, TOOLS};
+use self::recipe::{PROGRAMS, SYSTEM, TOOLS};
 use crate::paths;
 use crate::process::output_of;
 use anyhow::{Context, Result};
@@ -90,6 +90,28 @@ impl Tools {
     /// A new disk at `path` that holds what is different from now on.
     pub(crate) fn overlay(&self, path: &Path) -> Result<()> {
         overlay(&self.trapeze, &self.disk, path)
+    }
+}
+
+/// A tree with compressors, interpreters, a compiler and the like, as a folder
+/// and as an initramfs.
+pub(crate) struct Programs {
+    /// For the host, which makes it its root.
+    pub(crate) tree: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    /// Names and versions.
+    pub(crate) version: String,
+}
+
+impl Programs {
+    /// From the cache, made if it is not there.
+    pub(crate) fn get() -> Result<Self> {
+        let folder = PROGRAMS.get(&paths::trapeze()?)?;
+        Ok(Self {
+            tree: folder.join("root"),
+            initramfs: folder.join("tree.cpio"),
+            version: version(&folder)?,
+        })
     }
 }
 

@@ -31,9 +31,10 @@ pub(super) struct Recipe {
     before: &'static str,
     /// and afterwards.
     after: &'static str,
-    size: &'static str,
+    /// Of the disk; none is made without.
+    size: Option<&'static str>,
     /// The key of the recipe whose folder is called after the release only:
-    /// made before folders had keys.
+    /// made before folders had keys; empty for none.
     nameless: &'static str,
 }
 
@@ -51,7 +52,7 @@ pub(super) const SYSTEM: Recipe = Recipe {
     version: r#". "$1/etc/os-release"; echo "$PRETTY_NAME $(cat "$1/etc/debian_version"), $(ls "$1/boot" | grep -m 1 vmlinuz)""#,
     before: "cp root/boot/vmlinuz-* vmlinuz; cp root/boot/initrd.img-* initrd",
     after: "rm -r root",
-    size: "4G",
+    size: Some("4G"),
     nameless: "1ffed7c4d43ed887",
 };
 
@@ -69,8 +70,24 @@ pub(super) const TOOLS: Recipe = Recipe {
     version: r#"chroot "$1" dpkg-query -W -f '${Package} ${Version}, ' gcc-12 make; ls "$1/src" | grep -m 1 orig"#,
     before: "",
     after: "",
-    size: "1G",
+    size: Some("1G"),
     nameless: "598374d49fc25766",
+};
+
+/// Programs that `cargo xtask bench cpu` runs, as a tree and as an initramfs.
+pub(super) const PROGRAMS: Recipe = Recipe {
+    suffix: "-programs",
+    variant: "essential",
+    packages: "gcc,libc6-dev,openssl,perl,python3,sqlite3,xz-utils,zstd",
+    with_sources: false,
+    settings: &[
+        r#"rm -rf "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/locale" "$1/var/lib/apt" "$1/var/cache""#,
+    ],
+    version: r#". "$1/etc/os-release"; echo "$PRETTY_NAME $(cat "$1/etc/debian_version")"; chroot "$1" dpkg-query -W -f ', ${Package} ${Version}' gcc-12 python3 openssl sqlite3"#,
+    before: "(cd root && find . | LC_ALL=C sort | cpio --quiet -o -H newc) > tree.cpio",
+    after: "",
+    size: None,
+    nameless: "",
 };
 
 impl Recipe {
@@ -91,7 +108,7 @@ impl Recipe {
     fn text(&self) -> String {
         let bootstrap = self.bootstrap_options(Path::new("version"));
         let sources = if self.with_sources { "with" } else { "without" };
-        let disk = self.make_disk();
+        let disk = self.unpack();
         let convert = CONVERT.join(" ");
         format!(
             "{RELEASE}\n{}\n{sources} sources\n{disk}\n{convert}\n",
@@ -103,10 +120,13 @@ impl Recipe {
     fn make(&self, trapeze: &Path, folder: &Path) -> Result<()> {
         eprintln!("debian: {RELEASE}, {} (minutes, once)", self.packages);
         self.bootstrap(folder)?;
-        eprintln!("debian: the disk");
+        eprintln!("debian: what is made of it");
         let mut command = Command::new("fakeroot");
-        command.args(["sh", "-c", &self.make_disk()]);
+        command.args(["sh", "-c", &self.unpack()]);
         output_of(command.current_dir(folder))?;
+        if self.size.is_none() {
+            return Ok(());
+        }
         let mut convert = Command::new(trapeze);
         convert.args(CONVERT);
         output_of(convert.current_dir(folder))?;
@@ -138,15 +158,15 @@ impl Recipe {
         options
     }
 
-    /// From `root.tar` to a file system, as whoever owns the files there:
-    /// fakeroot lets an ordinary user do that.
-    fn make_disk(&self) -> String {
-        let Self {
-            before,
-            after,
-            size,
-            ..
-        } = self;
+    /// From `root.tar` to a tree and a file system, as whoever owns the files
+    /// there: fakeroot lets an ordinary user do that.
+    fn unpack(&self) -> String {
+        let disk = self.size.map_or(String::new(), |size| {
+            format!(
+                r#"PATH="$PATH:/usr/sbin:/sbin" mke2fs -q -t ext4 -L debian -d root disk.raw {size}"#
+            )
+        });
+        let Self { before, after, .. } = self;
         format!(
             r#"
             set -e
@@ -154,7 +174,7 @@ impl Recipe {
             tar -x -p -f root.tar -C root
             rm root.tar
             {before}
-            PATH="$PATH:/usr/sbin:/sbin" mke2fs -q -t ext4 -L debian -d root disk.raw {size}
+            {disk}
             {after}
             "#
         )
@@ -196,9 +216,10 @@ mod tests {
 
     #[test]
     fn every_part_of_a_recipe_is_in_its_text() {
-        for recipe in [&SYSTEM, &TOOLS] {
+        for recipe in [&SYSTEM, &TOOLS, &PROGRAMS] {
             let text = recipe.text();
-            let parts = [recipe.variant, recipe.packages, recipe.version, recipe.size];
+            let size = recipe.size.unwrap_or_default();
+            let parts = [recipe.variant, recipe.packages, recipe.version, size];
             let more = [recipe.before, recipe.after];
             let mut all = parts.iter().chain(&more).chain(recipe.settings);
             assert!(all.all(|part| text.contains(part)), "{text}");

@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Of a line on a terminal in bytes (`man 3 termios`).
+const LONGEST_LINE: usize = 4000;
 const TEXT: &str = include_str!("../../../../cpubench/cpu.json");
 
 /// The file.
@@ -30,7 +32,18 @@ pub(super) struct Config {
     pub(super) trapeze_whole_cpu: Vec<String>,
     /// Flags that only one guest's kernel shows and no program can use.
     flags_that_differ: BTreeSet<String>,
+    programs: ProgramsGuest,
     pub(super) rows: Vec<Row>,
+}
+
+/// Where rows with programs run.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProgramsGuest {
+    /// More, since the tree is in it.
+    memory: String,
+    /// A line of shell that makes their files.
+    prepare: String,
 }
 
 /// Which geometric mean a row counts in.
@@ -39,16 +52,18 @@ pub(super) struct Config {
 pub(super) enum Kind {
     User,
     System,
+    Program,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 2] = [Self::User, Self::System];
+    pub(super) const ALL: [Self; 3] = [Self::User, Self::System, Self::Program];
 
     /// As the file has it.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::User => "user",
             Self::System => "system",
+            Self::Program => "program",
         }
     }
 }
@@ -62,21 +77,57 @@ pub(super) struct Row {
     /// In the geometric mean.
     pub(super) weight: f64,
     /// How often the work is done.
-    pub(super) count: u64,
-    /// What must come out.
-    #[serde(deserialize_with = "hexadecimal")]
-    pub(super) checksum: u64,
+    #[serde(default = "once")]
+    count: u64,
+    /// What a row of a program runs: a line of shell.
+    command: Option<String>,
+    /// What must come out; of programs, whose versions may be newer than this
+    /// file, what comes out natively.
+    #[serde(default, deserialize_with = "hexadecimal")]
+    pub(super) checksum: Option<u64>,
     /// A small count and what comes out, for `crates/cpubench`'s own tests.
-    #[allow(dead_code, reason = "read by the tests of cpubench")]
-    smoke: (u64, String),
+    smoke: Option<(u64, String)>,
     /// Runs here on [`Config::trapeze_whole_cpu`].
     #[serde(default)]
     pub(super) whole_cpu: bool,
 }
 
-fn hexadecimal<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+fn once() -> u64 {
+    1
+}
+
+fn hexadecimal<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(from)?;
-    u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
+    let number = u64::from_str_radix(&text, 16);
+    number.map(Some).map_err(serde::de::Error::custom)
+}
+
+impl Row {
+    /// What `cpubench` is asked.
+    pub(super) fn question(&self) -> String {
+        match &self.command {
+            Some(line) => format!("program {} {line}", self.name),
+            None => format!("run {} {}", self.name, self.count),
+        }
+    }
+
+    /// Says what is wrong.
+    fn check(&self) -> Result<()> {
+        let is_program = self.kind == Kind::Program;
+        if self.command.is_some() != is_program || self.smoke.is_none() != is_program {
+            bail!("programs have a command, others a smoke count");
+        }
+        if self.checksum.is_some() == is_program {
+            bail!("all but programs have a checksum");
+        }
+        if self.weight <= 0.0 || self.count == 0 {
+            bail!("weight and count must be above 0");
+        }
+        if self.question().len() > LONGEST_LINE {
+            bail!("the command is longer than a terminal's line");
+        }
+        Ok(())
+    }
 }
 
 /// How a guest is started, but for the options of each contender.
@@ -89,10 +140,16 @@ impl Config {
     /// The committed one.
     pub(super) fn read() -> Result<Self> {
         let config: Self = serde_json::from_str(TEXT).context("cpu.json")?;
-        match config.rows.iter().find(|r| r.weight <= 0.0 || r.count == 0) {
-            Some(row) => bail!("cpu.json: {}: weight and count must be above 0", row.name),
-            None => Ok(config),
+        for row in &config.rows {
+            row.check()
+                .with_context(|| format!("cpu.json: {}", row.name))?;
         }
+        Ok(config)
+    }
+
+    /// Makes the files of programs.
+    pub(super) fn preparation(&self) -> String {
+        format!("program prepare {}", self.programs.prepare)
     }
 
     pub(super) fn row(&self, name: &str) -> Option<&Row> {
@@ -110,10 +167,20 @@ impl Config {
         Ok(self.image()?.versions.trim_end().replace('\n', ", "))
     }
 
-    /// The guest whose first process is `program`; the same in every byte for all.
-    pub(super) fn guest(&self, program: &Path, mitigations_off: bool) -> Result<Guest> {
+    /// The guest whose first process is `program`, in a tree if one is given; the
+    /// same in every byte for all.
+    pub(super) fn guest(
+        &self,
+        program: &Path,
+        tree: Option<&Path>,
+        mitigations_off: bool,
+    ) -> Result<Guest> {
         let image = self.image()?;
-        let initramfs = initramfs(program)?;
+        let initramfs = initramfs(program, tree)?;
+        let memory = match tree {
+            Some(_) => &self.programs.memory,
+            None => &self.memory,
+        };
         let mut append = self.append.clone();
         if mitigations_off {
             append.push(' ');
@@ -122,7 +189,7 @@ impl Config {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let own = [
             "-m",
-            &self.memory,
+            memory,
             "-append",
             &append,
             "-kernel",
@@ -158,15 +225,23 @@ impl Config {
     }
 }
 
-/// An initramfs with nothing but `program`.
-fn initramfs(program: &Path) -> Result<PathBuf> {
-    let bytes = std::fs::read(program).with_context(|| program.display().to_string())?;
+/// An initramfs with `program`, after that of the tree.
+fn initramfs(program: &Path, tree: Option<&Path>) -> Result<PathBuf> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
+    // The kernel unpacks archives that follow each other (Linux,
+    // Documentation/driver-api/early-userspace/buffer-format.rst).
+    let mut bytes = tree.map_or(Ok(Vec::new()), read)?;
     let mut archive = Archive::new();
     archive.directory("dev");
     archive.device("dev/console", 0o600, 5, 1);
-    archive.file("cpubench", 0o755, &bytes);
-    let path = paths::target()?.join("cpubench-initramfs.cpio");
-    std::fs::write(&path, archive.finish()).with_context(|| path.display().to_string())?;
+    archive.file("cpubench", 0o755, &read(program)?);
+    bytes.extend(archive.finish());
+    let name = match tree {
+        Some(_) => "cpubench-programs.cpio",
+        None => "cpubench.cpio",
+    };
+    let path = paths::target()?.join(name);
+    std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
     Ok(path)
 }
 

@@ -1,6 +1,6 @@
 //! Somebody who runs the workloads: the host, or a guest.
 
-use super::config::{Guest, Row};
+use super::config::{Config, Guest, Row};
 use crate::expect::Session;
 use crate::paths::{self, cargo};
 use anyhow::{Context, Result, bail};
@@ -18,6 +18,7 @@ pub(super) fn program() -> Result<PathBuf> {
         .args(["rustc", "--release", "--quiet", "--package", "cpubench"])
         .args([
             "--",
+            "-Ccodegen-units=1",
             "-Ctarget-feature=+crt-static",
             "-Crelocation-model=static",
         ])
@@ -53,6 +54,26 @@ impl Contender {
         Self::start("native", &mut command)
     }
 
+    /// On the host with a copy of `tree`, in `folder`, as its root.
+    pub(super) fn native_in_tree(program: &Path, tree: &Path, folder: &Path) -> Result<Self> {
+        // Neither devices, which are plain files in a tree that an ordinary user
+        // unpacked, nor what belongs to users that there are not here.
+        const INSIDE: &str = r#"
+            mkdir "$2/root" && cd "$2/root" && mkdir -m 1777 tmp && mkdir dev proc || exit 77
+            for folder in bin etc lib lib64 sbin usr; do
+                cp -a --no-preserve=ownership "$1/$folder" . || exit 77
+            done
+            cp "$3" cpubench || exit 77
+            mount --rbind /dev "$2/root/dev" && mount --rbind /proc "$2/root/proc" || exit 77
+            exec chroot "$2/root" /cpubench serve /tmp
+        "#;
+        let mut command = Command::new("unshare");
+        command
+            .args(["--map-root-user", "--mount", "sh", "-c", INSIDE, "sh"])
+            .args([tree, folder, program]);
+        Self::start("native", &mut command)
+    }
+
     /// As first process of a guest.
     pub(super) fn guest(name: &'static str, guest: &Guest, options: &[String]) -> Result<Self> {
         let mut command = Command::new(&guest.program);
@@ -77,8 +98,15 @@ impl Contender {
 
     /// Runs a row once.
     pub(super) fn measure(&mut self, row: &Row) -> Result<Answer> {
-        let said = self.ask(&format!("run {} {}", row.name, row.count))?;
+        let said = self.ask(&row.question())?;
         parse(&row.name, &said).with_context(|| self.name)
+    }
+
+    /// Makes the files of programs.
+    pub(super) fn prepare(&mut self, config: &Config) -> Result<()> {
+        let said = self.ask(&config.preparation())?;
+        parse("prepare", &said).with_context(|| self.name)?;
+        Ok(())
     }
 
     /// The CPU's flags as the kernel shows them.

@@ -11,7 +11,6 @@ pub(super) struct Measured {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) weight: f64,
-    count: u64,
     pub(super) native: Vec<f64>,
     pub(super) trapeze: Vec<f64>,
     pub(super) tcg: Vec<f64>,
@@ -22,6 +21,8 @@ pub(super) struct Measured {
 pub(super) struct Surroundings {
     pub(super) host: String,
     pub(super) guest: String,
+    /// Where rows with programs ran.
+    pub(super) programs: Option<String>,
     pub(super) trapeze: String,
     pub(super) qemu: String,
     /// The guests have their kernel's mitigations on.
@@ -54,7 +55,6 @@ impl Measured {
             name: row.name.clone(),
             kind: row.kind,
             weight: row.weight,
-            count: row.count,
             native: Vec::new(),
             trapeze: Vec::new(),
             tcg: Vec::new(),
@@ -129,9 +129,12 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let s = &self.surroundings;
         let mut text = format!(
-            "host:  {}\nguest: {}\n{} | {} | {} rounds, mitigations {}\nflags of one guest alone: {}\n",
+            "host:  {}\nguest: {}{}\n{} | {} | {} rounds, mitigations {}\nflags of one guest alone: {}\n",
             s.host,
             s.guest,
+            s.programs
+                .as_ref()
+                .map_or(String::new(), |p| format!("; {p}")),
             s.trapeze,
             s.qemu,
             self.rounds,
@@ -166,7 +169,6 @@ mod tests {
             name: name.into(),
             kind: Kind::User,
             weight: 1.0,
-            count: 1,
             native: native.into(),
             trapeze: trapeze.into(),
             tcg: tcg.into(),
