@@ -5,8 +5,9 @@
 //! while wake-ups come soon after it ended, and is given up when they take so
 //! long that it would have been in vain: an idle guest costs nothing.
 
-use crate::counters::{Counters, bump};
+use crate::counters::bump;
 use crate::shared::Shared;
+use crate::vm::SoftVm;
 use std::time::{Duration, Instant};
 
 /// Longest watch: what a disk in the host's memory takes for 1 MiB. Twice KVM's
@@ -26,11 +27,12 @@ pub struct HaltPoll {
 impl HaltPoll {
     /// Waits until something is asked of the vCPU, which is halted and has told
     /// others that they need not wait for it.
-    pub fn wait(&mut self, shared: &Shared, counters: &Counters) {
+    pub fn wait(&mut self, shared: &Shared, vm: &SoftVm) {
+        let counters = &vm.counters;
         let begin = Instant::now();
         if !self.watch.is_zero() {
             bump(&counters.halt_attempted_poll);
-            if watch(shared, begin + self.watch) {
+            if watch(shared, vm, begin + self.watch) {
                 bump(&counters.halt_successful_poll);
                 return;
             }
@@ -48,9 +50,11 @@ impl HaltPoll {
     }
 }
 
-/// True if something was asked before `end`.
-fn watch(shared: &Shared, end: Instant) -> bool {
+/// True if something was asked before `end`. What it waits for is a timer most of
+/// the time, and the timer's thread would have to wake up first.
+fn watch(shared: &Shared, vm: &SoftVm, end: Instant) -> bool {
     while Instant::now() < end {
+        vm.fire_due_timers();
         for _ in 0..LOOKS {
             if shared.anything_pending() {
                 return true;

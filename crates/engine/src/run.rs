@@ -236,7 +236,7 @@ impl SoftVcpu {
         }
         self.shared.stop();
         let shared = self.shared.clone();
-        self.local.halt.wait(&shared, &self.vm.counters);
+        self.local.halt.wait(&shared, &self.vm);
         self.vm.world_stop.start(&self.shared);
         Next::Again
     }

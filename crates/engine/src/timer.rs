@@ -49,6 +49,16 @@ impl Timer {
             self.changed.notify_one();
         }
     }
+    /// True, once, if the deadline has passed and the thread has not noticed yet:
+    /// the caller fires the timers. The thread does so as well when it runs.
+    pub fn take_due(&self, now: u64) -> bool {
+        let earliest = self.hint.load(SeqCst);
+        earliest <= now
+            && self
+                .hint
+                .compare_exchange(earliest, NEVER, SeqCst, SeqCst)
+                .is_ok()
+    }
     /// Ends the thread.
     pub fn stop(&self) {
         self.state.lock().stop = true;

@@ -123,6 +123,16 @@ impl SoftVm {
         result
     }
 
+    /// Fires expired timers if the timer thread has not come to it yet: a halted
+    /// vCPU that is awake is sooner.
+    pub fn fire_due_timers(&self) {
+        if self.timer.take_due(self.clock.now_ns())
+            && let Some(next) = self.fire_timers()
+        {
+            self.timer.deadline(next);
+        }
+    }
+
     /// Fires expired timers; the next deadline in ns.
     pub fn fire_timers(&self) -> Option<u64> {
         let next = self.with_chipset(|c| {
