@@ -135,8 +135,11 @@ fn part_of(offset: u64, len: u64, size: u64, number: u64) -> Range<u64> {
 
 impl Work for Parts {
     fn work(&self) {
-        while self.has_more() {
+        while self.failed.get().is_none() {
             let range = self.part(self.next.fetch_add(1, Ordering::Relaxed));
+            if range.is_empty() {
+                break;
+            }
             if let Err(errno) = self.transfer.act(range) {
                 // Another one may have come before.
                 let _ = self.failed.set(errno);
