@@ -216,23 +216,19 @@ impl Asm {
             self.bytes(&imm.to_le_bytes());
         }
     }
+    /// `op reg, imm32`, of 64 bits if `w`; `op` is named by its `r, r/m` form.
+    pub fn alu_imm(&mut self, w: bool, op: u8, reg: u8, imm: u32) {
+        self.rex(w, 0, 0, reg);
+        self.bytes(&[0x81, 0xc0 | op & 0x38 | reg & 7]);
+        self.u32(imm);
+    }
     /// `cmp reg, imm32` (64-bit).
     pub fn cmp_imm(&mut self, reg: u8, imm: u32) {
-        self.rex(true, 0, 0, reg);
-        self.bytes(&[0x81, 0xf8 | reg & 7]);
-        self.u32(imm);
+        self.alu_imm(true, op::CMP, reg, imm);
     }
     /// `and reg32, imm32`.
     pub fn and_imm(&mut self, reg: u8, imm: u32) {
-        self.rex(false, 0, 0, reg);
-        self.bytes(&[0x81, 0xe0 | reg & 7]);
-        self.u32(imm);
-    }
-    /// `add reg, imm32` or `cmp reg, imm32`.
-    pub fn add_or_cmp_imm(&mut self, w: bool, add: bool, reg: u8, imm: i32) {
-        self.rex(w, 0, 0, reg);
-        self.bytes(&[0x81, if add { 0xc0 } else { 0xf8 } | reg & 7]);
-        self.u32(imm.cast_unsigned());
+        self.alu_imm(false, op::AND, reg, imm);
     }
     /// `test reg1, reg2`.
     pub fn test_rr(&mut self, w: bool, reg1: u8, reg2: u8) {
@@ -240,9 +236,7 @@ impl Asm {
     }
     /// `or reg32, imm32`.
     pub fn or_imm(&mut self, reg: u8, imm: u32) {
-        self.rex(false, 0, 0, reg);
-        self.bytes(&[0x81, 0xc8 | reg & 7]);
-        self.u32(imm);
+        self.alu_imm(false, op::OR, reg, imm);
     }
     /// `not reg64`.
     pub fn not(&mut self, reg: u8) {

@@ -94,7 +94,8 @@ impl Recipe {
             let by = insn.immediate(1) as i32;
             let back = if add { by.checked_neg()? } else { by };
             a.mem(wide, op::LEA, T2, result, None, back);
-            a.add_or_cmp_imm(wide, add, T2, by);
+            let again = if add { op::ADD } else { op::CMP };
+            a.alu_imm(wide, again, T2, by.cast_unsigned());
         }
         Self::new(&a.buf, reads)
     }
