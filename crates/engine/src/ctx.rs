@@ -23,7 +23,7 @@ pub struct Ctx {
     /// TLBs.
     pub tlb: Tlb,
     /// What the slow path needs and leaves.
-    pub slow: crate::translated::Slow,
+    pub slow: crate::slow::Slow,
 }
 
 /// Offsets of [`Ctx`] for the translator.
@@ -72,6 +72,7 @@ pub const LAYOUT: Layout = {
         ],
         entry_shift: size_of::<Entry>().trailing_zeros() as u8,
         entries: softmmu::tlb::L1_ENTRIES as u32,
+        other_shift: softmmu::tlb::OTHER_SHIFT,
     }
 };
 

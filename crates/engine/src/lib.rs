@@ -26,6 +26,7 @@ mod msr;
 mod replay;
 mod run;
 mod shared;
+mod slow;
 mod state;
 mod strings;
 mod timer;

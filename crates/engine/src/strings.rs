@@ -2,13 +2,16 @@
 //! are left to the interpreter.
 #![allow(unsafe_code, reason = "copies between host pages found by the TLBs")]
 
+use crate::ctx::Ctx;
 use crate::vcpu::SoftVcpu;
 use iced_x86::{Code, Instruction, OpKind, Register};
 use isa::Access;
+use jit::translate::string_info;
+use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
-use x86::{canonical48, flags, gpr};
+use x86::{CpuState, canonical48, flags, gpr};
 
 /// A page of RAM at some address.
 struct Ram {
@@ -18,12 +21,15 @@ struct Ram {
     plain: bool,
 }
 
+/// Bits of a register in 32-bit code.
+const NARROW: u64 = u32::MAX as u64;
+
 /// Pages per call, so that interrupts are noticed.
 const PAGES: usize = 64;
 
 /// A `rep movs` or `rep stos` of translated code: its segments are flat.
 #[derive(Clone, Copy)]
-struct Bulk {
+pub(crate) struct Bulk {
     /// Element bytes.
     size: u64,
     /// There is a source (MOVS).
@@ -41,7 +47,7 @@ impl Bulk {
         );
         let mask = match insn.op0_kind() {
             OpKind::MemoryESRDI => u64::MAX,
-            OpKind::MemoryESEDI => 0xffff_ffff,
+            OpKind::MemoryESEDI => NARROW,
             _ => return None,
         };
         let (size, source) = match insn.code() {
@@ -57,6 +63,123 @@ impl Bulk {
         };
         (insn.has_rep_prefix() && !other).then_some(Self { size, source, mask })
     }
+
+    /// As generated code says it.
+    pub(crate) fn from_info(info: u32) -> Self {
+        let narrow = info & string_info::NARROW != 0;
+        Self {
+            size: u64::from(info & string_info::SIZE),
+            source: info & string_info::SOURCE != 0,
+            mask: if narrow { NARROW } else { u64::MAX },
+        }
+    }
+
+    /// Elements that remain.
+    pub(crate) fn left(self, cpu: &CpuState) -> u64 {
+        cpu.gpr[gpr::RCX] & self.mask
+    }
+}
+
+/// Elements in one page of RAM each way.
+struct Piece {
+    elements: u64,
+    bytes: u64,
+    to: Ram,
+    from: Option<Ram>,
+}
+
+/// Does the next elements of `bulk` if all of them are in plain RAM: those that
+/// stay inside the current page or pages.
+pub(crate) fn plain_piece(ctx: &mut Ctx, map: &SlotMap, bulk: Bulk) -> bool {
+    let Some(piece) = Piece::next(ctx, map, bulk).filter(|piece| piece.to.plain) else {
+        return false;
+    };
+    let value = ctx.cpu.gpr[gpr::RAX];
+    piece.write(piece.to.host as *mut u8, bulk.size, value);
+    piece.finish(&mut ctx.cpu, bulk);
+    true
+}
+
+impl Piece {
+    fn next(ctx: &mut Ctx, map: &SlotMap, bulk: Bulk) -> Option<Self> {
+        let Bulk { size, source, mask } = bulk;
+        let gpr = &ctx.cpu.gpr;
+        let (to, from) = (gpr[gpr::RDI] & mask, gpr[gpr::RSI] & mask);
+        let room = |la: u64| PAGE_SIZE - (la & PAGE_MASK);
+        let room = if source {
+            room(to).min(room(from))
+        } else {
+            room(to)
+        };
+        let elements = (room / size).min(bulk.left(&ctx.cpu));
+        if elements == 0 {
+            return None;
+        }
+        let bytes = elements * size;
+        let to = ram(ctx, map, to, true)?;
+        let from = match source {
+            true => Some(ram(ctx, map, from, false)?),
+            false => None,
+        };
+        // A forward copy onto itself repeats its source.
+        let unfit = |from: &Ram| to.host.wrapping_sub(from.host) < bytes;
+        (!from.as_ref().is_some_and(unfit)).then_some(Self {
+            elements,
+            bytes,
+            to,
+            from,
+        })
+    }
+
+    /// Writes its bytes, elements of `size` bytes of `value` if it has no source,
+    /// to `to`.
+    fn write(&self, to: *mut u8, size: u64, value: u64) {
+        match &self.from {
+            // SAFETY: the range lies inside a mapped page of a slot, and `to`
+            // is one of the same length elsewhere.
+            Some(from) => unsafe {
+                std::ptr::copy(from.host as *const u8, to, self.bytes as usize);
+            },
+            // SAFETY: `to` is writable for so many bytes.
+            None => unsafe { fill(to as u64, self.bytes, size, value) },
+        }
+    }
+
+    /// Registers are as behind it.
+    fn finish(&self, cpu: &mut CpuState, bulk: Bulk) {
+        let mask = bulk.mask;
+        let behind = |pointer: u64| pointer.wrapping_add(self.bytes) & mask;
+        cpu.gpr[gpr::RCX] = bulk.left(cpu) - self.elements;
+        cpu.gpr[gpr::RDI] = behind(cpu.gpr[gpr::RDI]);
+        if self.from.is_some() {
+            cpu.gpr[gpr::RSI] = behind(cpu.gpr[gpr::RSI]);
+        }
+    }
+}
+
+/// The RAM at `la` if the access may be made.
+fn ram(ctx: &mut Ctx, map: &SlotMap, la: u64, write: bool) -> Option<Ram> {
+    let bank = Bank::of(&ctx.cpu);
+    if let Some(host) = ctx.tlb.hit(bank, la, 1, write) {
+        return Some(Ram { host, plain: true });
+    }
+    if !canonical48(la) {
+        return None;
+    }
+    let need = Need {
+        write,
+        exec: false,
+        user: bank == Bank::User,
+        implicit: false,
+    };
+    let page = ctx.tlb.resolve(&ctx.cpu, map, la, need).ok()?;
+    if write && map.page(page.gpa)?.slot.readonly {
+        return None;
+    }
+    Some(Ram {
+        host: page.host? + (la & PAGE_MASK),
+        plain: page.plain_write,
+    })
 }
 
 impl SoftVcpu {
@@ -72,16 +195,15 @@ impl SoftVcpu {
         }
         let mut done = false;
         for _ in 0..PAGES {
-            let left = self.cpu().gpr[gpr::RCX] & bulk.mask;
-            if left == 0 {
+            if bulk.left(self.cpu()) == 0 {
                 break;
             }
-            if !self.bulk_page(bulk, left) {
+            if !self.bulk_piece(bulk) {
                 return done;
             }
             done = true;
         }
-        if self.cpu().gpr[gpr::RCX] & bulk.mask == 0 {
+        if bulk.left(self.cpu()) == 0 {
             let cpu = self.cpu_mut();
             cpu.rip = insn.next_ip();
             if !cpu.code64() {
@@ -92,83 +214,27 @@ impl SoftVcpu {
         done
     }
 
-    /// The iterations that stay inside the current page or pages.
-    fn bulk_page(&mut self, bulk: Bulk, left: u64) -> bool {
-        let Bulk { size, source, mask } = bulk;
-        let cpu = self.cpu();
-        let (to, from) = (cpu.gpr[gpr::RDI] & mask, cpu.gpr[gpr::RSI] & mask);
-        let value = cpu.gpr[gpr::RAX];
-        let room = |la: u64| PAGE_SIZE - (la & PAGE_MASK);
-        let bytes = if source {
-            room(to).min(room(from))
-        } else {
-            room(to)
-        };
-        let n = (bytes / size).min(left);
-        if n == 0 {
-            return false;
-        }
-        let len = n * size;
-        let Some(dst) = self.ram(to, true) else {
+    /// The elements that stay inside the current page or pages.
+    fn bulk_piece(&mut self, bulk: Bulk) -> bool {
+        let map = self.map.clone();
+        let Some(piece) = Piece::next(self.ctx_mut(), &map, bulk) else {
             return false;
         };
-        let src = if source { self.ram(from, false) } else { None };
-        // A forward copy onto itself repeats its source.
-        let unfit = |src: &Ram| dst.host.wrapping_sub(src.host) < len;
-        if source && src.as_ref().is_none_or(unfit) {
-            return false;
-        }
-        let write = |to: *mut u8| match &src {
-            // SAFETY: the range lies inside a mapped page of a slot, and `to`
-            // is one of the same length elsewhere.
-            Some(src) => unsafe { std::ptr::copy(src.host as *const u8, to, len as usize) },
-            // SAFETY: `to` is writable for `len` bytes.
-            None => unsafe { fill(to as u64, len, size, value) },
-        };
-        if dst.plain {
-            write(dst.host as *mut u8);
+        let value = self.cpu().gpr[gpr::RAX];
+        if piece.to.plain {
+            piece.write(piece.to.host as *mut u8, bulk.size, value);
         } else {
             let mut bytes = [0; PAGE_SIZE as usize];
-            write(bytes.as_mut_ptr());
+            piece.write(bytes.as_mut_ptr(), bulk.size, value);
+            let to = self.cpu().gpr[gpr::RDI] & bulk.mask;
             let (cpu, mut world) = self.parts();
-            let bytes = &bytes[..len as usize];
+            let bytes = &bytes[..piece.bytes as usize];
             if world.write_from(cpu, to, bytes, Access::Write).is_err() {
                 return false;
             }
         }
-        let cpu = self.cpu_mut();
-        cpu.gpr[gpr::RDI] = to.wrapping_add(len) & mask;
-        if source {
-            cpu.gpr[gpr::RSI] = from.wrapping_add(len) & mask;
-        }
-        cpu.gpr[gpr::RCX] = left - n;
+        piece.finish(self.cpu_mut(), bulk);
         true
-    }
-
-    /// The RAM at `la` if the access may be made.
-    fn ram(&mut self, la: u64, write: bool) -> Option<Ram> {
-        let ctx = self.ctx_mut();
-        let bank = Bank::of(&ctx.cpu);
-        if let Some(host) = ctx.tlb.hit(bank, la, 1, write) {
-            return Some(Ram { host, plain: true });
-        }
-        if !canonical48(la) {
-            return None;
-        }
-        let need = Need {
-            write,
-            exec: false,
-            user: bank == Bank::User,
-            implicit: false,
-        };
-        let page = ctx.tlb.resolve(&ctx.cpu, &self.map, la, need).ok()?;
-        if write && self.map.page(page.gpa)?.slot.readonly {
-            return None;
-        }
-        Some(Ram {
-            host: page.host? + (la & PAGE_MASK),
-            plain: page.plain_write,
-        })
     }
 }
 

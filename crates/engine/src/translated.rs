@@ -1,35 +1,23 @@
 //! Running translated code: which state allows it, finding and making
-//! translations, entering them, and the slow path they call.
-#![allow(unsafe_code, reason = "enters generated code and is called back by it")]
+//! translations, entering them.
+#![allow(unsafe_code, reason = "enters generated code")]
 
 use crate::blocks::Place;
 use crate::ctx::Ctx;
 use crate::jumps::Now;
+use crate::slow;
 use crate::vcpu::SoftVcpu;
-use crate::vm::SoftVm;
 use iced_x86::{Code, Instruction};
 use isa::Stop;
 use jit::cache::{CodeCache, JumpCache};
 use jit::classify::{Allowed, Copyable};
-use jit::translate::{info, stack_change};
-use jit::{ExitKind, JitCtx, Realm, Returns, moved};
-use softmmu::SlotMap;
+use jit::translate::stack_change;
+use jit::{ExitKind, Gathered, JitCtx, Realm, Returns, moved};
 use softmmu::tlb::Bank;
-use softmmu::walk::Need;
 use std::sync::atomic::Ordering;
-use x86::paging::{PAGE_MASK, PAGE_SIZE};
+use x86::paging::PAGE_SIZE;
 use x86::segment::attr;
 use x86::{CpuState, Exception, Seg, Segment, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
-
-/// What the slow path needs, and what it leaves for its caller.
-pub struct Slow {
-    /// Memory slots; valid while generated code runs.
-    pub map: *const SlotMap,
-    /// The VM; valid likewise.
-    pub vm: *const SoftVm,
-    /// The exception behind [`ExitKind::Fault`].
-    pub fault: Option<Exception>,
-}
 
 /// Mode bit of translations without windows ([`jit::windows`]).
 pub(crate) const NARROW: u32 = 1 << 31;
@@ -367,78 +355,6 @@ pub fn copyable(features: &crate::features::FeatureSet, lockstep: bool) -> Copya
     })
 }
 
-/// Called by generated code when an access misses its TLB check: 0 = look
-/// again, 1 = leave.
-///
-/// # Safety
-/// `ctx` is the running vCPU's memory with guest registers stored, and its
-/// `slow` pointers are valid.
-pub unsafe extern "sysv64" fn slow_path(ctx: *mut Ctx, la: u64, arg: u32, pc: u64) -> u32 {
-    // SAFETY: the caller's contract; nobody else uses the vCPU's memory now.
-    let ctx = unsafe { &mut *ctx };
-    // SAFETY: as above.
-    let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
-    let size = arg & info::SIZE;
-    let write = arg & info::WRITE != 0;
-    let user = arg >> info::BANK_SHIFT & 3 == Bank::User as u32;
-    let split = arg & info::LOCKED != 0 && !la.is_multiple_of(u64::from(size));
-    // Filling for a write sets the dirty bit, which a store that does not
-    // happen must not.
-    let masked = arg & info::MASKED != 0;
-    let filled = match write && (masked || ctx.cpu.xsave.x87_unmasked()) {
-        true => Ok(false),
-        false => fill(ctx, map, la, size, write, user),
-    };
-    let kind = match filled {
-        Ok(true) if split => ExitKind::Access,
-        Ok(true) => return 0,
-        Ok(false) => ExitKind::Access,
-        // A vector operand that must be aligned raises #GP first.
-        Err(_) if size >= 16 && !la.is_multiple_of(u64::from(size)) => ExitKind::Access,
-        // So does an x87 error of an earlier instruction with #MF.
-        Err(_) if ctx.cpu.xsave.x87_error_pending() => ExitKind::Access,
-        // The part that faults may not be accessed at all.
-        Err(_) if masked => ExitKind::Access,
-        Err(e) => {
-            ctx.slow.fault = Some(e);
-            ExitKind::Fault
-        }
-    };
-    if let Some(site) = vm.code.lock().access_at(pc) {
-        ctx.cpu.rip = ctx.jit.page.wrapping_add(site.rip);
-        // SAFETY: generated code called this, and set its flags aside before.
-        let aside = unsafe { ctx.jit.flags_aside() };
-        ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | aside & flags::ARITH;
-    }
-    ctx.jit.exit_kind = kind as u32;
-    1
-}
-
-/// Fills the TLB for an access; true if it will hit now.
-fn fill(
-    ctx: &mut Ctx,
-    map: &SlotMap,
-    la: u64,
-    size: u32,
-    write: bool,
-    user: bool,
-) -> Result<bool, Exception> {
-    if !canonical48(la) || (la & PAGE_MASK) + u64::from(size) > PAGE_SIZE {
-        return Ok(false);
-    }
-    let need = Need {
-        write,
-        exec: false,
-        user,
-        implicit: false,
-    };
-    let page = ctx.tlb.resolve(&ctx.cpu, map, la, need)?;
-    if page.host.is_none() || (write && !page.plain_write) {
-        return Ok(false);
-    }
-    Ok(ctx.tlb.hit(Bank::of(&ctx.cpu), la, size, write).is_some())
-}
-
 /// Sets GS base to a vCPU's memory for this thread.
 pub fn set_gs_base(ctx: *mut Ctx) {
     // SAFETY: user-space GS is unused by Rust and the C library on x86-64
@@ -477,7 +393,10 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         jump_caches: [0; Realm::ALL.len()],
         tsc_offset: 0,
         this: std::ptr::null_mut(),
-        slow: slow_path as *const () as u64,
+        slow: slow::access_path as *const () as u64,
+        string: slow::string_path as *const () as u64,
+        found: 0,
+        gathered: Gathered([0; _]),
         xsave_mask: wide,
         host_xsave: host_image(),
         faults: code.fault_table(),

@@ -55,6 +55,15 @@ impl Realm {
     pub const ALL: [Self; 3] = [Self::User, Self::Kernel, Self::KernelAc];
 }
 
+/// Bytes of the widest operand that generated code accesses.
+pub const WIDEST: usize = 64;
+
+/// Room for an operand wherever it begins in [`WIDEST`] bytes: what is aligned in
+/// the guest is so here, and what is not is not.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Gathered(pub [u8; 2 * WIDEST]);
+
 /// The part of a vCPU's memory that only generated code and its driver use.
 #[repr(C)]
 #[derive(Debug)]
@@ -85,9 +94,15 @@ pub struct JitCtx {
     pub tsc_offset: u64,
     /// Address of the vCPU memory itself (GS base).
     pub this: *mut c_void,
-    /// The slow path: `fn(this, linear address, info, return PC) -> u32`,
-    /// 0 = try again.
+    /// The slow path of accesses: `fn(this, linear address, info, return PC) ->
+    /// u32`, 0 = go on with the operand at `found`.
     pub slow: u64,
+    /// That of strings: `fn(this, 0, info, return PC) -> u32`, 0 = done.
+    pub string: u64,
+    /// Host address of the operand that the slow path was asked for.
+    pub found: u64,
+    /// An operand read from two pages that are not neighbours in host memory.
+    pub gathered: Gathered,
     /// XSAVE mask for guest vector state, 0 = use FXSAVE.
     pub xsave_mask: u64,
     /// Address of an initial XSAVE image, the state Rust code expects.
@@ -139,6 +154,9 @@ pub struct Layout {
     pub entry_shift: u8,
     /// Entries per TLB array, a power of two.
     pub entries: u32,
+    /// What an address is shifted right by and a TLB index XORed with for the
+    /// other place of its page.
+    pub other_shift: u8,
 }
 
 /// Offsets, relative to GS, of what only SYSCALL, SYSRET and IRET touch.
@@ -186,6 +204,8 @@ impl Layout {
         tsc_offset,
         this,
         slow,
+        string,
+        found,
         xsave_mask,
         host_xsave,
         returns

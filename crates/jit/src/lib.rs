@@ -33,6 +33,6 @@ pub mod stubs;
 pub mod translate;
 pub mod windows;
 
-pub use layout::{ExitKind, GateLayout, JitCtx, Layout, Realm};
+pub use layout::{ExitKind, GateLayout, Gathered, JitCtx, Layout, Realm, WIDEST};
 pub use moved::moved;
 pub use returns::Returns;

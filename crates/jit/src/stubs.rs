@@ -49,7 +49,10 @@ pub struct Stubs {
     /// By realm, see [`returns::emit_pop`].
     pub pop_return: [usize; REALMS],
     /// Slow path of a memory access: T0 = linear address, T2 = info; called.
+    /// Afterwards the operand is at `[T1 + T0]`.
     pub slow: usize,
+    /// Slow path of a string instruction: T2 = info; called.
+    pub string: usize,
     /// Loads the guest's vector state; called at the start of a block.
     pub load_vector: usize,
     /// Changes of privilege.
@@ -91,7 +94,8 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
         s.push_return[realm] = returns::emit_push(&mut a, l, realm);
         s.pop_return[realm] = returns::emit_pop(&mut a, l, realm, s.probe_branch);
     }
-    s.slow = emit_slow(&mut a, l, restore);
+    s.slow = emit_slow(&mut a, l, restore, l.slow());
+    s.string = emit_slow(&mut a, l, restore, l.string());
     s.load_vector = emit_load_vector(&mut a, l);
     s.gates = gates::emit(&mut a, l, &s);
     (a.buf.to_vec(), s)
@@ -197,9 +201,9 @@ fn vector_op(a: &mut Asm, l: &Layout, f: impl Fn(&mut Asm, bool)) {
     a.land(end);
 }
 
-/// The slow path keeps guest state in memory around a Rust call, so that
-/// either outcome is at hand.
-fn emit_slow(a: &mut Asm, l: &Layout, restore: usize) -> usize {
+/// A slow path, whose function's address is in field `function`. It keeps guest
+/// state in memory around the call, so that either outcome is at hand.
+fn emit_slow(a: &mut Asm, l: &Layout, restore: usize, function: u32) -> usize {
     let at = a.len();
     store_guest(a, l);
     a.push(T0);
@@ -211,7 +215,7 @@ fn emit_slow(a: &mut Asm, l: &Layout, restore: usize) -> usize {
     a.mem(true, op::MOV, RSI, RSP, None, 16);
     a.mem(false, op::MOV, RDX, RSP, None, 8);
     a.mem(true, op::MOV, RCX, RSP, None, 24);
-    a.gs(true, op::MOV, RAX, l.slow());
+    a.gs(true, op::MOV, RAX, function);
     a.bytes(&[0xff, 0xd0]); // call rax
     a.bytes(&[0x85, 0xc0]); // test eax, eax
     let leave = a.jcc(cc::NE);
@@ -221,8 +225,9 @@ fn emit_slow(a: &mut Asm, l: &Layout, restore: usize) -> usize {
     let no_vector = a.jcc(cc::E);
     load_vector(a, l);
     a.land(no_vector);
-    a.pop(T2);
-    a.pop(T0);
+    a.mem(true, op::LEA, RSP, RSP, None, 16);
+    a.gs(true, op::MOV, T1, l.found());
+    a.mov_imm(T0, 0);
     for (host, guest) in pinned() {
         if !SAVED.contains(&host) {
             a.gs(true, op::MOV, host, l.reg(guest));

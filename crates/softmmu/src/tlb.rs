@@ -4,7 +4,9 @@
 //! direct-mapped array of [`Entry`]. A lookup XORs the linear address with the
 //! tag; the result is the page offset on a hit and at least 4096 on a miss, so
 //! one compare covers tag, page crossing and canonical form. An empty entry
-//! holds the tag of a page with another index, which no address can match.
+//! holds the tag of a page with another index, which no address can match. A page
+//! that must give way moves to its other place, where generated code looks before
+//! it asks anybody.
 //!
 //! The second level is keyed by *space*: a number that stands for one PCID
 //! since its last flush, so that flushing a PCID is assigning it a new number
@@ -18,6 +20,9 @@ use x86::{CpuState, Exception, cr0, cr4, flags};
 
 /// Entries per first-level array.
 pub const L1_ENTRIES: usize = 2048;
+/// What an address is shifted right by and the index XORed with for the other
+/// place of its page. Where the result is 0 there is no other.
+pub const OTHER_SHIFT: u8 = 12 + L1_ENTRIES.trailing_zeros() as u8;
 const L2_ENTRIES: usize = 8192;
 /// log2 of the smallest large page.
 const REGION_SHIFT: u32 = 21;
@@ -86,7 +91,7 @@ impl Entry {
     }
 }
 
-/// The tag that entry `index` can never match.
+/// The tag that entry `index` can never match: the page's two places are one.
 const fn empty_tag(index: usize) -> u64 {
     ((index ^ 1) as u64) << 12
 }
@@ -94,13 +99,51 @@ const fn empty_tag(index: usize) -> u64 {
 /// One first-level array.
 #[repr(C, align(64))]
 pub struct Array {
-    /// Indexed by bits 12..=21 of the linear address.
+    /// Indexed by bits 12..=22 of the linear address, see [`OTHER_SHIFT`].
     pub entries: [Entry; L1_ENTRIES],
 }
 
 impl Array {
     fn index(la: u64) -> usize {
         (la >> 12) as usize % L1_ENTRIES
+    }
+
+    /// Where a page goes that gave way at [`Self::index`].
+    fn other(la: u64) -> usize {
+        (la >> 12 ^ la >> OTHER_SHIFT) as usize % L1_ENTRIES
+    }
+
+    /// Host address of an access that lies in one page.
+    fn hit(&self, la: u64, len: u32, write: bool) -> Option<u64> {
+        [Self::index(la), Self::other(la)]
+            .into_iter()
+            .find_map(|i| {
+                let e = &self.entries[i];
+                let offset = (if write { e.write } else { e.read }) ^ la;
+                (offset <= PAGE_SIZE - u64::from(len)).then(|| e.host + offset)
+            })
+    }
+
+    /// Makes `new`, which is for the page at `la`, the entry that is looked at
+    /// first.
+    fn insert(&mut self, touched: &mut Touched, la: u64, new: Entry) {
+        let index = Self::index(la);
+        let old = std::mem::replace(&mut self.entries[index], new);
+        if old.gpa == !0 {
+            return touched.push(index as u16);
+        }
+        let other = Self::other(old.read);
+        if (old.read ^ la) < PAGE_SIZE || old.read == empty_tag(index) || other == index {
+            return;
+        }
+        let moved = &mut self.entries[other];
+        if moved.gpa == !0 {
+            touched.push(other as u16);
+        }
+        *moved = old;
+        if old.write != old.read {
+            moved.write = empty_tag(other);
+        }
     }
 }
 
@@ -372,12 +415,8 @@ impl Tlb {
         let may_write = m.writable || (bank != Bank::User && !wp);
         let index = Array::index(la);
         let (array, touched) = self.level(bank);
-        let e = &mut array.entries[index];
-        if e.gpa == !0 {
-            touched.push(index as u16);
-        }
         let tag = la & !PAGE_MASK;
-        *e = Entry {
+        let entry = Entry {
             read: tag,
             write: if may_write && r.plain_write {
                 tag
@@ -387,6 +426,7 @@ impl Tlb {
             host: r.host.unwrap_or(0),
             gpa: m.gpa | if m.global { GLOBAL } else { 0 },
         };
+        array.insert(touched, la, entry);
         self.stats.fills += 1;
     }
 
@@ -498,16 +538,17 @@ impl Tlb {
         if e.vpn == vpn && (e.mapping.global || e.space == self.current) {
             e.space = 0;
         }
-        let index = Array::index(la);
         let current = self.current;
         let kernel = self.kernel.iter_mut().map(|a| (a, true));
         let users = self.users.iter_mut();
         let users = users.map(|u| (&mut *u.array, u.space == current));
         for (array, mine) in kernel.chain(users) {
-            let e = &mut array.entries[index];
-            if (e.read ^ la) < PAGE_SIZE && (mine || e.gpa & GLOBAL != 0) {
-                e.read = empty_tag(index);
-                e.write = empty_tag(index);
+            for index in [Array::index(la), Array::other(la)] {
+                let e = &mut array.entries[index];
+                if (e.read ^ la) < PAGE_SIZE && (mine || e.gpa & GLOBAL != 0) {
+                    e.read = empty_tag(index);
+                    e.write = empty_tag(index);
+                }
             }
         }
         large.unwrap_or(12)
@@ -550,14 +591,11 @@ impl Tlb {
         }
     }
 
-    /// Host address for an aligned-in-page access that hits the first level.
+    /// Host address for an access in one page that hits the first level.
     pub fn hit(&self, bank: Bank, la: u64, len: u32, write: bool) -> Option<u64> {
-        let array = match bank {
-            Bank::User => &self.users[self.user_now].array,
-            kernel => &self.kernel[kernel as usize - 1],
-        };
-        let e = &array.entries[Array::index(la)];
-        let offset = (if write { e.write } else { e.read }) ^ la;
-        (offset <= PAGE_SIZE - u64::from(len)).then(|| e.host + offset)
+        match bank {
+            Bank::User => self.users[self.user_now].array.hit(la, len, write),
+            kernel => self.kernel[kernel as usize - 1].hit(la, len, write),
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::misses::Miss;
 use super::{Emitter, Site, linear};
 use crate::asm::{Asm, cc, op};
 use crate::block::Step;
+use crate::classify::{Vector, vector_class};
 use crate::layout::Layout;
 use crate::regs::{Home, RSP, T0, T1, home};
 use crate::windows::Check;
@@ -22,6 +23,8 @@ pub mod info {
     /// Only a part of the operand may be accessed, so that one that does not
     /// hit says nothing about faults (SDM vol 2, 2.7.5, opmasks).
     pub const MASKED: u32 = 1 << 12;
+    /// The x87 remembers where the operand was.
+    pub const NOTED: u32 = 1 << 13;
     /// The access's size in bytes.
     pub const SIZE: u32 = 0xff;
 }
@@ -47,6 +50,15 @@ impl TlbField {
 pub(super) fn add_to_t0(a: &mut Asm, by: i32) {
     if by != 0 {
         a.mem(true, op::LEA, T0, T0, None, by);
+    }
+}
+
+/// `entry`, an index in a TLB array's bytes with other bits around it, becomes what
+/// [`tlb_field`] takes.
+pub(super) fn entry_address(a: &mut Asm, l: &Layout, bank: usize, entry: u8) {
+    a.and_imm(entry, (l.entries - 1) << l.entry_shift);
+    if bank == USER {
+        a.gs(true, op::ADD, entry, l.user_tlb);
     }
 }
 
@@ -113,6 +125,7 @@ pub(super) struct Operand {
     pub write: bool,
     pub locked: bool,
     pub masked: bool,
+    pub noted: bool,
 }
 
 impl Operand {
@@ -122,6 +135,7 @@ impl Operand {
             write: false,
             locked: false,
             masked: false,
+            noted: false,
         }
     }
     pub fn write(size: i32) -> Self {
@@ -130,11 +144,12 @@ impl Operand {
             ..Self::read(size)
         }
     }
-    /// The same, atomic or under a mask if `insn` is: XCHG needs no prefix.
+    /// The same as `insn` accesses it: XCHG is atomic without a prefix.
     pub fn of(self, insn: &Instruction) -> Self {
         Self {
             locked: insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg,
             masked: insn.op_mask() != Register::None,
+            noted: vector_class(insn) == Vector::X87,
             ..self
         }
     }
@@ -146,6 +161,7 @@ impl Operand {
             | bit(self.write, info::WRITE)
             | bit(self.locked, info::LOCKED)
             | bit(self.masked, info::MASKED)
+            | bit(self.noted, info::NOTED)
             | (bank as u32) << info::BANK_SHIFT
     }
 }
@@ -241,7 +257,6 @@ impl Emitter<'_> {
         let Window { slot, before, span } = window;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(operand.write);
-        let retry = self.hot.len();
         add_to_t0(&mut self.hot, -before);
         self.tlb_entry(T1, T0);
         self.tlb_field(op::XOR, T0, field);
@@ -249,6 +264,7 @@ impl Emitter<'_> {
         let miss = self.hot.jcc(cc::A);
         self.hot_to_cold(miss);
         self.tlb_field(op::ADD, T0, TlbField::Host);
+        let hit = self.hot.len();
         self.hot.rr(true, op::MOV, T1, T0);
         self.hot
             .mem(true, op::MOV_STORE, T1, RSP, None, slot_offset(slot));
@@ -258,7 +274,7 @@ impl Emitter<'_> {
             span,
             ..self.miss(operand)
         };
-        self.slow_path(rip, miss, retry);
+        self.slow_path(rip, miss, hit);
         // Where the window lies in two pages: the translation of this
         // instruction and what follows that has no windows.
         self.narrow_link(rip);
@@ -285,7 +301,6 @@ impl Emitter<'_> {
         } = operand;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(write);
-        let retry = self.hot.len();
         self.tlb_entry(T1, T0);
         self.tlb_field(op::XOR, T0, field);
         if locked && size > 1 {
@@ -297,7 +312,7 @@ impl Emitter<'_> {
         let miss = self.hot.jcc(cc::A);
         self.hot_to_cold(miss);
         self.tlb_field(op::MOV, T1, TlbField::Host);
-        self.slow_path(rip, self.miss(operand), retry);
+        self.slow_path(rip, self.miss(operand), self.hot.len());
     }
 
     /// `entry` = where the TLB entry for the linear address in `la` is, for
@@ -311,10 +326,7 @@ impl Emitter<'_> {
             self.hot.rr(true, op::MOV, entry, la);
             self.hot.shr_imm(entry, shift);
         }
-        self.hot.and_imm(entry, (l.entries - 1) << l.entry_shift);
-        if self.to.bank == USER {
-            self.hot.gs(true, op::ADD, entry, l.user_tlb);
-        }
+        entry_address(&mut self.hot, l, self.to.bank, entry);
     }
 
     /// `op reg, field` of the TLB entry that T1 names.
@@ -322,17 +334,15 @@ impl Emitter<'_> {
         tlb_field(&mut self.hot, self.l, self.to.bank, (op, reg), field);
     }
 
-    /// The cold half of a check, which begins at hot offset `retry`.
-    fn slow_path(&mut self, rip: u64, miss: Miss, retry: usize) {
+    /// The cold half of a check that goes on at hot offset `hit`.
+    fn slow_path(&mut self, rip: u64, miss: Miss, hit: usize) {
         self.settle_flags_cold();
-        self.call_miss(miss);
+        let returns = self.call_miss(miss, hit);
         self.out.accesses.push(Site {
-            at: (self.to.cold + self.cold.len()) as u32,
+            at: (self.to.cold + returns) as u32,
             flags_in_slot: 1,
             memory: 1,
             rip,
         });
-        let back = self.cold.jmp();
-        self.cold_to_hot(back, retry);
     }
 }

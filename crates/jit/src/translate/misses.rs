@@ -1,19 +1,20 @@
 //! What a check does that misses: the part of it that blocks share.
 //!
-//! A block's cold code only calls this part and goes back to its check. How the
+//! A block's cold code only calls this part and goes on where a hit would. How the
 //! access looks is a [`Miss`], of which there are few; each one's code is emitted
-//! behind the first block that needs it.
+//! behind the first block that needs it. It looks at the page's other place in the
+//! TLB before it asks the engine.
 
 use super::Emitter;
 use super::flags::restore_flags_at;
-use super::memory::{TlbField, add_to_t0, info, tlb_field};
+use super::memory::{TlbField, add_to_t0, entry_address, info, tlb_field};
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
 use crate::layout::Layout;
-use crate::regs::{T0, T2};
+use crate::regs::{T0, T1, T2};
 
-/// Bytes of the jump behind the call, back to the check.
-const JUMP_BACK: u8 = 5;
+/// Bytes of the jump behind the call, to where a hit goes on.
+const JUMP_BACK: usize = 5;
 
 /// How an access looks whose check misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,16 +44,22 @@ impl Misses {
 }
 
 impl Emitter<'_> {
-    /// Calls the code for `miss`: T0 and T1 are what the check left. Afterwards
-    /// T0 is the access's linear address, and what follows jumps back to the
-    /// check. A window in two pages comes back behind that jump, with the flags
-    /// in place.
-    pub(super) fn call_miss(&mut self, miss: Miss) {
+    /// Calls the code for `miss`: T0 and T1 are what the check left. Then it goes
+    /// on at hot offset `hit` with the operand at `[T1 + T0]`, or with T0 the host
+    /// address of its window. A window in two pages goes on behind the jump there,
+    /// with the flags in place. The result is where in the cold stream the call
+    /// returns to.
+    pub(super) fn call_miss(&mut self, miss: Miss, hit: usize) -> usize {
         let call = self.cold.call();
         match self.misses.known.get(&miss) {
             Some(&at) => self.cold_to_stub(call, at),
             None => self.misses.wanted.push((call, miss)),
         }
+        let returns = self.cold.len();
+        window_address(&mut self.cold, miss);
+        let back = self.cold.jmp();
+        self.cold_to_hot(back, hit);
+        returns
     }
 
     /// Emits what the block calls and is not there yet.
@@ -69,24 +76,71 @@ impl Emitter<'_> {
     }
 }
 
+/// T0 = host address of the window, if there is one, of the access at `[T1 + T0]`.
+fn window_address(a: &mut Asm, miss: Miss) {
+    if miss.span > 0 {
+        let before = -miss.before.cast_signed();
+        a.mem(true, op::LEA, T0, T1, Some((T0, 0)), before);
+    }
+}
+
 /// Emits the code; where the displacement of its jump to the slow path is.
 fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
     let Miss { info, before, span } = miss;
-    let bank = (info >> info::BANK_SHIFT & 3) as usize;
-    // T0 = the address again, of the window if there is one.
     let tag = TlbField::tag(info & info::WRITE != 0);
-    tlb_field(a, l, bank, (op::XOR, T0), tag);
+    // T0 = the address again, of the window if there is one.
+    tlb_field(a, l, bank(info), (op::XOR, T0), tag);
     if span > 0 {
         a.rr(false, op::MOV, T2, T0);
         a.and_imm(T2, 0xfff);
         a.cmp_imm(T2, 4096 - span);
         let inside = a.jcc(cc::BE);
-        a.bytes(&[0x48, 0x83, 0x04, 0x24, JUMP_BACK]); // add qword [rsp], imm8
+        step_over(a, miss);
         restore_flags_at(a, 8);
         a.buf.push(0xc3);
         a.land(inside);
         add_to_t0(a, before.cast_signed());
     }
+    for refused in look_elsewhere(a, l, info, tag).into_iter().flatten() {
+        a.land(refused);
+    }
     a.mov_imm(T2, info.into());
     a.jmp()
+}
+
+/// Moves the return address behind the jump there.
+fn step_over(a: &mut Asm, miss: Miss) {
+    let mut skipped = Asm::default();
+    window_address(&mut skipped, miss);
+    let skip = skipped.len() + JUMP_BACK;
+    a.bytes(&[0x48, 0x83, 0x04, 0x24, skip as u8]); // add qword [rsp], imm8
+}
+
+/// Returns with the operand at `[T1 + T0]` if its page, at T0, is in its other
+/// place; the displacements of the jumps taken otherwise.
+fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> [Option<usize>; 2] {
+    let (bank, size) = (bank(info), info & info::SIZE);
+    let split = (info & info::LOCKED != 0 && size > 1).then(|| {
+        a.test_imm8(T0, size as u8 - 1);
+        a.jcc(cc::NE)
+    });
+    a.rr(true, op::MOV, T1, T0);
+    a.shr_imm(T1, 12 - l.entry_shift);
+    a.rr(true, op::MOV, T2, T0);
+    a.shr_imm(T2, l.other_shift - l.entry_shift);
+    a.rr(true, op::XOR, T1, T2);
+    entry_address(a, l, bank, T1);
+    a.rr(true, op::MOV, T2, T0);
+    tlb_field(a, l, bank, (op::XOR, T2), tag);
+    a.cmp_imm(T2, 4096 - size);
+    let elsewhere = a.jcc(cc::A);
+    a.rr(true, op::MOV, T0, T2);
+    tlb_field(a, l, bank, (op::MOV, T1), TlbField::Host);
+    a.buf.push(0xc3);
+    [split, Some(elsewhere)]
+}
+
+/// The bank in the slow path's argument.
+fn bank(info: u32) -> usize {
+    (info >> info::BANK_SHIFT & 3) as usize
 }

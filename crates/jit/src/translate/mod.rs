@@ -16,6 +16,7 @@ pub use flow::stack_change;
 pub(crate) use flow::{NO_BRANCH, probe, probe_other};
 pub use memory::info;
 pub(crate) use memory::{TlbField, tlb_field};
+pub use string::string_info;
 
 use crate::asm::Asm;
 use crate::block::{Block, Step};

@@ -1,7 +1,7 @@
 //! REP MOVS and REP STOS whose operands lie in one plain page each: the host
-//! executes them on host addresses. Everything else about them (other pages,
-//! faults, devices, DF, long counts) is left to the interpreter, which the
-//! code reaches with nothing changed.
+//! executes them on host addresses. Longer ones and those whose pages the TLB does
+//! not have are done by the engine, which the code calls with nothing changed;
+//! what remains (faults, devices, DF) is left to the interpreter.
 
 use super::Emitter;
 use super::memory::TlbField;
@@ -16,16 +16,35 @@ const RSI: u8 = 6;
 const RDI: u8 = 7;
 const PAGE: u32 = 4096;
 
-/// Jumps to the interpreter's exit that wait for its address.
+/// Jumps to the slow path that wait for its address.
 type Misses = Vec<usize>;
+
+/// Bits of the slow path's info argument.
+pub mod string_info {
+    /// Bytes of an element.
+    pub const SIZE: u32 = 0xff;
+    /// There is a source (MOVS).
+    pub const SOURCE: u32 = 1 << 8;
+    /// Pointers and count have 32 bits.
+    pub const NARROW: u32 = 1 << 9;
+}
 
 /// MOVS, not STOS.
 fn has_source(insn: &Instruction) -> bool {
     matches!(insn.op1_kind(), OpKind::MemorySegRSI | OpKind::MemorySegESI)
 }
 
+/// The slow path's argument.
+fn info(insn: &Instruction) -> u32 {
+    let narrow = matches!(insn.op0_kind(), OpKind::MemoryESEDI);
+    let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+    insn.memory_size().size() as u32
+        | bit(has_source(insn), string_info::SOURCE)
+        | bit(narrow, string_info::NARROW)
+}
+
 impl Emitter<'_> {
-    /// The instruction, with the interpreter's exit in the cold stream.
+    /// The instruction, with the way to the engine in the cold stream.
     pub(super) fn rep_string(&mut self, step: &Step) {
         let scale = step.insn.memory_size().size().trailing_zeros() as u8;
         let mut misses = Misses::new();
@@ -51,7 +70,23 @@ impl Emitter<'_> {
         if source {
             self.hot.rr(true, op::SUB, RSI, T2);
         }
-        self.interp_from(&step.insn, &misses);
+        self.string_path(&step.insn, &misses);
+    }
+
+    /// Where `misses` lead: goes on behind the instruction, at the hot stream's
+    /// end, or leaves for the interpreter.
+    fn string_path(&mut self, insn: &Instruction, misses: &[usize]) {
+        for at in misses {
+            self.hot_to_cold(*at);
+        }
+        let id = self.number(insn);
+        self.settle_flags_cold();
+        self.cold.gs_store_imm(self.l.exit_site(), id);
+        self.cold.mov_imm(T2, info(insn).into());
+        let call = self.cold.call();
+        self.cold_to_stub(call, self.stubs.string);
+        let back = self.cold.jmp();
+        self.cold_to_hot(back, self.hot.len());
     }
 
     /// T0 = host address of the elements that `pointer` and RCX name, if they
