@@ -32,6 +32,7 @@ fn layout() -> Layout {
         kernel_tlb: [0x1_0000, 0x3_0000],
         entry: [0, 8, 16],
         entry_shift: 5,
+        other_shift: 23,
         entries: 1024,
         ..Layout::default()
     }

@@ -44,6 +44,7 @@ const LAYOUT: Layout = Layout {
     kernel_tlb: [0xa000, 0x1_2000],
     entry: [0, 8, 16],
     entry_shift: 5,
+    other_shift: 23,
     entries: 1024,
 };
 

@@ -30,6 +30,7 @@ mod mmio;
 mod neighbours;
 mod offered;
 mod pio;
+mod places;
 mod privilege;
 mod processor;
 mod regs;
@@ -78,6 +79,7 @@ pub static GROUPS: &[&[Case]] = &[
     neighbours::CASES,
     processor::CASES,
     remap::CASES,
+    places::CASES,
 ];
 
 /// Runs a check in each of several modes, naming the modes that fail.

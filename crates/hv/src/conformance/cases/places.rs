@@ -1,0 +1,358 @@
+//! Where operands are: in two pages that are no neighbours in memory, and in pages
+//! of which there are more than a cache of translations has places for.
+
+use super::in_modes;
+use super::tlb::reload_cr3;
+use crate::Hypervisor;
+use crate::conformance::guest::{Guest, Mode};
+use crate::conformance::layout::*;
+use crate::conformance::{Failure, expect};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use x86::paging::pte;
+
+group! { "places":
+    read_from_two_pages "SDM 3 4.1",
+    read_of_a_vector_from_two_pages "SDM 3 4.1",
+    write_to_two_pages "SDM 3 4.1",
+    change_in_two_pages "SDM 3 4.1",
+    stack_in_two_pages "SDM 3 4.1",
+    aligned_operand_at_the_edge "SDM 2 MOVAPS",
+    pages_a_stride_apart "SDM 3 4.10.2",
+    invlpg_of_pages_a_stride_apart "SDM 3 4.10.4.1",
+    cr3_write_with_pages_a_stride_apart "SDM 3 4.10.4.1",
+    code_changed_through_pages_a_stride_apart "SDM 3 8.1.3",
+    read_only_page_a_stride_apart "SDM 3 4.6",
+}
+
+const PAGED: [Mode; 4] = [Mode::Paging32, Mode::Pae, Mode::Long, Mode::Compat];
+const RW: u64 = pte::P | pte::RW;
+/// Linear address at which two pages meet.
+const EDGE: u64 = 0x4000_1000;
+/// What is mapped below and above it: neither is the other's neighbour.
+const BELOW: u64 = USER_DATA + 0x5000;
+const ABOVE: u64 = USER_DATA + 0x2000;
+
+/// The 128 bytes around the edge, which is at the middle.
+struct Around([u8; 128]);
+
+const HALF: u64 = 64;
+
+impl Around {
+    /// A pattern, written to both pages, which get mapped.
+    fn prepare(g: &mut Guest) -> Result<Self, Failure> {
+        let around = Self(std::array::from_fn(|i| (i * 37 + 11) as u8));
+        g.map(EDGE - 0x1000, BELOW, RW);
+        g.map(EDGE, ABOVE, RW);
+        let (below, above) = around.0.split_at(HALF as usize);
+        g.write(BELOW + 0x1000 - HALF, below);
+        g.write(ABOVE, above);
+        g.flush_tlb()?;
+        Ok(around)
+    }
+
+    /// What both pages hold.
+    fn read(g: &Guest) -> Self {
+        let mut all = [0; 128];
+        let (below, above) = all.split_at_mut(HALF as usize);
+        g.ram.read(BELOW + 0x1000 - HALF, below);
+        g.ram.read(ABOVE, above);
+        Self(all)
+    }
+
+    /// `n` bytes at `by` from the edge, as a number.
+    fn number(&self, by: i64, n: usize) -> u64 {
+        let start = (HALF as i64 + by) as usize;
+        let bytes = self.0[start..start + n].iter().rev();
+        bytes.fold(0, |all, &b| all << 8 | u64::from(b))
+    }
+
+    fn set(&mut self, by: i64, bytes: &[u8]) {
+        let start = (HALF as i64 + by) as usize;
+        self.0[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn expect(&self, g: &Guest) -> Result<(), Failure> {
+        let got = Self::read(g);
+        let wrong = (0..128).find(|&i| got.0[i] != self.0[i]);
+        expect("first wrong byte", wrong, None)
+    }
+}
+
+/// An address at `by` from the edge.
+fn edge(by: i32) -> u32 {
+    EDGE.wrapping_add_signed(by.into()) as u32
+}
+
+fn read_from_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        let around = Around::prepare(g)?;
+        g.asm(|a| {
+            a.mov(ebx, dword_ptr(edge(-1)))?;
+            a.mov(ecx, dword_ptr(edge(-3)))?;
+            a.movzx(edx, word_ptr(edge(-1)))?;
+            a.mov(eax, 5)?;
+            a.imul_2(eax, dword_ptr(edge(-2)))?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let r = g.regs()?;
+        let loaded = (around.number(-1, 4), around.number(-3, 4));
+        expect("EBX, ECX", (r.rbx, r.rcx), loaded)?;
+        let product = around.number(-2, 4).wrapping_mul(5) & 0xffff_ffff;
+        expect("EDX, EAX", (r.rdx, r.rax), (around.number(-1, 2), product))
+    })
+}
+
+fn read_of_a_vector_from_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        let around = Around::prepare(g)?;
+        g.asm(|a| {
+            a.movdqu(xmm1, xmmword_ptr(edge(-13)))?;
+            a.movdqu(xmmword_ptr(DATA as u32), xmm1)?;
+            a.movdqu(xmm2, xmmword_ptr(edge(-2)))?;
+            a.movdqu(xmmword_ptr(DATA as u32 + 16), xmm2)?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let got = [0, 8, 16, 24].map(|at| g.read_u64(DATA + at));
+        expect(
+            "halves",
+            got,
+            [-13, -5, -2, 6].map(|by| around.number(by, 8)),
+        )
+    })
+}
+
+fn write_to_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        let mut around = Around::prepare(g)?;
+        g.asm(|a| {
+            a.movdqu(xmm1, xmmword_ptr(edge(20)))?;
+            a.movdqu(xmmword_ptr(edge(-13)), xmm1)?;
+            a.mov(dword_ptr(edge(-3)), 0x1122_3344)?;
+            a.mov(word_ptr(edge(-1)), 0x5566)?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let vector: Vec<u8> = around.0[84..100].to_vec();
+        around.set(-13, &vector);
+        around.set(-3, &[0x44, 0x33, 0x66, 0x55]);
+        around.expect(g)
+    })
+}
+
+fn change_in_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        let mut around = Around::prepare(g)?;
+        g.asm(|a| {
+            a.add(dword_ptr(edge(-2)), 0x0102_0304)?;
+            a.mov(ebx, 0x1234_5678)?;
+            a.xadd(dword_ptr(edge(9)), ebx)?;
+            a.mov(ecx, 0x0bad_cafe)?;
+            a.xchg(dword_ptr(edge(-3)), ecx)?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let sum = (around.number(-2, 4) as u32).wrapping_add(0x0102_0304);
+        around.set(-2, &sum.to_le_bytes());
+        let old = around.number(9, 4) as u32;
+        around.set(9, &old.wrapping_add(0x1234_5678).to_le_bytes());
+        let swapped = around.number(-3, 4);
+        around.set(-3, &0x0bad_cafe_u32.to_le_bytes());
+        let r = g.regs()?;
+        expect("EBX, ECX", (r.rbx, r.rcx), (old.into(), swapped))?;
+        around.expect(g)
+    })
+}
+
+fn stack_in_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        let mut around = Around::prepare(g)?;
+        let word = if g.mode == Mode::Long { 8 } else { 4 };
+        let top = edge(word - 1);
+        g.asm(|a| {
+            a.mov(edx, esp)?;
+            a.mov(esp, top)?;
+            match a.bitness() {
+                64 => {
+                    a.push(rax)?;
+                    a.pop(rbx)?;
+                }
+                _ => {
+                    a.push(eax)?;
+                    a.pop(ebx)?;
+                }
+            }
+            a.mov(ecx, esp)?;
+            a.mov(esp, edx)?;
+            a.hlt()
+        })?;
+        g.set(|r| r.rax = 0x1122_3344)?;
+        g.run_to_end()?;
+        let r = g.regs()?;
+        expect("popped, ESP", (r.rbx, r.rcx), (0x1122_3344, top.into()))?;
+        around.set(-1, &0x1122_3344_u64.to_le_bytes()[..word as usize]);
+        around.expect(g)
+    })
+}
+
+fn aligned_operand_at_the_edge(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        let around = Around::prepare(g)?;
+        g.asm(|a| {
+            a.movaps(xmm1, xmmword_ptr(edge(-16)))?;
+            a.movdqu(xmmword_ptr(DATA as u32), xmm1)?;
+            a.movaps(xmm1, xmmword_ptr(edge(-8)))
+        })?;
+        g.run_to_exception()?;
+        expect("first half", g.read_u64(DATA), around.number(-16, 8))
+    })
+}
+
+/// Pages that caches with few places for translations put into the same one.
+const STRIDE: u64 = 8 << 20;
+const STRIDES: u64 = 3;
+/// Linear address of the first of them.
+const FIRST: u64 = 0x4000_3000;
+
+/// Maps pages a stride apart to pages of RAM that hold their numbers.
+fn strided(g: &mut Guest, flags: u64) -> Result<(), Failure> {
+    for n in 0..STRIDES {
+        g.write_uint(USER_DATA + 0x1000 * n, 4, 0x100 + n);
+        g.map(FIRST + STRIDE * n, USER_DATA + 0x1000 * n, flags);
+    }
+    g.flush_tlb()
+}
+
+/// Runs a check for each of the pages, each time in a new guest.
+fn each_page(
+    hv: &dyn Hypervisor,
+    check: impl Fn(&mut Guest, u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    (0..STRIDES).try_for_each(|n| in_modes(hv, &PAGED, |g| check(g, n)))
+}
+
+fn page(n: u64) -> u32 {
+    (FIRST + STRIDE * n) as u32
+}
+
+/// EAX = the sum of the words at the starts of the pages; clobbers EDX.
+fn add_all(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(eax, 0)?;
+    for n in 0..STRIDES {
+        a.mov(edx, dword_ptr(page(n)))?;
+        a.add(eax, edx)?;
+    }
+    Ok(())
+}
+
+/// The page that the cases change is mapped here instead.
+const ELSEWHERE: u64 = USER_DATA + 0x9000;
+
+/// Looks at all pages twice, maps page `changed` elsewhere, does `forget`, and
+/// looks at all again.
+fn remapped(
+    g: &mut Guest,
+    changed: u64,
+    forget: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<(), Failure> {
+    strided(g, RW)?;
+    g.write_uint(ELSEWHERE, 4, 0x9000);
+    let entry = g.pte_at(page(changed).into());
+    g.asm(|a| {
+        add_all(a)?;
+        add_all(a)?;
+        a.mov(ebx, eax)?;
+        a.mov(dword_ptr(entry as u32), (ELSEWHERE | RW) as u32)?;
+        forget(a)?;
+        add_all(a)?;
+        a.hlt()
+    })?;
+    g.run_to_end()?;
+    let r = g.regs()?;
+    let all: u64 = (0..STRIDES).map(|n| 0x100 + n).sum();
+    let now = all - (0x100 + changed) + 0x9000;
+    expect("sums before and after", (r.rbx, r.rax), (all, now))
+}
+
+fn pages_a_stride_apart(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        strided(g, RW)?;
+        g.asm(|a| {
+            for _ in 0..3 {
+                for n in 0..STRIDES {
+                    a.add(dword_ptr(page(n)), 0x10 << (4 * n))?;
+                }
+                add_all(a)?;
+            }
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let words = [0, 1, 2].map(|n| g.read_uint(USER_DATA + 0x1000 * n, 4));
+        expect("words", words, [0x130, 0x401, 0x3102])?;
+        expect("their sum", g.regs()?.rax, 0x3633)
+    })
+}
+
+fn invlpg_of_pages_a_stride_apart(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    each_page(hv, |g, n| remapped(g, n, |a| a.invlpg(ptr(page(n)))))
+}
+
+fn cr3_write_with_pages_a_stride_apart(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    each_page(hv, |g, n| remapped(g, n, reload_cr3))
+}
+
+fn code_changed_through_pages_a_stride_apart(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    each_page(hv, |g, changed| {
+        strided(g, RW)?;
+        // mov ebx, imm32; ret
+        g.write(
+            USER_DATA + 0x1000 * changed,
+            &[0xbb, 0x11, 0, 0, 0, 0xc3, 0x90, 0x90],
+        );
+        g.asm(|a| {
+            for n in 0..STRIDES {
+                a.mov(dword_ptr(page(n) + 16), 1)?; // writable in the cache
+            }
+            a.mov(eax, page(changed))?;
+            let call = |a: &mut CodeAssembler| match a.bitness() {
+                64 => a.call(rax),
+                _ => a.call(eax),
+            };
+            call(a)?;
+            a.mov(ecx, ebx)?;
+            a.mov(byte_ptr(page(changed) + 1), 0x22)?;
+            call(a)?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let r = g.regs()?;
+        expect("before and after", (r.rcx, r.rbx), (0x11, 0x22))?;
+        Ok(())
+    })
+}
+
+fn read_only_page_a_stride_apart(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    each_page(hv, |g, guarded| {
+        strided(g, RW)?;
+        let at = FIRST + STRIDE * guarded;
+        g.map(at, USER_DATA + 0x1000 * guarded, pte::P | pte::US);
+        g.flush_tlb()?;
+        g.user_asm(|a| {
+            add_all(a)?;
+            a.mov(dword_ptr(at as u32), 7)
+        })?;
+        for n in (0..STRIDES).filter(|&n| n != guarded) {
+            let page = FIRST + STRIDE * n;
+            g.map(page, USER_DATA + 0x1000 * n, RW | pte::US);
+        }
+        g.flush_tlb()?;
+        g.enter_user()?;
+        g.run_to_exception()?;
+        expect("CR2", g.cpu.sregs()?.cr2, at)?;
+        let word = g.read_uint(USER_DATA + 0x1000 * guarded, 4);
+        expect("the page", word, 0x100 + guarded)?;
+        Ok(())
+    })
+}
