@@ -69,9 +69,10 @@ pub unsafe extern "sysv64" fn string_path(ctx: *mut Ctx, _: u64, arg: u32, _: u6
     // SAFETY: the caller's contract; nobody else uses the vCPU's memory now.
     let ctx = unsafe { &mut *ctx };
     // SAFETY: as above.
-    let map = unsafe { &*ctx.slow.map };
+    let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
     let bulk = Bulk::from_info(arg);
-    if ctx.cpu.rflags & flags::DF == 0 {
+    // A rehearsal does all of it or nothing.
+    if ctx.cpu.rflags & flags::DF == 0 && !vm.options.lockstep {
         while ctx.jit.poll.load(Ordering::Relaxed) == 0 {
             if bulk.left(&ctx.cpu) == 0 {
                 return GO_ON;
@@ -115,6 +116,11 @@ impl Access {
         self.la.is_multiple_of(u64::from(self.size()))
     }
 
+    /// Its end is behind the last address of 32-bit code.
+    fn wraps(self, cpu: &CpuState) -> bool {
+        !cpu.code64() && self.la + u64::from(self.size()) > 1 << 32
+    }
+
     /// Only the interpreter does it.
     fn is_split_lock(self) -> bool {
         self.is(info::LOCKED) && !self.aligned()
@@ -122,10 +128,8 @@ impl Access {
 
     /// Other things than its fault may come first.
     fn others_first(self, cpu: &CpuState) -> bool {
-        // A vector operand that must be aligned raises #GP first.
-        self.size() >= 16 && !self.aligned()
-            // So does an x87 error of an earlier instruction with #MF.
-            || cpu.xsave.x87_error_pending()
+        // An x87 error of an earlier instruction raises #MF.
+        cpu.xsave.x87_error_pending()
             // The part that faults may not be accessed at all.
             || self.is(info::MASKED)
     }
@@ -135,7 +139,9 @@ impl Access {
         // Looking for a page to write to sets the dirty bit, which a store that
         // does not happen must not.
         let uncertain = self.is(info::MASKED) || ctx.cpu.xsave.x87_unmasked();
-        if self.is(info::WRITE) && uncertain {
+        // So does looking at one that #GP comes before.
+        let refused = self.is(info::ALIGNED) && !self.aligned();
+        if refused || self.is(info::WRITE) && uncertain || self.wraps(&ctx.cpu) {
             return Ok(None);
         }
         let room = PAGE_SIZE - (self.la & PAGE_MASK);
@@ -145,9 +151,8 @@ impl Access {
         }
         let next = self.la.wrapping_add(room);
         let second = self.plain(ctx, map, next)?;
-        let wraps = !ctx.cpu.code64() && next > u64::from(u32::MAX);
         Ok(match (first, second) {
-            (Some(first), Some(second)) if !wraps => self.join(ctx, first, second, room),
+            (Some(first), Some(second)) => self.join(ctx, first, second, room),
             _ => None,
         })
     }

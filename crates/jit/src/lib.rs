@@ -15,6 +15,7 @@
 //! crate knows the vCPU's memory only by the offsets in [`Layout`].
 #![warn(missing_docs)]
 
+mod alignment;
 pub mod arena;
 mod asm;
 pub mod block;

@@ -2,6 +2,7 @@
 
 use super::misses::Miss;
 use super::{Emitter, Site, linear};
+use crate::alignment::must_be_aligned;
 use crate::asm::{Asm, cc, op};
 use crate::block::Step;
 use crate::classify::{Vector, vector_class};
@@ -25,6 +26,8 @@ pub mod info {
     pub const MASKED: u32 = 1 << 12;
     /// The x87 remembers where the operand was.
     pub const NOTED: u32 = 1 << 13;
+    /// #GP unless the operand is aligned.
+    pub const ALIGNED: u32 = 1 << 14;
     /// The access's size in bytes.
     pub const SIZE: u32 = 0xff;
 }
@@ -126,6 +129,7 @@ pub(super) struct Operand {
     pub locked: bool,
     pub masked: bool,
     pub noted: bool,
+    pub aligned: bool,
 }
 
 impl Operand {
@@ -136,6 +140,7 @@ impl Operand {
             locked: false,
             masked: false,
             noted: false,
+            aligned: false,
         }
     }
     pub fn write(size: i32) -> Self {
@@ -150,6 +155,7 @@ impl Operand {
             locked: insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg,
             masked: insn.op_mask() != Register::None,
             noted: vector_class(insn) == Vector::X87,
+            aligned: must_be_aligned(insn, self.size),
             ..self
         }
     }
@@ -162,6 +168,7 @@ impl Operand {
             | bit(self.locked, info::LOCKED)
             | bit(self.masked, info::MASKED)
             | bit(self.noted, info::NOTED)
+            | bit(self.aligned, info::ALIGNED)
             | (bank as u32) << info::BANK_SHIFT
     }
 }
