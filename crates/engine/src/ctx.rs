@@ -31,8 +31,6 @@ pub const LAYOUT: Layout = {
     let cpu = offset_of!(Ctx, cpu);
     let msr = cpu + offset_of!(CpuState, msr);
     let gdtr = cpu + offset_of!(CpuState, gdtr);
-    let kernel = offset_of!(Ctx, tlb) + offset_of!(Tlb, kernel);
-    let size = size_of::<softmmu::tlb::Array>();
     Layout {
         jit: offset_of!(Ctx, jit) as u32,
         gpr: (cpu + offset_of!(CpuState, gpr)) as u32,
@@ -63,8 +61,7 @@ pub const LAYOUT: Layout = {
                 as u32,
         },
         xsave: (cpu + offset_of!(CpuState, xsave)) as u32,
-        user_tlb: (offset_of!(Ctx, tlb) + offset_of!(Tlb, user)) as u32,
-        kernel_tlb: [kernel as u32, (kernel + size) as u32],
+        tlb: (offset_of!(Ctx, tlb) + offset_of!(Tlb, arrays)) as u32,
         entry: [
             offset_of!(Entry, read) as u32,
             offset_of!(Entry, write) as u32,

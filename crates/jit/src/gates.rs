@@ -11,7 +11,9 @@ use crate::asm::{Asm, cc, op};
 use crate::layout::{ExitKind, Layout, Realm};
 use crate::regs::{GUEST_RSP, RSP, T0, T1, T2};
 use crate::stubs::Stubs;
-use crate::translate::{NO_BRANCH, TlbField, probe, probe_other, restore_flags_from, tlb_field};
+use crate::translate::{
+    NO_BRANCH, TlbField, entry_address, probe, probe_other, restore_flags_from, tlb_field,
+};
 use std::mem::offset_of;
 use x86::segment::attr;
 use x86::{Segment, efer, flags};
@@ -298,11 +300,11 @@ impl Emitter<'_> {
         let (a, l) = (&mut *self.a, self.l);
         a.rr(true, op::MOV, T1, T0);
         a.shr_imm(T1, 12 - l.entry_shift);
-        a.and_imm(T1, (l.entries - 1) << l.entry_shift);
-        tlb_field(a, l, bank, (op::XOR, T0), TlbField::ReadTag);
+        entry_address(a, l, bank, T1);
+        tlb_field(a, l, (op::XOR, T0), TlbField::ReadTag);
         a.cmp_imm(T0, 4096 - size);
         let missed = a.jcc(cc::A);
-        tlb_field(a, l, bank, (op::ADD, T0), TlbField::Host);
+        tlb_field(a, l, (op::ADD, T0), TlbField::Host);
         self.refused.push(missed);
     }
 

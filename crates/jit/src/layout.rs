@@ -144,10 +144,8 @@ pub struct Layout {
     pub gates: GateLayout,
     /// The XSAVE image.
     pub xsave: u32,
-    /// Address of the first-level TLB array of bank 0, user accesses.
-    pub user_tlb: u32,
-    /// First-level TLB arrays of the other banks.
-    pub kernel_tlb: [u32; 2],
+    /// Addresses of the first-level TLB arrays by bank.
+    pub tlb: u32,
     /// Offsets of the fields of a TLB entry: read tag, write tag, host page.
     pub entry: [u32; 3],
     /// log2 of the size of a TLB entry.

@@ -12,17 +12,17 @@
 //! since its last flush, so that flushing a PCID is assigning it a new number
 //! (law 1 of the design: entries survive only when the guest said so).
 
+mod first;
+
+pub use first::{Entry, L1_ENTRIES, OTHER_SHIFT};
+
 use crate::SlotMap;
 use crate::walk::{self, Mapping, Need};
+use first::First;
 use std::collections::HashMap;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{CpuState, Exception, cr0, cr4, flags};
 
-/// Entries per first-level array.
-pub const L1_ENTRIES: usize = 2048;
-/// What an address is shifted right by and the index XORed with for the other
-/// place of its page. Where the result is 0 there is no other.
-pub const OTHER_SHIFT: u8 = 12 + L1_ENTRIES.trailing_zeros() as u8;
 const L2_ENTRIES: usize = 8192;
 /// log2 of the smallest large page.
 const REGION_SHIFT: u32 = 21;
@@ -62,123 +62,13 @@ impl Bank {
     }
 }
 
-/// A first-level entry; translated code knows the layout.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Entry {
-    /// Linear page address if reads hit, else an unmatchable tag.
-    pub read: u64,
-    /// Linear page address if writes hit, else an unmatchable tag.
-    pub write: u64,
-    /// Host-virtual address of the page.
-    pub host: u64,
-    /// Guest-physical page address, bit 0 set for global mappings.
-    gpa: u64,
-}
-
-const GLOBAL: u64 = 1;
-
-impl Entry {
-    /// Matches nothing.
-    const fn empty(index: usize) -> Self {
-        let tag = empty_tag(index);
-        Self {
-            read: tag,
-            write: tag,
-            host: 0,
-            gpa: !0,
-        }
-    }
-}
-
-/// The tag that entry `index` can never match: the page's two places are one.
-const fn empty_tag(index: usize) -> u64 {
-    ((index ^ 1) as u64) << 12
-}
-
-/// One first-level array.
-#[repr(C, align(64))]
-pub struct Array {
-    /// Indexed by bits 12..=22 of the linear address, see [`OTHER_SHIFT`].
-    pub entries: [Entry; L1_ENTRIES],
-}
-
-impl Array {
-    fn index(la: u64) -> usize {
-        (la >> 12) as usize % L1_ENTRIES
-    }
-
-    /// Where a page goes that gave way at [`Self::index`].
-    fn other(la: u64) -> usize {
-        (la >> 12 ^ la >> OTHER_SHIFT) as usize % L1_ENTRIES
-    }
-
-    /// Host address of an access that lies in one page.
-    fn hit(&self, la: u64, len: u32, write: bool) -> Option<u64> {
-        [Self::index(la), Self::other(la)]
-            .into_iter()
-            .find_map(|i| {
-                let e = &self.entries[i];
-                let offset = (if write { e.write } else { e.read }) ^ la;
-                (offset <= PAGE_SIZE - u64::from(len)).then(|| e.host + offset)
-            })
-    }
-
-    /// Makes `new`, which is for the page at `la`, the entry that is looked at
-    /// first.
-    fn insert(&mut self, touched: &mut Touched, la: u64, new: Entry) {
-        let index = Self::index(la);
-        let old = std::mem::replace(&mut self.entries[index], new);
-        if old.gpa == !0 {
-            return touched.push(index as u16);
-        }
-        let other = Self::other(old.read);
-        if (old.read ^ la) < PAGE_SIZE || old.read == empty_tag(index) || other == index {
-            return;
-        }
-        let moved = &mut self.entries[other];
-        if moved.gpa == !0 {
-            touched.push(other as u16);
-        }
-        *moved = old;
-        if old.write != old.read {
-            moved.write = empty_tag(other);
-        }
-    }
-}
-
-impl Default for Array {
-    fn default() -> Self {
-        Self {
-            entries: std::array::from_fn(Entry::empty),
-        }
-    }
-}
-
-/// Indices of the non-empty entries of an [`Array`], so that a flush costs
-/// what was filled.
-type Touched = Vec<u16>;
-
 /// The first level of user accesses in one address space.
 struct UserLevel {
-    array: Box<Array>,
-    touched: Touched,
+    first: First,
     /// The space, 0 for none.
     space: u32,
     /// When it was selected last.
     used: u64,
-}
-
-/// Removes entries; those of global mappings only if `globals`.
-fn drop_entries(array: &mut Array, touched: &mut Touched, globals: bool) {
-    touched.retain(|&i| {
-        let i = usize::from(i);
-        let keep = !globals && array.entries[i].gpa & GLOBAL != 0;
-        if !keep {
-            array.entries[i] = Entry::empty(i);
-        }
-        keep
-    });
 }
 
 /// A second-level entry.
@@ -217,12 +107,10 @@ pub struct TlbStats {
 /// The TLBs of one vCPU.
 #[repr(C)]
 pub struct Tlb {
+    /// Addresses of the arrays in force by [`Bank`]; translated code reads them.
+    pub arrays: [u64; 1 + KERNEL_BANKS],
     /// The first level of [`Bank::Kernel`] and [`Bank::KernelAc`].
-    pub kernel: [Array; KERNEL_BANKS],
-    /// Address of the first level of [`Bank::User`] in force; translated code
-    /// reads it.
-    pub user: u64,
-    kernel_touched: [Touched; KERNEL_BANKS],
+    kernel: [First; KERNEL_BANKS],
     users: Vec<UserLevel>,
     user_now: usize,
     clock: u64,
@@ -244,9 +132,8 @@ impl Tlb {
     /// Empty TLBs for `phys_bits` of guest-physical address.
     pub fn new(phys_bits: u32) -> Self {
         let mut tlb = Self {
-            kernel: Default::default(),
-            user: 0,
-            kernel_touched: Default::default(),
+            arrays: [0; _],
+            kernel: [First::new(), First::new()],
             users: Vec::new(),
             user_now: 0,
             clock: 0,
@@ -260,6 +147,9 @@ impl Tlb {
             pdptes: [0; 4],
             stats: TlbStats::default(),
         };
+        for (array, first) in tlb.arrays[1..].iter_mut().zip(&tlb.kernel) {
+            *array = first.address();
+        }
         tlb.flush_all();
         tlb
     }
@@ -344,13 +234,9 @@ impl Tlb {
 
     /// A linear address that the first level maps to host address `host`.
     pub fn linear_of(&self, host: u64) -> Option<u64> {
-        let users = self.users.iter().map(|u| &*u.array);
-        let entries = self.kernel.iter().chain(users).flat_map(|a| &a.entries);
-        let page = host & !PAGE_MASK;
-        entries
-            .filter(|e| e.gpa != !0)
-            .find(|e| e.host == page)
-            .map(|e| e.read | host & PAGE_MASK)
+        let users = self.users.iter().map(|u| &u.first);
+        let mut all = self.kernel.iter().chain(users);
+        all.find_map(|first| first.linear_of(host))
     }
 
     /// What the second level knows of `la`; a write must find the dirty bit
@@ -413,42 +299,24 @@ impl Tlb {
         }
         let wp = cpu.cr0 & cr0::WP != 0;
         let may_write = m.writable || (bank != Bank::User && !wp);
-        let index = Array::index(la);
-        let (array, touched) = self.level(bank);
-        let tag = la & !PAGE_MASK;
-        let entry = Entry {
-            read: tag,
-            write: if may_write && r.plain_write {
-                tag
-            } else {
-                empty_tag(index)
-            },
-            host: r.host.unwrap_or(0),
-            gpa: m.gpa | if m.global { GLOBAL } else { 0 },
-        };
-        array.insert(touched, la, entry);
+        let host = r.host.unwrap_or(0);
+        let entry = Entry::new(la, may_write && r.plain_write, host, m.gpa, m.global);
+        self.level(bank).insert(la, entry);
         self.stats.fills += 1;
     }
 
-    /// The array an access of `bank` uses now, and its filled entries.
-    fn level(&mut self, bank: Bank) -> (&mut Array, &mut Touched) {
+    /// The array an access of `bank` uses now.
+    fn level(&mut self, bank: Bank) -> &mut First {
         match bank {
-            Bank::User => {
-                let user = &mut self.users[self.user_now];
-                (&mut user.array, &mut user.touched)
-            }
-            kernel => {
-                let i = kernel as usize - 1;
-                (&mut self.kernel[i], &mut self.kernel_touched[i])
-            }
+            Bank::User => &mut self.users[self.user_now].first,
+            kernel => &mut self.kernel[kernel as usize - 1],
         }
     }
 
-    /// Every array, and its filled entries.
-    fn levels(&mut self) -> impl Iterator<Item = (&mut Array, &mut Touched)> {
-        let kernel = self.kernel.iter_mut().zip(&mut self.kernel_touched);
+    /// Every array.
+    fn levels(&mut self) -> impl Iterator<Item = &mut First> {
         let users = self.users.iter_mut();
-        kernel.chain(users.map(|u| (&mut *u.array, &mut u.touched)))
+        self.kernel.iter_mut().chain(users.map(|u| &mut u.first))
     }
 
     /// Brings the user entries of the current space into force.
@@ -459,7 +327,7 @@ impl Tlb {
         self.user_now = i;
         let user = &mut self.users[i];
         user.used = self.clock;
-        self.user = &raw const *user.array as u64;
+        self.arrays[Bank::User as usize] = user.first.address();
     }
 
     /// An empty array for the user entries of the current space.
@@ -467,8 +335,7 @@ impl Tlb {
         let space = self.current;
         if self.users.len() < USER_SPACES {
             self.users.push(UserLevel {
-                array: Box::default(),
-                touched: Touched::with_capacity(L1_ENTRIES),
+                first: First::new(),
                 space,
                 used: 0,
             });
@@ -477,7 +344,7 @@ impl Tlb {
         let oldest = self.users.iter().enumerate().min_by_key(|(_, u)| u.used);
         let i = oldest.map_or(0, |(i, _)| i);
         let user = &mut self.users[i];
-        drop_entries(&mut user.array, &mut user.touched, true);
+        user.first.clear();
         user.space = space;
         i
     }
@@ -491,9 +358,7 @@ impl Tlb {
         }
         if self.current != self.pcid_space[slot] {
             self.current = self.pcid_space[slot];
-            for (array, touched) in self.kernel.iter_mut().zip(&mut self.kernel_touched) {
-                drop_entries(array, touched, false);
-            }
+            self.kernel.iter_mut().for_each(First::clear_local);
             self.select_user();
         }
     }
@@ -539,17 +404,9 @@ impl Tlb {
             e.space = 0;
         }
         let current = self.current;
-        let kernel = self.kernel.iter_mut().map(|a| (a, true));
-        let users = self.users.iter_mut();
-        let users = users.map(|u| (&mut *u.array, u.space == current));
-        for (array, mine) in kernel.chain(users) {
-            for index in [Array::index(la), Array::other(la)] {
-                let e = &mut array.entries[index];
-                if (e.read ^ la) < PAGE_SIZE && (mine || e.gpa & GLOBAL != 0) {
-                    e.read = empty_tag(index);
-                    e.write = empty_tag(index);
-                }
-            }
+        self.kernel.iter_mut().for_each(|k| k.drop_page(la, true));
+        for user in &mut self.users {
+            user.first.drop_page(la, user.space == current);
         }
         large.unwrap_or(12)
     }
@@ -574,27 +431,18 @@ impl Tlb {
 
     /// Drops every first-level entry (permissions changed).
     pub fn drop_first_level(&mut self) {
-        for (array, touched) in self.levels() {
-            drop_entries(array, touched, true);
-        }
+        self.levels().for_each(First::clear);
     }
 
     /// Makes the next write to the guest-physical page take the slow path.
     pub fn write_protect(&mut self, gpa: u64) {
-        for (array, touched) in self.levels() {
-            for &i in touched.iter() {
-                let e = &mut array.entries[usize::from(i)];
-                if e.gpa & !PAGE_MASK == gpa & !PAGE_MASK {
-                    e.write = empty_tag(usize::from(i));
-                }
-            }
-        }
+        self.levels().for_each(|first| first.write_protect(gpa));
     }
 
     /// Host address for an access in one page that hits the first level.
     pub fn hit(&self, bank: Bank, la: u64, len: u32, write: bool) -> Option<u64> {
         match bank {
-            Bank::User => self.users[self.user_now].array.hit(la, len, write),
+            Bank::User => self.users[self.user_now].first.hit(la, len, write),
             kernel => self.kernel[kernel as usize - 1].hit(la, len, write),
         }
     }

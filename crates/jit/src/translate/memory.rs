@@ -32,9 +32,6 @@ pub mod info {
     pub const SIZE: u32 = 0xff;
 }
 
-/// The bank of user accesses: its array's address is in the vCPU's memory.
-const USER: usize = 0;
-
 /// Fields of a TLB entry as [`crate::Layout::entry`] orders them.
 #[derive(Clone, Copy)]
 pub(crate) enum TlbField {
@@ -56,28 +53,17 @@ pub(super) fn add_to_t0(a: &mut Asm, by: i32) {
     }
 }
 
-/// `entry`, an index in a TLB array's bytes with other bits around it, becomes what
-/// [`tlb_field`] takes.
-pub(super) fn entry_address(a: &mut Asm, l: &Layout, bank: usize, entry: u8) {
+/// `entry`, an index in a TLB array's bytes with other bits around it, becomes the
+/// address of the entry.
+pub(crate) fn entry_address(a: &mut Asm, l: &Layout, bank: usize, entry: u8) {
     a.and_imm(entry, (l.entries - 1) << l.entry_shift);
-    if bank == USER {
-        a.gs(true, op::ADD, entry, l.user_tlb);
-    }
+    a.gs(true, op::ADD, entry, l.tlb + 8 * bank as u32);
 }
 
-/// `op reg, field` of the TLB entry that T1 names.
-pub(crate) fn tlb_field(
-    a: &mut Asm,
-    l: &Layout,
-    bank: usize,
-    (op, reg): (u8, u8),
-    field: TlbField,
-) {
+/// `op reg, field` of the TLB entry at T1.
+pub(crate) fn tlb_field(a: &mut Asm, l: &Layout, (op, reg): (u8, u8), field: TlbField) {
     let at = l.entry[field as usize];
-    match bank {
-        USER => a.mem(true, op, reg, T1, None, at.cast_signed()),
-        kernel => a.gs_index(true, op, reg, T1, l.kernel_tlb[kernel - 1] + at),
-    }
+    a.mem(true, op, reg, T1, None, at.cast_signed());
 }
 
 /// Where a checked operand is in host memory: `[T1 + disp]` or `[T1 + T0]`.
@@ -322,8 +308,7 @@ impl Emitter<'_> {
         self.slow_path(rip, self.miss(operand), self.hot.len());
     }
 
-    /// `entry` = where the TLB entry for the linear address in `la` is, for
-    /// [`Self::tlb_field`].
+    /// `entry` = address of the TLB entry for the linear address in `la`.
     pub(super) fn tlb_entry(&mut self, entry: u8, la: u8) {
         let l = self.l;
         let shift = 12 - l.entry_shift;
@@ -336,9 +321,9 @@ impl Emitter<'_> {
         entry_address(&mut self.hot, l, self.to.bank, entry);
     }
 
-    /// `op reg, field` of the TLB entry that T1 names.
+    /// `op reg, field` of the TLB entry at T1.
     pub(super) fn tlb_field(&mut self, op: u8, reg: u8, field: TlbField) {
-        tlb_field(&mut self.hot, self.l, self.to.bank, (op, reg), field);
+        tlb_field(&mut self.hot, self.l, (op, reg), field);
     }
 
     /// The cold half of a check that goes on at hot offset `hit`.

@@ -89,7 +89,7 @@ fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
     let Miss { info, before, span } = miss;
     let tag = TlbField::tag(info & info::WRITE != 0);
     // T0 = the address again, of the window if there is one.
-    tlb_field(a, l, bank(info), (op::XOR, T0), tag);
+    tlb_field(a, l, (op::XOR, T0), tag);
     if span > 0 {
         a.rr(false, op::MOV, T2, T0);
         a.and_imm(T2, 0xfff);
@@ -119,7 +119,7 @@ fn step_over(a: &mut Asm, miss: Miss) {
 /// Returns with the operand at `[T1 + T0]` if its page, at T0, is in its other
 /// place; the displacements of the jumps taken otherwise.
 fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> [Option<usize>; 2] {
-    let (bank, size) = (bank(info), info & info::SIZE);
+    let size = info & info::SIZE;
     let split = (info & info::LOCKED != 0 && size > 1).then(|| {
         a.test_imm8(T0, size as u8 - 1);
         a.jcc(cc::NE)
@@ -129,13 +129,13 @@ fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> [Option<
     a.rr(true, op::MOV, T2, T0);
     a.shr_imm(T2, l.other_shift - l.entry_shift);
     a.rr(true, op::XOR, T1, T2);
-    entry_address(a, l, bank, T1);
+    entry_address(a, l, bank(info), T1);
     a.rr(true, op::MOV, T2, T0);
-    tlb_field(a, l, bank, (op::XOR, T2), tag);
+    tlb_field(a, l, (op::XOR, T2), tag);
     a.cmp_imm(T2, 4096 - size);
     let elsewhere = a.jcc(cc::A);
     a.rr(true, op::MOV, T0, T2);
-    tlb_field(a, l, bank, (op::MOV, T1), TlbField::Host);
+    tlb_field(a, l, (op::MOV, T1), TlbField::Host);
     a.buf.push(0xc3);
     [split, Some(elsewhere)]
 }

@@ -1,0 +1,234 @@
+//! One array of the first level, whose layout translated code knows.
+#![allow(unsafe_code, reason = "an array of zeros without touching it")]
+
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use x86::paging::{PAGE_MASK, PAGE_SIZE};
+
+/// Entries per first-level array.
+pub const L1_ENTRIES: usize = 8192;
+/// What an address is shifted right by and the index XORed with for the other
+/// place of its page. Where the result is 0 there is no other.
+pub const OTHER_SHIFT: u8 = 12 + L1_ENTRIES.trailing_zeros() as u8;
+
+/// A first-level entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Linear page address if reads hit, else an unmatchable tag.
+    pub read: u64,
+    /// Linear page address if writes hit, else an unmatchable tag.
+    pub write: u64,
+    /// Host-virtual address of the page.
+    pub host: u64,
+    /// Guest-physical page address, [`FILLED`] and [`GLOBAL`]; 0 if empty.
+    gpa: u64,
+}
+
+/// The entry was filled.
+const FILLED: u64 = 1;
+/// Its mapping is global.
+const GLOBAL: u64 = 2;
+
+impl Entry {
+    /// For the page at `la`, of which writes may hit if `write`.
+    pub(super) fn new(la: u64, write: bool, host: u64, gpa: u64, global: bool) -> Self {
+        let tag = la & !PAGE_MASK;
+        Self {
+            read: tag,
+            write: if write { tag } else { empty_tag(index(la)) },
+            host,
+            gpa: gpa & !PAGE_MASK | FILLED | if global { GLOBAL } else { 0 },
+        }
+    }
+
+    /// Matches nothing.
+    const fn empty(index: usize) -> Self {
+        let tag = empty_tag(index);
+        Self {
+            read: tag,
+            write: tag,
+            host: 0,
+            gpa: 0,
+        }
+    }
+
+    fn is_filled(&self) -> bool {
+        self.gpa != 0
+    }
+
+    fn is_global(&self) -> bool {
+        self.gpa & GLOBAL != 0
+    }
+}
+
+/// The tag that entry `index` can never match. Both places of pages 0 and 1 are the
+/// entries 0 and 1; so other entries can be zeros, and what is not used of an array
+/// takes no memory.
+const fn empty_tag(index: usize) -> u64 {
+    if index == 0 { PAGE_SIZE } else { 0 }
+}
+
+fn index(la: u64) -> usize {
+    (la >> 12) as usize % L1_ENTRIES
+}
+
+/// Where a page goes that gave way at [`index`].
+fn other(la: u64) -> usize {
+    (la >> 12 ^ la >> OTHER_SHIFT) as usize % L1_ENTRIES
+}
+
+/// The entries, by bits 12..=24 of the linear address, see [`OTHER_SHIFT`].
+#[repr(C, align(64))]
+struct Array([Entry; L1_ENTRIES]);
+
+impl Array {
+    fn new() -> Box<Self> {
+        let layout = Layout::new::<Self>();
+        // SAFETY: the layout is that of an array which is not empty. Zeros are an
+        // entry, and the box frees what the global allocator gave.
+        let mut array = unsafe {
+            let p = alloc_zeroed(layout).cast::<Self>();
+            if p.is_null() {
+                handle_alloc_error(layout);
+            }
+            Box::from_raw(p)
+        };
+        array.0[0] = Entry::empty(0);
+        array
+    }
+}
+
+/// Indices, each at most once, so that a flush costs what was filled.
+struct Filled {
+    list: Vec<u16>,
+    has: [u64; L1_ENTRIES / 64],
+}
+
+impl Filled {
+    fn new() -> Self {
+        Self {
+            list: Vec::with_capacity(L1_ENTRIES),
+            has: [0; _],
+        }
+    }
+
+    fn add(&mut self, index: usize) {
+        let (word, bit) = (&mut self.has[index / 64], 1 << (index % 64));
+        if *word & bit == 0 {
+            *word |= bit;
+            self.list.push(index as u16);
+        }
+    }
+
+    fn drain(&mut self, mut f: impl FnMut(usize)) {
+        for index in self.list.drain(..).map(usize::from) {
+            self.has[index / 64] &= !(1 << (index % 64));
+            f(index);
+        }
+    }
+}
+
+/// A first-level array.
+pub(super) struct First {
+    array: Box<Array>,
+    /// Where mappings of one address space are, or were.
+    local: Filled,
+    /// Where global ones are, or were.
+    global: Filled,
+}
+
+impl First {
+    pub(super) fn new() -> Self {
+        Self {
+            array: Array::new(),
+            local: Filled::new(),
+            global: Filled::new(),
+        }
+    }
+
+    /// Where translated code finds it.
+    pub(super) fn address(&self) -> u64 {
+        &raw const *self.array as u64
+    }
+
+    /// Host address of an access that lies in one page. Not of one in its other
+    /// place: who asks here will insert it anew, where strings and gates look.
+    pub(super) fn hit(&self, la: u64, len: u32, write: bool) -> Option<u64> {
+        let e = &self.array.0[index(la)];
+        let offset = (if write { e.write } else { e.read }) ^ la;
+        (offset <= PAGE_SIZE - u64::from(len)).then(|| e.host + offset)
+    }
+
+    /// Makes `new`, which is for the page at `la`, the entry that is looked at
+    /// first; the one that was goes to its other place.
+    pub(super) fn insert(&mut self, la: u64, new: Entry) {
+        let index = index(la);
+        let old = self.put(index, new);
+        let same = (old.read ^ la) < PAGE_SIZE;
+        let other = other(old.read);
+        if same || old.read == empty_tag(index) || other == index {
+            return;
+        }
+        let writable = old.write == old.read;
+        let write = if writable { old.read } else { empty_tag(other) };
+        self.put(other, Entry { write, ..old });
+    }
+
+    fn put(&mut self, index: usize, new: Entry) -> Entry {
+        let filled = match new.is_global() {
+            true => &mut self.global,
+            false => &mut self.local,
+        };
+        filled.add(index);
+        std::mem::replace(&mut self.array.0[index], new)
+    }
+
+    /// Empties it.
+    pub(super) fn clear(&mut self) {
+        let entries = &mut self.array.0;
+        let mut drop = |i| entries[i] = Entry::empty(i);
+        self.local.drain(&mut drop);
+        self.global.drain(drop);
+    }
+
+    /// Drops what is not global.
+    pub(super) fn clear_local(&mut self) {
+        let entries = &mut self.array.0;
+        self.local.drain(|i| {
+            if !entries[i].is_global() {
+                entries[i] = Entry::empty(i);
+            }
+        });
+    }
+
+    /// Drops the page at `la`; unless `local`, only if it is global.
+    pub(super) fn drop_page(&mut self, la: u64, local: bool) {
+        for i in [index(la), other(la)] {
+            let e = &mut self.array.0[i];
+            if (e.read ^ la) < PAGE_SIZE && (local || e.is_global()) {
+                (e.read, e.write) = (empty_tag(i), empty_tag(i));
+            }
+        }
+    }
+
+    /// Makes writes to the guest-physical page miss.
+    pub(super) fn write_protect(&mut self, gpa: u64) {
+        for &i in self.local.list.iter().chain(&self.global.list) {
+            let i = usize::from(i);
+            let e = &mut self.array.0[i];
+            if e.is_filled() && (e.gpa ^ gpa) < PAGE_SIZE {
+                e.write = empty_tag(i);
+            }
+        }
+    }
+
+    /// A linear address that it maps to host address `host`.
+    pub(super) fn linear_of(&self, host: u64) -> Option<u64> {
+        let page = host & !PAGE_MASK;
+        let filled = self.local.list.iter().chain(&self.global.list);
+        let entries = filled.map(|&i| &self.array.0[usize::from(i)]);
+        let mut entries = entries.filter(|e| e.is_filled());
+        let found = entries.find(|e| e.host == page);
+        found.map(|e| e.read | host & PAGE_MASK)
+    }
+}
