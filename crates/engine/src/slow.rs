@@ -11,6 +11,7 @@ use softmmu::SlotMap;
 use softmmu::tlb::Bank;
 use softmmu::walk::Need;
 use std::sync::atomic::Ordering;
+use x86::cpu::XsaveArea;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{CpuState, Exception, canonical48, flags};
 
@@ -46,7 +47,7 @@ pub unsafe extern "sysv64" fn access_path(ctx: *mut Ctx, la: u64, arg: u32, pc: 
             return GO_ON;
         }
         Ok(_) => ExitKind::Access,
-        Err(_) if access.others_first(&ctx.cpu) => ExitKind::Access,
+        Err(_) if access.others_first(ctx) => ExitKind::Access,
         Err(e) => {
             ctx.slow.fault = Some(e);
             ExitKind::Fault
@@ -94,6 +95,14 @@ fn bring_flags(ctx: &mut Ctx) {
     ctx.cpu.rflags = ctx.cpu.rflags & !flags::ARITH | aside & flags::ARITH;
 }
 
+/// Where the guest's vector state is while generated code waits for us.
+fn vector_state(ctx: &Ctx) -> &XsaveArea {
+    match ctx.jit.vec_loaded {
+        0 => &ctx.cpu.xsave,
+        _ => &ctx.jit.aside,
+    }
+}
+
 /// An access of generated code.
 #[derive(Clone, Copy)]
 struct Access {
@@ -127,9 +136,9 @@ impl Access {
     }
 
     /// Other things than its fault may come first.
-    fn others_first(self, cpu: &CpuState) -> bool {
+    fn others_first(self, ctx: &Ctx) -> bool {
         // An x87 error of an earlier instruction raises #MF.
-        cpu.xsave.x87_error_pending()
+        vector_state(ctx).x87_error_pending()
             // The part that faults may not be accessed at all.
             || self.is(info::MASKED)
     }
@@ -138,7 +147,7 @@ impl Access {
     fn find(self, ctx: &mut Ctx, map: &SlotMap) -> Result<Option<u64>, Exception> {
         // Looking for a page to write to sets the dirty bit, which a store that
         // does not happen must not.
-        let uncertain = self.is(info::MASKED) || ctx.cpu.xsave.x87_unmasked();
+        let uncertain = self.is(info::MASKED) || vector_state(ctx).x87_unmasked();
         // So does looking at one that #GP comes before.
         let refused = self.is(info::ALIGNED) && !self.aligned();
         if refused || self.is(info::WRITE) && uncertain || self.wraps(&ctx.cpu) {

@@ -15,6 +15,7 @@ use jit::translate::stack_change;
 use jit::{ExitKind, Gathered, JitCtx, Realm, Returns, moved};
 use softmmu::tlb::Bank;
 use std::sync::atomic::Ordering;
+use x86::cpu::XsaveArea;
 use x86::paging::PAGE_SIZE;
 use x86::segment::attr;
 use x86::{CpuState, Exception, Seg, Segment, Shadow, canonical48, cr0, cr4, dr, flags, xstate};
@@ -396,6 +397,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         slow: slow::access_path as *const () as u64,
         string: slow::string_path as *const () as u64,
         found: 0,
+        aside: XsaveArea::default(),
         gathered: Gathered([0; _]),
         xsave_mask: wide,
         host_xsave: host_image(),

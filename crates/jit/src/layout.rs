@@ -3,6 +3,7 @@
 use crate::returns::Returns;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use x86::cpu::XsaveArea;
 
 /// Why generated code returned to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,8 @@ pub struct JitCtx {
     /// Non-zero asks generated code to return at its next poll; so does
     /// [`crate::cache::JumpCache::nowhere`] in `jump_cache`.
     pub poll: AtomicU32,
-    /// The guest's vector state is in the host's registers.
+    /// The guest's vector state is in the host's registers; in a slow path, in
+    /// `aside`.
     pub vec_loaded: u32,
     /// An interrupt waits until RFLAGS.IF is set.
     pub irq_waiting: u32,
@@ -101,6 +103,9 @@ pub struct JitCtx {
     pub string: u64,
     /// Host address of the operand that the slow path was asked for.
     pub found: u64,
+    /// The guest's vector state during a slow path if it was loaded. Components in
+    /// their initial state may not be written.
+    pub aside: XsaveArea,
     /// An operand read from two pages that are not neighbours in host memory.
     pub gathered: Gathered,
     /// XSAVE mask for guest vector state, 0 = use FXSAVE.
@@ -204,6 +209,7 @@ impl Layout {
         slow,
         string,
         found,
+        aside,
         xsave_mask,
         host_xsave,
         returns

@@ -206,26 +206,20 @@ fn vector_op(a: &mut Asm, l: &Layout, f: impl Fn(&mut Asm, bool)) {
 fn emit_slow(a: &mut Asm, l: &Layout, restore: usize, function: u32) -> usize {
     let at = a.len();
     store_guest(a, l);
-    a.push(T0);
-    a.push(T2);
-    a.gs(false, op::MOV, T1, l.vec_loaded());
-    a.push(T1); // return address + 3 pushes: the stack is 16-aligned again
-    save_vector(a, l);
+    set_vector_aside(a, l);
     a.gs(true, op::MOV, RDI, l.this());
-    a.mem(true, op::MOV, RSI, RSP, None, 16);
-    a.mem(false, op::MOV, RDX, RSP, None, 8);
-    a.mem(true, op::MOV, RCX, RSP, None, 24);
+    a.rr(true, op::MOV, RSI, T0);
+    a.rr(false, op::MOV, RDX, T2);
+    a.mem(true, op::MOV, RCX, RSP, None, 0);
+    a.push(T2); // the return address's neighbour: the stack is 16-aligned again
     a.gs(true, op::MOV, RAX, function);
     a.bytes(&[0xff, 0xd0]); // call rax
-    a.bytes(&[0x85, 0xc0]); // test eax, eax
+    a.pop(T2);
+    a.rr(false, op::MOV, T1, RAX);
+    bring_vector_back(a, l);
+    a.test_rr(false, T1, T1);
     let leave = a.jcc(cc::NE);
     a.link(leave, restore);
-    a.pop(T1);
-    a.bytes(&[0x45, 0x85, 0xd2]); // test r10d, r10d
-    let no_vector = a.jcc(cc::E);
-    load_vector(a, l);
-    a.land(no_vector);
-    a.mem(true, op::LEA, RSP, RSP, None, 16);
     a.gs(true, op::MOV, T1, l.found());
     a.mov_imm(T0, 0);
     for (host, guest) in pinned() {
@@ -237,13 +231,55 @@ fn emit_slow(a: &mut Asm, l: &Layout, restore: usize, function: u32) -> usize {
     at
 }
 
+/// If the guest's vector state is loaded: saves it in [`crate::JitCtx::aside`] and
+/// gives Rust code of its own what that minds, which is MXCSR and the penalty for
+/// mixing vector lengths. Clobbers RAX, RCX, RDX and flags.
+fn set_vector_aside(a: &mut Asm, l: &Layout) {
+    const MXCSR: i32 = 24;
+    const AVX: u8 = 4; // in the mask
+    a.gs_cmp_imm8(l.vec_loaded(), 0);
+    let skip = a.jcc(cc::E);
+    let optimized = std::arch::is_x86_feature_detected!("xsaveopt");
+    vector_op(a, l, |a, wide| {
+        a.gs(true, op::MOV, RCX, l.this());
+        let form = match (wide, optimized) {
+            (true, true) => 0xb1,  // xsaveopt64 [rcx + disp32]
+            (true, false) => 0xa1, // xsave64
+            (false, _) => 0x81,    // fxsave64
+        };
+        a.bytes(&[0x48, 0x0f, 0xae, form]);
+        a.u32(l.aside());
+    });
+    a.test_imm8(RAX, AVX);
+    let narrow = a.jcc(cc::E);
+    a.bytes(&[0xc5, 0xf8, 0x77]); // vzeroupper
+    a.land(narrow);
+    a.gs(true, op::MOV, RCX, l.host_xsave());
+    a.bytes(&[0x0f, 0xae, 0x51, MXCSR as u8]); // ldmxcsr [rcx + MXCSR]
+    a.land(skip);
+}
+
+/// Undoes [`set_vector_aside`]. Clobbers RAX, RCX, RDX and flags.
+fn bring_vector_back(a: &mut Asm, l: &Layout) {
+    a.gs_cmp_imm8(l.vec_loaded(), 0);
+    let skip = a.jcc(cc::E);
+    restore_vector(a, l, l.aside());
+    a.land(skip);
+}
+
 /// Clobbers RAX, RCX, RDX.
 fn load_vector(a: &mut Asm, l: &Layout) {
     a.gs_store_imm(l.vec_loaded(), 1);
+    restore_vector(a, l, l.xsave);
+}
+
+/// Loads vector state from an image of the vCPU's memory. Clobbers RAX, RCX, RDX.
+fn restore_vector(a: &mut Asm, l: &Layout, image: u32) {
     vector_op_noflags(a, l, |a, wide| {
         a.gs(true, op::MOV, RCX, l.this());
+        // xrstor64 / fxrstor64 [rcx + image]
         a.bytes(&[0x48, 0x0f, 0xae, if wide { 0xa9 } else { 0x89 }]);
-        a.u32(l.xsave);
+        a.u32(image);
     });
 }
 

@@ -20,7 +20,6 @@ use crate::SlotMap;
 use crate::walk::{self, Mapping, Need};
 use first::First;
 use std::collections::HashMap;
-use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{CpuState, Exception, cr0, cr4, flags};
 
 const L2_ENTRIES: usize = 8192;
