@@ -203,7 +203,9 @@ impl Crew {
         });
         state.serving -= 1;
         let (written, patience) = served?;
-        if begin.elapsed() > patience {
+        let time = begin.elapsed();
+        state.pace.served(time);
+        if time > patience {
             state.slow = SLOW_FOR;
         }
         self.complete(state, head, written)

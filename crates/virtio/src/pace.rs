@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-/// Longest time that the ring is watched: about what a sleep and a wake-up
-/// cost, so that being wrong costs at most as much again.
+/// Longest time that the ring is watched after short requests: about what a sleep
+/// and a wake-up cost, so that being wrong costs at most as much again.
 const MAX_WATCH: Duration = Duration::from_micros(60);
+/// After long ones, whose drivers have more to do between two, as long as they
+/// take, but no longer than this.
+const LONGEST_WATCH: Duration = Duration::from_micros(200);
 /// The first watch after a time without.
 const MIN_WATCH: Duration = Duration::from_micros(8);
 /// Longest time that a completion waits for the next request.
@@ -25,6 +28,8 @@ const AFTER_FAILURE: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Pace {
     watch: Duration,
+    /// Longest watch after the last request.
+    longest: Duration,
     batch: u32,
     /// Full batches until a larger one is tried.
     credit: u32,
@@ -34,6 +39,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             watch: Duration::ZERO,
+            longest: MAX_WATCH,
             batch: 1,
             credit: FULL_BEFORE_MORE,
         }
@@ -46,11 +52,16 @@ impl Pace {
         self.watch
     }
 
+    /// A request took `time`.
+    pub(crate) fn served(&mut self, time: Duration) {
+        self.longest = time.clamp(MAX_WATCH, LONGEST_WATCH);
+    }
+
     /// A request came `after` the worker had nothing to do.
     pub(crate) fn came(&mut self, after: Duration) {
-        if after > self.watch && after <= MAX_WATCH {
-            self.watch = (self.watch * 2).clamp(MIN_WATCH, MAX_WATCH);
-        } else if after > MAX_WATCH {
+        if after > self.watch && after <= self.longest {
+            self.watch = (self.watch * 2).clamp(MIN_WATCH, self.longest);
+        } else if after > self.longest {
             // It would have been in vain.
             self.watch = Duration::ZERO;
         }
@@ -96,6 +107,20 @@ mod tests {
         assert_eq!(pace.watch(), 32 * US);
         pace.came(5000 * US);
         assert_eq!(pace.watch(), Duration::ZERO);
+    }
+
+    #[test]
+    fn long_requests_make_long_watches() {
+        let mut pace = Pace::default();
+        for (time, longest) in [(150, 150), (5000, 200), (10, 60)] {
+            pace.served(time * US);
+            for _ in 0..6 {
+                pace.came((longest - 5) * US);
+            }
+            assert_eq!(pace.watch(), longest * US);
+            pace.came((longest + 5) * US);
+            assert_eq!(pace.watch(), Duration::ZERO);
+        }
     }
 
     #[test]
