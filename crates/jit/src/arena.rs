@@ -31,9 +31,9 @@ unsafe impl Sync for Arena {}
 /// Size of a large page.
 pub const HUGE: usize = 2 << 20;
 
-/// A second mapping of the `len` bytes of shared memory at `first`, at a
-/// multiple of [`HUGE`]. `MAP_FAILED` if the host refuses.
-fn second_view(first: *mut libc::c_void, len: usize) -> *mut libc::c_void {
+/// Address space of `len` bytes at a multiple of [`HUGE`], for a mapping to
+/// replace. `MAP_FAILED` if the host refuses.
+fn aligned_space(len: usize) -> *mut libc::c_void {
     // SAFETY: a new mapping at an address of the kernel's choice.
     let space = unsafe {
         libc::mmap(
@@ -49,21 +49,58 @@ fn second_view(first: *mut libc::c_void, len: usize) -> *mut libc::c_void {
         return space;
     }
     let front = (space as usize).next_multiple_of(HUGE) - space as usize;
-    // SAFETY: `front` is less than HUGE, so the view lies inside `space`, which
-    // it replaces. An old size of 0 on a shared mapping makes a second mapping
-    // of the same pages (mremap(2)). What is left of `space` around it goes.
+    // SAFETY: what is given back is what the space has before and behind the
+    // part in question: `front` is less than HUGE.
     unsafe {
-        let at = space.add(front);
-        let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let view = libc::mremap(first, 0, len, how, at);
-        if view == libc::MAP_FAILED {
-            libc::munmap(space, len + HUGE);
-            return view;
-        }
         if front > 0 {
             libc::munmap(space, front);
         }
-        libc::munmap(at.add(len), HUGE - front);
+        libc::munmap(space.add(front + len), HUGE - front);
+        space.add(front)
+    }
+}
+
+/// New shared memory of `len` bytes. `MAP_FAILED` if the host refuses.
+///
+/// Shared anonymous memory needs no file system and no memfd, both of which a
+/// container may deny.
+fn first_view(len: usize) -> *mut libc::c_void {
+    let at = aligned_space(len);
+    if at == libc::MAP_FAILED {
+        return at;
+    }
+    // SAFETY: replaces the space, which is ours and unused.
+    unsafe {
+        let view = libc::mmap(
+            at,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+            -1,
+            0,
+        );
+        if view == libc::MAP_FAILED {
+            libc::munmap(at, len);
+        }
+        view
+    }
+}
+
+/// A second mapping of the `len` bytes of shared memory at `first`.
+/// `MAP_FAILED` if the host refuses.
+fn second_view(first: *mut libc::c_void, len: usize) -> *mut libc::c_void {
+    let at = aligned_space(len);
+    if at == libc::MAP_FAILED {
+        return at;
+    }
+    // SAFETY: replaces the space, which is ours and unused. An old size of 0 on
+    // a shared mapping makes a second mapping of the same pages (mremap(2)).
+    unsafe {
+        let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let view = libc::mremap(first, 0, len, how, at);
+        if view == libc::MAP_FAILED {
+            libc::munmap(at, len);
+        }
         view
     }
 }
@@ -76,19 +113,7 @@ impl Arena {
     /// policy that forbids executable shared memory).
     pub fn new(len: usize) -> io::Result<Self> {
         let len = len.max(1).next_multiple_of(4096);
-        // Shared anonymous memory needs no file system and no memfd, both of
-        // which a container may deny.
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let rw = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
+        let rw = first_view(len);
         if rw == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -110,14 +135,16 @@ impl Arena {
         }
         Ok(arena)
     }
-    /// Asks the host to map the 2 MiB that end at `end` executably as one page:
-    /// code that is spread over megabytes needs many TLB entries otherwise.
-    /// Hosts that cannot do it leave things as they are.
-    pub fn settle(&self, end: usize) {
+    /// Asks the host to make one large page of the 2 MiB around `offset`: code that
+    /// is spread over megabytes needs many TLB entries otherwise, and each of its
+    /// pages a fault in either view. Best done while it is empty. Hosts that cannot
+    /// do it leave things as they are.
+    pub fn collapse(&self, offset: usize) {
         const MADV_COLLAPSE: libc::c_int = 25; // Linux 6.1
-        let Some(start) = end.checked_sub(HUGE).filter(|_| end <= self.len) else {
+        let start = offset / HUGE * HUGE;
+        if start + HUGE > self.len {
             return;
-        };
+        }
         // SAFETY: inside the executable view; what it holds does not change.
         unsafe { libc::madvise(self.rx.as_ptr().add(start).cast(), HUGE, MADV_COLLAPSE) };
     }

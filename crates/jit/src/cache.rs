@@ -393,12 +393,11 @@ impl CodeCache {
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
         let entry = Entry::new(key, self.hot, out.body, block);
-        let begun = self.hot / HUGE;
-        self.hot = (self.hot + out.hot.len()).next_multiple_of(16);
-        if self.hot / HUGE != begun {
-            self.arena.settle((begun + 1) * HUGE);
-        }
+        let (hot, cold) = (self.hot, self.cold);
+        self.hot = (hot + out.hot.len()).next_multiple_of(16);
         self.cold += out.cold.len();
+        self.enlarge_pages(hot, self.hot);
+        self.enlarge_pages(cold, self.cold);
         let links = self.links.len() as u32..(self.links.len() + out.links.len()) as u32;
         self.links.extend_from_slice(&out.links);
         let own = &mut self.links[links.start as usize..];
@@ -412,6 +411,19 @@ impl CodeCache {
             self.link_within_page(id, links);
         }
         Some(id)
+    }
+
+    /// A stream of code went on from one offset to another. Its first 2 MiB, with
+    /// which small guests make do, become a large page when they are full, what
+    /// comes then when it is begun.
+    fn enlarge_pages(&self, from: usize, to: usize) {
+        if from / HUGE == to / HUGE || self.stats.flushes > 0 {
+            return;
+        }
+        if from < HUGE {
+            self.arena.collapse(from);
+        }
+        self.arena.collapse(to);
     }
 
     /// No room for another block: [`Self::flush`] it first.
