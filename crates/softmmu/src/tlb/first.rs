@@ -59,6 +59,10 @@ impl Entry {
     fn is_global(&self) -> bool {
         self.gpa & GLOBAL != 0
     }
+
+    fn is_writable(&self) -> bool {
+        self.is_filled() && self.write == self.read
+    }
 }
 
 /// The tag that entry `index` can never match. Both places of pages 0 and 1 are the
@@ -128,9 +132,22 @@ impl Filled {
     }
 }
 
+/// How many entries let writes hit, by some bits of the guest-physical page: most
+/// pages that get write-protected are not among them.
+struct Writable([u16; Self::GROUPS]);
+
+impl Writable {
+    const GROUPS: usize = 2048;
+
+    fn of(&mut self, gpa: u64) -> &mut u16 {
+        &mut self.0[(gpa >> 12) as usize % Self::GROUPS]
+    }
+}
+
 /// A first-level array.
 pub(super) struct First {
     array: Box<Array>,
+    writable: Writable,
     /// Where mappings of one address space are, or were.
     local: Filled,
     /// Where global ones are, or were.
@@ -141,6 +158,7 @@ impl First {
     pub(super) fn new() -> Self {
         Self {
             array: Array::new(),
+            writable: Writable([0; _]),
             local: Filled::new(),
             global: Filled::new(),
         }
@@ -166,11 +184,13 @@ impl First {
         let old = self.put(index, new);
         let same = (old.read ^ la) < PAGE_SIZE;
         let other = other(old.read);
-        if same || old.read == empty_tag(index) || other == index {
+        if same || !old.is_filled() || other == index {
             return;
         }
-        let writable = old.write == old.read;
-        let write = if writable { old.read } else { empty_tag(other) };
+        let write = match old.is_writable() {
+            true => old.read,
+            false => empty_tag(other),
+        };
         self.put(other, Entry { write, ..old });
     }
 
@@ -180,23 +200,23 @@ impl First {
             false => &mut self.local,
         };
         filled.add(index);
-        std::mem::replace(&mut self.array.0[index], new)
+        replace(&mut self.array, &mut self.writable, index, new)
     }
 
     /// Empties it.
     pub(super) fn clear(&mut self) {
-        let entries = &mut self.array.0;
-        let mut drop = |i| entries[i] = Entry::empty(i);
+        let (array, writable) = (&mut self.array, &mut self.writable);
+        let mut drop = |i| _ = replace(array, writable, i, Entry::empty(i));
         self.local.drain(&mut drop);
         self.global.drain(drop);
     }
 
     /// Drops what is not global.
     pub(super) fn clear_local(&mut self) {
-        let entries = &mut self.array.0;
+        let (array, writable) = (&mut self.array, &mut self.writable);
         self.local.drain(|i| {
-            if !entries[i].is_global() {
-                entries[i] = Entry::empty(i);
+            if !array.0[i].is_global() {
+                replace(array, writable, i, Entry::empty(i));
             }
         });
     }
@@ -204,20 +224,24 @@ impl First {
     /// Drops the page at `la`; unless `local`, only if it is global.
     pub(super) fn drop_page(&mut self, la: u64, local: bool) {
         for i in [index(la), other(la)] {
-            let e = &mut self.array.0[i];
+            let e = &self.array.0[i];
             if (e.read ^ la) < PAGE_SIZE && (local || e.is_global()) {
-                (e.read, e.write) = (empty_tag(i), empty_tag(i));
+                replace(&mut self.array, &mut self.writable, i, Entry::empty(i));
             }
         }
     }
 
     /// Makes writes to the guest-physical page miss.
     pub(super) fn write_protect(&mut self, gpa: u64) {
+        if *self.writable.of(gpa) == 0 {
+            return;
+        }
         for &i in self.local.list.iter().chain(&self.global.list) {
             let i = usize::from(i);
             let e = &mut self.array.0[i];
-            if e.is_filled() && (e.gpa ^ gpa) < PAGE_SIZE {
+            if e.is_writable() && (e.gpa ^ gpa) < PAGE_SIZE {
                 e.write = empty_tag(i);
+                *self.writable.of(gpa) -= 1;
             }
         }
     }
@@ -231,4 +255,16 @@ impl First {
         let found = entries.find(|e| e.host == page);
         found.map(|e| e.read | host & PAGE_MASK)
     }
+}
+
+/// Makes `new` entry `index`; the one that was there.
+fn replace(array: &mut Array, writable: &mut Writable, index: usize, new: Entry) -> Entry {
+    let old = std::mem::replace(&mut array.0[index], new);
+    if old.is_writable() {
+        *writable.of(old.gpa) -= 1;
+    }
+    if new.is_writable() {
+        *writable.of(new.gpa) += 1;
+    }
+    old
 }
