@@ -278,11 +278,13 @@ impl CodeCache {
             cold: cold_start,
             cold_start,
             map: Map::default(),
-            entries: Vec::new(),
-            links: Vec::new(),
+            // Room for about as many as there will be: memory that is not used
+            // costs nothing, tables that grow do.
+            entries: Vec::with_capacity(size / 400),
+            links: Vec::with_capacity(size / 130),
             crossing: Crossing::default(),
-            exits: Vec::new(),
-            accesses: Vec::new(),
+            exits: Vec::with_capacity(size / 1500),
+            accesses: Vec::with_capacity(size / 180),
             faults,
             pages: Map::default(),
             spare: Block::default(),
