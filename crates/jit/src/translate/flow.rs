@@ -6,7 +6,7 @@ use crate::asm::{Asm, op};
 use crate::block::Step;
 use crate::cache::OTHER_SHIFT;
 use crate::layout::{ExitKind, Layout};
-use crate::regs::{T0, T1, T2};
+use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
 use iced_x86::{FlowControl, Instruction, OpKind};
 use x86::{LONGEST_INSTRUCTION, flags};
 
@@ -79,14 +79,17 @@ impl Emitter<'_> {
         });
     }
 
-    /// Notes where the return from the call `insn` leads. Leaves flags alone,
-    /// clobbers T0, T1 and T2.
-    fn expect_return(&mut self, insn: &Instruction) {
+    /// Notes where the return from the call `insn` leads, whose address may be in
+    /// T2. Leaves flags alone, clobbers T0, T1 and T2.
+    fn expect_return(&mut self, insn: &Instruction, known: bool) {
         let next = insn.next_ip();
         if !self.linkable(insn.ip(), next) || !self.same_page(insn.ip(), next) {
             return;
         }
-        self.linear(T0, next);
+        match known {
+            true => self.hot.rr(true, op::MOV, T0, T2),
+            false => self.linear(T0, next),
+        }
         self.align_link(3);
         let at = self.hot.lea_rip(T1);
         let probe = self.stubs.probe;
@@ -141,9 +144,7 @@ impl Emitter<'_> {
             let crosses = !self.same_page(from, target);
             self.add_link(at, target, crosses);
         } else {
-            // Where the page is mapped decides whether it is canonical.
-            let unknown = self.to.mapping == Mapping::Anywhere && self.to.wide;
-            let branch = branch.filter(|_| unknown);
+            let branch = branch.filter(|_| self.may_be_refused());
             let branch = branch.map_or(NO_BRANCH, |insn| self.number(insn));
             self.linear(T0, target);
             self.probe(branch);
@@ -199,15 +200,43 @@ impl Emitter<'_> {
             let crosses = !self.same_page(ip, target);
             return self.add_link(at, target, crosses);
         }
+        if !self.linkable(ip, target) {
+            let at = self.hot.jcc(cond);
+            return self.far_jump(at, &step.insn);
+        }
         let skip = self.hot.jcc(cond ^ 1);
         self.jump_from(ip, target, Some(&step.insn));
         self.hot.land(skip);
     }
 
+    /// Where the jump with its displacement at hot offset `at` leads, through the
+    /// jump cache: the cold stream has the way, the stubs the probe. Most such
+    /// branches are not taken, and hot code is the better the denser it is.
+    fn far_jump(&mut self, at: usize, insn: &Instruction) {
+        self.hot_to_cold(at);
+        let (to, target) = (self.to, insn.near_branch_target());
+        linear(&mut self.cold, self.l, to.mapping, T0, to.wide, target);
+        let stub = if self.may_be_refused() {
+            let branch = self.number(insn);
+            self.cold.gs_store_imm(self.l.exit_site(), branch);
+            self.stubs.probe_branch
+        } else {
+            self.stubs.probe
+        };
+        let out = self.cold.jmp();
+        self.cold_to_stub(out, stub);
+    }
+
+    /// Where the page is mapped decides whether what a branch leads to is
+    /// canonical.
+    fn may_be_refused(&self) -> bool {
+        self.to.mapping == Mapping::Anywhere && self.to.wide
+    }
+
     /// Near CALL of a known address.
     pub(super) fn call(&mut self, step: &Step) {
-        self.push_return(step);
-        self.expect_return(&step.insn);
+        let known = self.push_return(step);
+        self.expect_return(&step.insn, known);
         self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         self.jump_from(ip, target, Some(&step.insn));
@@ -230,12 +259,30 @@ impl Emitter<'_> {
 
     /// Near indirect CALL.
     pub(super) fn call_indirect(&mut self, step: &Step) {
-        self.branch_operand(step);
-        self.hot.gs(true, op::MOV_STORE, T0, self.l.temp());
-        self.push_return(step);
-        self.expect_return(&step.insn);
-        self.hot.gs(true, op::MOV, T0, self.l.temp());
+        let kept = self.kept_target(&step.insn);
+        if kept.is_none() {
+            self.branch_operand(step);
+            self.hot.gs(true, op::MOV_STORE, T0, self.l.temp());
+        }
+        let known = self.push_return(step);
+        self.expect_return(&step.insn, known);
+        match kept {
+            Some(register) => self.hot.rr(self.to.wide, op::MOV, T0, register),
+            None => self.hot.gs(true, op::MOV, T0, self.l.temp()),
+        }
         self.indirect(&step.insn);
+    }
+
+    /// Host register of a call's target if pushing the return address leaves it as
+    /// it is.
+    fn kept_target(&self, insn: &Instruction) -> Option<u8> {
+        if insn.op0_kind() != OpKind::Register {
+            return None;
+        }
+        match home(insn.op0_register().full_register().number()) {
+            Home::Host(GUEST_RSP) | Home::Slot(_) => None,
+            Home::Host(register) => Some(register),
+        }
     }
 
     /// Near indirect JMP.

@@ -104,18 +104,20 @@ impl Emitter<'_> {
         self.load_top(RBP);
     }
 
-    /// Pushes the address after the instruction.
-    pub(super) fn push_return(&mut self, step: &Step) {
+    /// Pushes the address after the instruction. True if it is in T2 as well.
+    pub(super) fn push_return(&mut self, step: &Step) -> bool {
         self.check_push(step);
         let next = step.insn.next_ip();
         let short = !self.to.wide || next as i64 == i64::from(next as i32);
-        if short && self.to.mapping != Mapping::Anywhere {
+        let constant = short && self.to.mapping != Mapping::Anywhere;
+        if constant {
             self.store_top_imm(next as i32);
         } else {
             self.linear(T2, next);
             self.store_top(T2);
         }
         self.adjust_rsp(-self.word());
+        !constant
     }
 
     /// T0 = popped return address; RSP moves past it and `extra` bytes.
