@@ -10,8 +10,8 @@ mod table;
 
 pub use area::Area;
 pub use faults::FaultTable;
-pub(crate) use jump::OTHER_SHIFT;
 pub use jump::{JumpCache, JumpCaches};
+pub(crate) use jump::{MIX_SHIFT, OTHER_SHIFT, mixes};
 
 use crate::arena::{Arena, HUGE};
 use crate::block::{Block, Source};

@@ -57,16 +57,34 @@ pub struct JumpCaches(Tables<ENTRIES>);
 /// where the stub looks that jumps go to which found nothing there. Addresses
 /// that share the one rarely share the other; those below 64 KiB have one.
 fn places(rip: u64) -> [u16; 2] {
+    let first = match mixes() {
+        true => rip.wrapping_add(rip >> MIX_SHIFT),
+        false => rip,
+    };
     let other = rip.wrapping_add((rip >> 16) << OTHER_SHIFT);
-    [rip as u16, other as u16]
+    [first as u16, other as u16]
+}
+
+/// How far an address is shifted right before it is added to itself for the first
+/// index: functions begin at multiples of 16, so their addresses alone would share
+/// few entries.
+pub(crate) const MIX_SHIFT: u8 = 12;
+
+/// Whether generated code can do that without changing flags: the host has BMI2.
+pub(crate) fn mixes() -> bool {
+    std::arch::is_x86_feature_detected!("bmi2")
 }
 
 /// How far the bits above the first index move the second.
 pub(crate) const OTHER_SHIFT: u8 = 3;
 
-/// A negation that no address of entry `index` has.
+/// A negation that no address of entry `index` has: both places of address 0 are
+/// entry 0, and those of address 1 are entry 1.
 fn nothing(index: u16) -> u64 {
-    u64::from(index ^ 1).wrapping_neg()
+    match index {
+        0 => 1_u64.wrapping_neg(),
+        _ => 0,
+    }
 }
 
 impl JumpCaches {

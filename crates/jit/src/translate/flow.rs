@@ -4,7 +4,7 @@ use super::memory::Operand;
 use super::{Emitter, Link, Mapping, linear};
 use crate::asm::{Asm, op};
 use crate::block::Step;
-use crate::cache::OTHER_SHIFT;
+use crate::cache::{MIX_SHIFT, OTHER_SHIFT, mixes};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
 use iced_x86::{FlowControl, Instruction, OpKind};
@@ -321,7 +321,12 @@ fn padding(at: usize) -> &'static [u8] {
 /// Jumps to the guest address in T0 through the jump cache; where the
 /// displacement of the jump taken on a miss is. Leaves flags alone.
 pub(crate) fn probe(a: &mut Asm, l: &Layout) -> usize {
-    probe_at(a, l, T0)
+    if !mixes() {
+        return probe_at(a, l, T0);
+    }
+    a.rorx(T1, T0, MIX_SHIFT);
+    a.mem(true, op::LEA, T1, T1, Some((T0, 0)), 0);
+    probe_at(a, l, T1)
 }
 
 /// Jumps to the guest address in T0, which is in `rip`, too, if it is in its
