@@ -62,7 +62,6 @@ pub const LAYOUT: Layout = {
         },
         xsave: (cpu + offset_of!(CpuState, xsave)) as u32,
         tlb: (offset_of!(Ctx, tlb) + offset_of!(Tlb, arrays)) as u32,
-        stack: (offset_of!(Ctx, tlb) + offset_of!(Tlb, stack)) as u32,
         entry: [
             offset_of!(Entry, read) as u32,
             offset_of!(Entry, write) as u32,

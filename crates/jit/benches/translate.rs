@@ -28,7 +28,6 @@ fn layout() -> Layout {
         fs_base: 0x490,
         gs_base: 0x498,
         tlb: 0x600,
-        stack: 0x620,
         xsave: 0x1000,
         entry: [0, 8, 16],
         entry_shift: 5,

@@ -151,8 +151,6 @@ pub struct Layout {
     pub xsave: u32,
     /// Addresses of the first-level TLB arrays by bank.
     pub tlb: u32,
-    /// Addresses of the entries that the stack's page was in last, by bank.
-    pub stack: u32,
     /// Offsets of the fields of a TLB entry: read tag, write tag, host page.
     pub entry: [u32; 3],
     /// log2 of the size of a TLB entry.

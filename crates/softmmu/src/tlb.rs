@@ -108,9 +108,6 @@ pub struct TlbStats {
 pub struct Tlb {
     /// Addresses of the arrays in force by [`Bank`]; translated code reads them.
     pub arrays: [u64; 1 + KERNEL_BANKS],
-    /// Addresses of entries in these arrays, by [`Bank`]: where translated code
-    /// looks first for what is on the stack.
-    pub stack: [u64; 1 + KERNEL_BANKS],
     /// The first level of [`Bank::Kernel`] and [`Bank::KernelAc`].
     kernel: [First; KERNEL_BANKS],
     users: Vec<UserLevel>,
@@ -135,7 +132,6 @@ impl Tlb {
     pub fn new(phys_bits: u32) -> Self {
         let mut tlb = Self {
             arrays: [0; _],
-            stack: [0; _],
             kernel: [First::new(), First::new()],
             users: Vec::new(),
             user_now: 0,
@@ -153,7 +149,6 @@ impl Tlb {
         for (array, first) in tlb.arrays[1..].iter_mut().zip(&tlb.kernel) {
             *array = first.address();
         }
-        tlb.stack = tlb.arrays;
         tlb.flush_all();
         tlb
     }
@@ -332,8 +327,6 @@ impl Tlb {
         let user = &mut self.users[i];
         user.used = self.clock;
         self.arrays[Bank::User as usize] = user.first.address();
-        // An entry for the same address, in another space, would be taken.
-        self.stack[Bank::User as usize] = user.first.address();
     }
 
     /// An empty array for the user entries of the current space.

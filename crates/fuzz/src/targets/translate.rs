@@ -41,7 +41,6 @@ const LAYOUT: Layout = Layout {
     },
     xsave: 0x400,
     tlb: 0x2a0,
-    stack: 0x2c0,
     entry: [0, 8, 16],
     entry_shift: 5,
     other_shift: 23,

@@ -28,8 +28,6 @@ pub mod info {
     pub const NOTED: u32 = 1 << 13;
     /// #GP unless the operand is aligned.
     pub const ALIGNED: u32 = 1 << 14;
-    /// It is on the stack, most likely.
-    pub const STACK: u32 = 1 << 15;
     /// The access's size in bytes.
     pub const SIZE: u32 = 0xff;
 }
@@ -60,11 +58,6 @@ pub(super) fn add_to_t0(a: &mut Asm, by: i32) {
 pub(crate) fn entry_address(a: &mut Asm, l: &Layout, bank: usize, entry: u8) {
     a.and_imm(entry, (l.entries - 1) << l.entry_shift);
     a.gs(true, op::ADD, entry, l.tlb + 8 * bank as u32);
-}
-
-/// Where the address of the entry is that the stack's page was in last.
-pub(super) fn stack_entry(l: &Layout, bank: usize) -> u32 {
-    l.stack + 8 * bank as u32
 }
 
 /// `op reg, field` of the TLB entry at T1.
@@ -123,7 +116,6 @@ pub(super) struct Operand {
     pub masked: bool,
     pub noted: bool,
     pub aligned: bool,
-    pub stack: bool,
 }
 
 impl Operand {
@@ -135,20 +127,12 @@ impl Operand {
             masked: false,
             noted: false,
             aligned: false,
-            stack: false,
         }
     }
     pub fn write(size: i32) -> Self {
         Self {
             write: true,
             ..Self::read(size)
-        }
-    }
-    /// The same on the stack.
-    pub fn on_stack(self) -> Self {
-        Self {
-            stack: true,
-            ..self
         }
     }
     /// The same as `insn` accesses it: XCHG is atomic without a prefix.
@@ -158,7 +142,6 @@ impl Operand {
             masked: insn.op_mask() != Register::None,
             noted: vector_class(insn) == Vector::X87,
             aligned: must_be_aligned(insn, self.size),
-            stack: insn.memory_base().full_register() == Register::RSP,
             ..self
         }
     }
@@ -172,7 +155,6 @@ impl Operand {
             | bit(self.masked, info::MASKED)
             | bit(self.noted, info::NOTED)
             | bit(self.aligned, info::ALIGNED)
-            | bit(self.stack, info::STACK)
             | (bank as u32) << info::BANK_SHIFT
     }
 }
@@ -269,7 +251,7 @@ impl Emitter<'_> {
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(operand.write);
         add_to_t0(&mut self.hot, -before);
-        self.likely_entry(operand);
+        self.tlb_entry(T1, T0);
         self.tlb_field(op::XOR, T0, field);
         self.hot.cmp_imm(T0, 4096 - span);
         let miss = self.hot.jcc(cc::A);
@@ -312,7 +294,7 @@ impl Emitter<'_> {
         } = operand;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(write);
-        self.likely_entry(operand);
+        self.tlb_entry(T1, T0);
         self.tlb_field(op::XOR, T0, field);
         if locked && size > 1 {
             self.hot.test_imm8(T0, size as u8 - 1);
@@ -324,17 +306,6 @@ impl Emitter<'_> {
         self.hot_to_cold(miss);
         self.tlb_field(op::MOV, T1, TlbField::Host);
         self.slow_path(rip, self.miss(operand), self.hot.len());
-    }
-
-    /// T1 = address of the TLB entry for the operand at T0, or of that which most
-    /// likely is it.
-    fn likely_entry(&mut self, operand: Operand) {
-        if operand.stack {
-            let at = stack_entry(self.l, self.to.bank);
-            self.hot.gs(true, op::MOV, T1, at);
-        } else {
-            self.tlb_entry(T1, T0);
-        }
     }
 
     /// `entry` = address of the TLB entry for the linear address in `la`.

@@ -7,7 +7,7 @@
 
 use super::Emitter;
 use super::flags::restore_flags_at;
-use super::memory::{TlbField, add_to_t0, entry_address, info, stack_entry, tlb_field};
+use super::memory::{TlbField, add_to_t0, entry_address, info, tlb_field};
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
 use crate::layout::Layout;
@@ -87,8 +87,9 @@ fn window_address(a: &mut Asm, miss: Miss) {
 /// Emits the code; where the displacement of its jump to the slow path is.
 fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
     let Miss { info, before, span } = miss;
+    let tag = TlbField::tag(info & info::WRITE != 0);
     // T0 = the address again, of the window if there is one.
-    tlb_field(a, l, (op::XOR, T0), TlbField::tag(info & info::WRITE != 0));
+    tlb_field(a, l, (op::XOR, T0), tag);
     if span > 0 {
         a.rr(false, op::MOV, T2, T0);
         a.and_imm(T2, 0xfff);
@@ -100,13 +101,8 @@ fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
         a.land(inside);
         add_to_t0(a, before.cast_signed());
     }
-    let split = refuse_split(a, info);
-    if info & info::STACK != 0 {
-        look(a, l, info, Place::First);
-    }
-    look(a, l, info, Place::Other);
-    if let Some(split) = split {
-        a.land(split);
+    for refused in look_elsewhere(a, l, info, tag).into_iter().flatten() {
+        a.land(refused);
     }
     a.mov_imm(T2, info.into());
     a.jmp()
@@ -120,46 +116,28 @@ fn step_over(a: &mut Asm, miss: Miss) {
     a.bytes(&[0x48, 0x83, 0x04, 0x24, skip as u8]); // add qword [rsp], imm8
 }
 
-/// Where the displacement is of the jump taken for an atomic operand, at T0, that
-/// is not aligned.
-fn refuse_split(a: &mut Asm, info: u32) -> Option<usize> {
+/// Returns with the operand at `[T1 + T0]` if its page, at T0, is in its other
+/// place; the displacements of the jumps taken otherwise.
+fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> [Option<usize>; 2] {
     let size = info & info::SIZE;
-    (info & info::LOCKED != 0 && size > 1).then(|| {
+    let split = (info & info::LOCKED != 0 && size > 1).then(|| {
         a.test_imm8(T0, size as u8 - 1);
         a.jcc(cc::NE)
-    })
-}
-
-/// Where a page may be in the TLB.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    First,
-    Other,
-}
-
-/// Returns with the operand at `[T1 + T0]` if its page, at T0, is in a place. A
-/// page that is not the stack's was not in the first one.
-fn look(a: &mut Asm, l: &Layout, info: u32, place: Place) {
-    let (bank, size) = (bank(info), info & info::SIZE);
+    });
     a.rr(true, op::MOV, T1, T0);
     a.shr_imm(T1, 12 - l.entry_shift);
-    if place == Place::Other {
-        a.rr(true, op::MOV, T2, T0);
-        a.shr_imm(T2, l.other_shift - l.entry_shift);
-        a.rr(true, op::XOR, T1, T2);
-    }
-    entry_address(a, l, bank, T1);
     a.rr(true, op::MOV, T2, T0);
-    tlb_field(a, l, (op::XOR, T2), TlbField::tag(info & info::WRITE != 0));
+    a.shr_imm(T2, l.other_shift - l.entry_shift);
+    a.rr(true, op::XOR, T1, T2);
+    entry_address(a, l, bank(info), T1);
+    a.rr(true, op::MOV, T2, T0);
+    tlb_field(a, l, (op::XOR, T2), tag);
     a.cmp_imm(T2, 4096 - size);
     let elsewhere = a.jcc(cc::A);
-    if info & info::STACK != 0 {
-        a.gs(true, op::MOV_STORE, T1, stack_entry(l, bank));
-    }
     a.rr(true, op::MOV, T0, T2);
     tlb_field(a, l, (op::MOV, T1), TlbField::Host);
     a.buf.push(0xc3);
-    a.land(elsewhere);
+    [split, Some(elsewhere)]
 }
 
 /// The bank in the slow path's argument.

@@ -16,7 +16,7 @@ impl Emitter<'_> {
     /// A new stack slot, to be written.
     pub(super) fn check_push(&mut self, step: &Step) {
         let (word, wide) = (self.word(), self.to.wide);
-        self.access(step, Operand::write(word).on_stack(), |e| {
+        self.access(step, Operand::write(word), |e| {
             e.hot.mem(wide, op::LEA, T0, GUEST_RSP, None, -word);
         });
     }
@@ -24,7 +24,7 @@ impl Emitter<'_> {
     /// The slot that guest RSP points to, to be read.
     fn check_pop(&mut self, step: &Step) {
         let (word, wide) = (self.word(), self.to.wide);
-        self.access(step, Operand::read(word).on_stack(), |e| {
+        self.access(step, Operand::read(word), |e| {
             e.hot.rr(wide, op::MOV, T0, GUEST_RSP);
         });
     }
@@ -97,7 +97,7 @@ impl Emitter<'_> {
         const RBP: u8 = 5;
         let word = self.word();
         let wide = self.to.wide;
-        self.access(step, Operand::read(word).on_stack(), |e| {
+        self.access(step, Operand::read(word), |e| {
             e.hot.rr(wide, op::MOV, T0, RBP);
         });
         self.hot.mem(wide, op::LEA, GUEST_RSP, RBP, None, word);
