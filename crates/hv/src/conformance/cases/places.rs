@@ -17,6 +17,7 @@ group! { "places":
     write_to_two_pages "SDM 3 4.1",
     change_in_two_pages "SDM 3 4.1",
     stack_in_two_pages "SDM 3 4.1",
+    stack_in_the_first_pages "SDM 1 6.2.1",
     aligned_operand_at_the_edge "SDM 2 MOVAPS",
     pages_a_stride_apart "SDM 3 4.10.2",
     invlpg_of_pages_a_stride_apart "SDM 3 4.10.4.1",
@@ -194,6 +195,30 @@ fn stack_in_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
         expect("popped, ESP", (r.rbx, r.rcx), (0x1122_3344, top.into()))?;
         around.set(-1, &0x1122_3344_u64.to_le_bytes()[..word as usize]);
         around.expect(g)
+    })
+}
+
+fn stack_in_the_first_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    const TOP: u64 = 0x700;
+    in_modes(hv, &PAGED, |g| {
+        let old = g.read_u64(TOP - 8);
+        g.asm(|a| {
+            a.mov(edx, esp)?;
+            a.mov(esp, TOP as u32)?;
+            a.push(0x1234_5678)?;
+            match a.bitness() {
+                64 => a.pop(rbx)?,
+                _ => a.pop(ebx)?,
+            }
+            a.mov(esp, edx)?;
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        expect("popped", g.regs()?.rbx, 0x1234_5678)?;
+        let word = if g.mode == Mode::Long { 8 } else { 4 };
+        expect("pushed", g.read_uint(TOP - word, 4), 0x1234_5678)?;
+        g.write_u64(TOP - 8, old);
+        Ok(())
     })
 }
 
