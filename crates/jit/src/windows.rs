@@ -1,5 +1,9 @@
 //! Accesses that lie close together and are checked once: fields of a record,
-//! registers pushed one after the other.
+//! registers pushed one after the other, elements of an array.
+//!
+//! Two addresses are known to be close if they are sums of the same unknown values
+//! and of constants: each register is followed as one such value, which it got
+//! where nothing else is known of it, and what was added to that since.
 //!
 //! The first access of such a group checks a window of memory that holds all of
 //! them and keeps its host address; the others lie at known distances from it.
@@ -17,7 +21,7 @@ pub const SLOTS: usize = 16;
 /// Longest window in bytes: the longer, the more often it lies in two pages.
 const LONGEST: i64 = 256;
 /// The general registers and RIP.
-const BASES: usize = 17;
+const REGISTERS: usize = 17;
 const RIP: usize = 16;
 const RSP: usize = 4;
 const RBP: usize = 5;
@@ -46,17 +50,39 @@ pub enum Check {
     },
 }
 
-/// An access whose address is a register's value and a constant.
+/// What a register holds: an unknown value and a constant.
+#[derive(Clone, Copy, Debug)]
+struct Value {
+    /// Number of the unknown.
+    origin: u16,
+    constant: i64,
+}
+
+impl Value {
+    fn plus(self, by: i64) -> Self {
+        let constant = self.constant.wrapping_add(by);
+        Self { constant, ..self }
+    }
+}
+
+/// The unknown part of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Origin {
+    base: Option<u16>,
+    /// The index and its scale.
+    index: Option<(u16, u8)>,
+}
+
+/// An access to an address that is an origin's and a constant.
 #[derive(Clone, Copy)]
 struct Access {
-    base: usize,
-    offset: i64,
+    origin: Origin,
+    at: i64,
     size: i64,
     write: bool,
 }
 
-/// Accesses that one check could cover. Addresses are relative to what the base
-/// register holds at the block's start.
+/// Accesses that one check could cover. Addresses are relative to their origin.
 #[derive(Clone, Copy)]
 struct Group {
     first: usize,
@@ -79,19 +105,51 @@ impl Group {
     }
 }
 
-/// What is known of a base register.
-#[derive(Clone, Copy, Default)]
-struct Base {
-    /// By how much it changed since the groups began.
-    moved: i64,
-    /// Groups of reads, and of writes and reads.
-    groups: [Option<usize>; 2],
+/// What the registers hold.
+struct Values {
+    registers: [Value; REGISTERS],
+    /// Number of the next unknown.
+    next: u16,
+}
+
+impl Values {
+    fn new() -> Self {
+        let value = |n| Value {
+            origin: n as u16,
+            constant: 0,
+        };
+        Self {
+            registers: std::array::from_fn(value),
+            next: REGISTERS as u16,
+        }
+    }
+
+    fn add(&mut self, register: usize, by: i64) {
+        self.registers[register] = self.registers[register].plus(by);
+    }
+
+    /// Nothing is known of the register any more.
+    fn forget(&mut self, register: usize) {
+        self.registers[register] = Value {
+            origin: self.next,
+            constant: 0,
+        };
+        self.next += 1;
+    }
+}
+
+/// The groups of an origin.
+struct Groups {
+    origin: Origin,
+    /// Of reads, and of writes and reads.
+    last: [Option<usize>; 2],
 }
 
 /// Finds windows; keeps its buffers from block to block.
 #[derive(Default)]
 pub struct Windows {
     groups: Vec<Group>,
+    origins: Vec<Groups>,
     /// Step, its group, its address.
     members: Vec<(usize, usize, i64)>,
 }
@@ -100,22 +158,34 @@ impl Windows {
     /// Decides how the steps of 64-bit code are checked.
     pub fn find(&mut self, steps: &mut [Step], table: &mut AccessTable) {
         self.groups.clear();
+        self.origins.clear();
         self.members.clear();
-        let mut bases = [Base::default(); BASES];
+        let mut values = Values::new();
         for (i, step) in steps.iter().enumerate() {
-            if let Some(access) = access(step, table) {
-                self.add(i, step, access, &mut bases[access.base]);
+            if let Some(access) = access(step, table, &values.registers) {
+                self.add(i, step, access);
             }
-            follow(step, table, &mut bases);
+            follow(step, table, &mut values);
         }
         self.assign(steps);
     }
 
+    /// The last groups of an origin.
+    fn last(&mut self, origin: Origin) -> &mut [Option<usize>; 2] {
+        let known = self.origins.iter().rposition(|o| o.origin == origin);
+        let i = known.unwrap_or(self.origins.len());
+        if known.is_none() {
+            let last = [None; 2];
+            self.origins.push(Groups { origin, last });
+        }
+        &mut self.origins[i].last
+    }
+
     /// An access joins a group or begins one. What a write found to be writable
     /// may be read; what a read found need not be writable.
-    fn add(&mut self, i: usize, step: &Step, access: Access, base: &mut Base) {
-        let at = base.moved.wrapping_add(access.offset);
-        let [reads, writes] = base.groups;
+    fn add(&mut self, i: usize, step: &Step, access: Access) {
+        let at = access.at;
+        let [reads, writes] = *self.last(access.origin);
         let candidates = [writes, if access.write { None } else { reads }];
         for id in candidates.into_iter().flatten() {
             if self.groups[id].covers(at, access.size) {
@@ -126,7 +196,8 @@ impl Windows {
         if step.insn.ip() & 0xfff > 0x1000 - LONGEST_INSTRUCTION as u64 {
             return;
         }
-        base.groups[usize::from(access.write)] = Some(self.groups.len());
+        let id = self.groups.len();
+        self.last(access.origin)[usize::from(access.write)] = Some(id);
         self.groups.push(Group {
             first: i,
             at,
@@ -158,11 +229,15 @@ impl Windows {
 
 /// The step's access, if it has one that can be in a group: a plain one, as
 /// long and at an address as its encoding says.
-fn access(step: &Step, table: &mut AccessTable) -> Option<Access> {
-    let stack = |base, offset, write| {
+fn access(step: &Step, table: &mut AccessTable, registers: &[Value; REGISTERS]) -> Option<Access> {
+    let stack = |base: usize, offset, write| {
+        let value = registers[base].plus(offset);
         Some(Access {
-            base,
-            offset,
+            origin: Origin {
+                base: Some(value.origin),
+                index: None,
+            },
+            at: value.constant,
             size: 8,
             write,
         })
@@ -173,82 +248,123 @@ fn access(step: &Step, table: &mut AccessTable) -> Option<Access> {
         Treatment::Push | Treatment::Call | Treatment::CallIndirect => stack(RSP, -8, true),
         Treatment::Pop | Treatment::Ret => stack(RSP, 0, false),
         Treatment::Leave => stack(RBP, 0, false),
-        Treatment::Copy if has_memory(insn) => operand(insn, table),
+        Treatment::Copy if has_memory(insn) => operand(insn, table, registers),
         _ => None,
     }
 }
 
 /// The memory operand of an instruction that is copied. Atomic accesses check
 /// their alignment, those under an opmask or of the x87 may not happen.
-fn operand(insn: &Instruction, table: &mut AccessTable) -> Option<Access> {
-    let base = match insn.memory_base() {
-        Register::RIP => RIP,
-        r if r.is_gpr64() => r.number(),
-        _ => return None,
-    };
-    let plain = insn.memory_index() == Register::None
-        && !matches!(insn.memory_segment(), Register::FS | Register::GS)
+fn operand(
+    insn: &Instruction,
+    table: &mut AccessTable,
+    registers: &[Value; REGISTERS],
+) -> Option<Access> {
+    let plain = !matches!(insn.memory_segment(), Register::FS | Register::GS)
         && !insn.has_lock_prefix()
         && insn.mnemonic() != Mnemonic::Xchg
         && insn.op_mask() == Register::None
         && vector_class(insn) != Vector::X87;
     let size = insn.memory_size().size() as i64;
-    let offset = match base {
-        RIP => insn.ip_rel_memory_address().cast_signed(),
-        _ => i64::from(insn.memory_displacement64() as i32),
-    };
+    if !plain || size == 0 {
+        return None;
+    }
+    let (origin, at) = address(insn, registers)?;
     let accesses = table.of(insn);
     let mut operands = 0..insn.op_count();
     let write = operands.any(|i| insn.op_kind(i) == OpKind::Memory && accesses.writes(i));
-    (plain && size > 0).then_some(Access {
-        base,
-        offset,
+    Some(Access {
+        origin,
+        at,
         size,
         write,
     })
 }
 
-/// What the step does to base registers.
-fn follow(step: &Step, table: &mut AccessTable, bases: &mut [Base; BASES]) {
+/// What the memory operand's offset is made of.
+fn address(insn: &Instruction, registers: &[Value; REGISTERS]) -> Option<(Origin, i64)> {
+    let value = |r: Register| match r {
+        Register::None => Some(None),
+        r if r.is_gpr64() => Some(Some(registers[r.number()])),
+        _ => None,
+    };
+    if insn.memory_base() == Register::RIP {
+        let origin = Origin {
+            base: Some(RIP as u16),
+            index: None,
+        };
+        return Some((origin, insn.ip_rel_memory_address().cast_signed()));
+    }
+    let (base, index) = (value(insn.memory_base())?, value(insn.memory_index())?);
+    if base.is_none() && index.is_none() {
+        return None;
+    }
+    let scale = insn.memory_index_scale() as u8;
+    let constant = |v: Option<Value>| v.map_or(0, |v| v.constant);
+    let scaled = constant(index).wrapping_mul(scale.into());
+    let displacement = i64::from(insn.memory_displacement64() as i32);
+    let origin = Origin {
+        base: base.map(|v| v.origin),
+        index: index.map(|v| (v.origin, scale)),
+    };
+    let at = constant(base)
+        .wrapping_add(scaled)
+        .wrapping_add(displacement);
+    Some((origin, at))
+}
+
+/// What the step does to registers.
+fn follow(step: &Step, table: &mut AccessTable, values: &mut Values) {
     let insn = &step.insn;
     match step.treatment {
-        Treatment::Push | Treatment::PushFlags => bases[RSP].moved -= 8,
+        Treatment::Push | Treatment::PushFlags => values.add(RSP, -8),
         Treatment::Pop => {
-            bases[RSP].moved += 8;
-            bases[insn.op0_register().number()] = Base::default();
+            values.add(RSP, 8);
+            values.forget(insn.op0_register().number());
         }
         Treatment::Leave => {
-            bases[RSP] = Base::default();
-            bases[RBP] = Base::default();
+            values.registers[RSP] = values.registers[RBP].plus(8);
+            values.forget(RBP);
         }
-        _ => match change(insn) {
-            Some((register, by)) => bases[register].moved = bases[register].moved.wrapping_add(by),
-            None => table.changed(insn, |n| bases[n] = Base::default()),
+        _ => match result(insn, &values.registers) {
+            Some((register, value)) => values.registers[register] = value,
+            None => table.changed(insn, |n| values.forget(n)),
         },
     }
 }
 
-/// The register to which the instruction adds a constant.
-fn change(insn: &Instruction) -> Option<(usize, i64)> {
+/// The register that the instruction gives a value of which something is known.
+fn result(insn: &Instruction, registers: &[Value; REGISTERS]) -> Option<(usize, Value)> {
     let r = insn.op0_register();
     if insn.op0_kind() != OpKind::Register || !r.is_gpr64() {
         return None;
     }
+    let old = registers[r.number()];
     let immediate = || {
         let constant = !matches!(insn.op1_kind(), OpKind::Register | OpKind::Memory);
         constant.then(|| insn.immediate(1).cast_signed())
     };
-    let by = match insn.mnemonic() {
-        Mnemonic::Add => immediate()?,
-        Mnemonic::Sub => -immediate()?,
-        Mnemonic::Inc => 1,
-        Mnemonic::Dec => -1,
-        Mnemonic::Lea if insn.memory_base() == r && insn.memory_index() == Register::None => {
-            i64::from(insn.memory_displacement64() as i32)
+    let value = match insn.mnemonic() {
+        Mnemonic::Add => old.plus(immediate()?),
+        Mnemonic::Sub => old.plus(immediate()?.wrapping_neg()),
+        Mnemonic::Inc => old.plus(1),
+        Mnemonic::Dec => old.plus(-1),
+        Mnemonic::Mov if insn.op1_kind() == OpKind::Register && insn.op1_register().is_gpr64() => {
+            registers[insn.op1_register().number()]
         }
+        Mnemonic::Lea => match address(insn, registers)? {
+            (
+                Origin {
+                    base: Some(origin),
+                    index: None,
+                },
+                constant,
+            ) => Value { origin, constant },
+            _ => return None,
+        },
         _ => return None,
     };
-    Some((r.number(), by))
+    Some((r.number(), value))
 }
 
 #[cfg(test)]
@@ -314,8 +430,34 @@ mod tests {
         let want = [first(0, 0, 12), Check::Alone, covered(0, 8)];
         assert_eq!(checks(0, &code)[..3], want);
         assert_eq!(checks(0, &code)[3..], [Check::Alone, Check::Alone]);
+        // mov eax, [rdx]; mov rcx, rdx; mov eax, [rcx+8]; lea rdx, [rcx+4]; mov eax, [rdx]
+        let code = [
+            0x8b, 2, 0x48, 0x89, 0xd1, 0x8b, 0x41, 8, 0x48, 0x8d, 0x51, 4, 0x8b, 2,
+        ];
+        let found = checks(0, &code);
+        assert_eq!((found[0], found[2]), (first(0, 0, 12), covered(0, 8)));
+        assert_eq!(found[4], covered(0, 4));
         // mov eax, [rdx]; mul ecx; mov eax, [rdx+4]
         let code = [0x8b, 2, 0xf7, 0xe1, 0x8b, 0x42, 4];
+        assert_eq!(checks(0, &code), [Check::Alone; 3]);
+    }
+
+    #[test]
+    fn elements_of_an_array() {
+        // mov eax, [rbx+rcx*4]; mov edx, [rbx+rcx*4+4]; inc rcx; mov eax, [rbx+rcx*4-4]
+        let code = [
+            0x8b, 4, 0x8b, 0x8b, 0x54, 0x8b, 4, 0x48, 0xff, 0xc1, 0x8b, 0x44, 0x8b, 0xfc,
+        ];
+        let found = checks(0, &code);
+        assert_eq!(found[..2], [first(0, 0, 8), covered(0, 4)]);
+        assert_eq!(found[3], covered(0, 0));
+        // mov eax, [rbx+rcx*4]; mov eax, [rbx+rcx*2]; mov eax, [rbx]; mov eax, [rcx*4]
+        let code = [
+            0x8b, 4, 0x8b, 0x8b, 4, 0x4b, 0x8b, 3, 0x8b, 4, 0x8d, 0, 0, 0, 0,
+        ];
+        assert_eq!(checks(0, &code), [Check::Alone; 4]);
+        // mov eax, [rbx+rcx]; mov cl, 1; mov eax, [rbx+rcx]
+        let code = [0x8b, 4, 0x0b, 0xb1, 1, 0x8b, 4, 0x0b];
         assert_eq!(checks(0, &code), [Check::Alone; 3]);
     }
 
