@@ -173,6 +173,9 @@ impl Access {
             return Ok(None);
         }
         let write = self.is(info::WRITE);
+        if let Some(host) = ctx.tlb.hit(Bank::of(&ctx.cpu), la, 1, write) {
+            return Ok(Some(host));
+        }
         let need = Need {
             write,
             exec: false,

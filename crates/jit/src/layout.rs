@@ -210,6 +210,7 @@ impl Layout {
         string,
         found,
         aside,
+        gathered,
         xsave_mask,
         host_xsave,
         returns

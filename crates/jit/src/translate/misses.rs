@@ -10,7 +10,7 @@ use super::flags::restore_flags_at;
 use super::memory::{TlbField, add_to_t0, entry_address, info, tlb_field};
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
-use crate::layout::Layout;
+use crate::layout::{Layout, WIDEST};
 use crate::regs::{T0, T1, T2};
 
 /// Bytes of the jump behind the call, to where a hit goes on.
@@ -101,8 +101,13 @@ fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
         a.land(inside);
         add_to_t0(a, before.cast_signed());
     }
-    for refused in look_elsewhere(a, l, info, tag).into_iter().flatten() {
-        a.land(refused);
+    let (split, elsewhere) = look_elsewhere(a, l, info, tag);
+    a.land(elsewhere);
+    if span == 0 && info & info::SIZE > 1 && info & ALONE == 0 {
+        look_in_two(a, l, info, tag);
+    }
+    if let Some(split) = split {
+        a.land(split);
     }
     a.mov_imm(T2, info.into());
     a.jmp()
@@ -117,8 +122,9 @@ fn step_over(a: &mut Asm, miss: Miss) {
 }
 
 /// Returns with the operand at `[T1 + T0]` if its page, at T0, is in its other
-/// place; the displacements of the jumps taken otherwise.
-fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> [Option<usize>; 2] {
+/// place; the displacements of the jumps taken otherwise, the first one for an
+/// atomic operand that is not aligned.
+fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> (Option<usize>, usize) {
     let size = info & info::SIZE;
     let split = (info & info::LOCKED != 0 && size > 1).then(|| {
         a.test_imm8(T0, size as u8 - 1);
@@ -137,7 +143,90 @@ fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> [Option<
     a.rr(true, op::MOV, T0, T2);
     tlb_field(a, l, (op::MOV, T1), TlbField::Host);
     a.buf.push(0xc3);
-    [split, Some(elsewhere)]
+    (split, elsewhere)
+}
+
+/// Operands in two pages of which the engine must know.
+const ALONE: u32 = info::LOCKED | info::NOTED | info::ALIGNED;
+
+/// Returns with the operand at `[T1 + T0]` if it is in two pages that are in the
+/// TLB, at linear address T0, which is kept otherwise: in place if the pages are
+/// neighbours in host memory; else reads get a copy.
+fn look_in_two(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) {
+    let last = (info & info::SIZE) as i32 - 1;
+    a.push(T0);
+    let no_first = host_byte(a, l, info, tag);
+    a.push(T2);
+    add_to_t0(a, last);
+    let no_second = host_byte(a, l, info, tag);
+    a.pop(T1);
+    a.mem(true, op::LEA, T0, T1, None, last);
+    a.rr(true, op::CMP, T0, T2);
+    let apart = a.jcc(cc::NE);
+    a.pop(T0);
+    a.mov_imm(T0, 0);
+    a.buf.push(0xc3);
+    a.land(no_second);
+    a.pop(T0);
+    a.land(no_first);
+    if info & info::WRITE != 0 {
+        a.land(apart);
+        return a.pop(T0);
+    }
+    a.pop(T0);
+    let slow = a.jmp();
+    a.land(apart);
+    gather(a, l, last);
+    a.land(slow);
+}
+
+/// T2 = host address of the byte at T0; the displacement of the jump taken if its
+/// page is not in the TLB. Clobbers T1.
+fn host_byte(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> usize {
+    a.rr(true, op::MOV, T1, T0);
+    a.shr_imm(T1, 12 - l.entry_shift);
+    entry_address(a, l, bank(info), T1);
+    a.rr(true, op::MOV, T2, T0);
+    tlb_field(a, l, (op::XOR, T2), tag);
+    a.cmp_imm(T2, 4095);
+    let miss = a.jcc(cc::A);
+    tlb_field(a, l, (op::ADD, T2), TlbField::Host);
+    miss
+}
+
+/// Returns with a copy of the operand whose first byte is at host address T1 and
+/// whose last one, `last` bytes behind it, at T2. Its linear address is on the
+/// stack.
+fn gather(a: &mut Asm, l: &Layout, last: i32) {
+    const RCX: u8 = 1;
+    const RSI: u8 = 6;
+    const RDI: u8 = 7;
+    const REP_MOVSB: &[u8] = &[0xf3, 0xa4];
+    // The guest's registers have places in memory that are free meanwhile.
+    for r in [RCX, RSI, RDI] {
+        a.gs(true, op::MOV_STORE, r, l.reg(r.into()));
+    }
+    a.pop(RCX);
+    a.and_imm(RCX, 0xfff);
+    a.not(RCX);
+    a.mem(true, op::LEA, RCX, RCX, None, 4097);
+    a.rr(true, op::MOV, RSI, T1);
+    a.rr(true, op::MOV, RDI, T1);
+    a.and_imm(RDI, WIDEST as u32 - 1);
+    a.gs(true, op::ADD, RDI, l.this());
+    a.mem(true, op::LEA, RDI, RDI, None, l.gathered().cast_signed());
+    a.rr(true, op::MOV, T1, RDI);
+    a.rr(true, op::MOV, T0, RCX);
+    a.bytes(REP_MOVSB);
+    a.mem(true, op::LEA, RSI, T2, Some((T0, 0)), -last);
+    a.mov_imm(RCX, last as u64 + 1);
+    a.rr(true, op::SUB, RCX, T0);
+    a.bytes(REP_MOVSB);
+    for r in [RCX, RSI, RDI] {
+        a.gs(true, op::MOV, r, l.reg(r.into()));
+    }
+    a.mov_imm(T0, 0);
+    a.buf.push(0xc3);
 }
 
 /// The bank in the slow path's argument.
