@@ -153,17 +153,16 @@ impl Access {
         if refused || self.is(info::WRITE) && uncertain || self.wraps(&ctx.cpu) {
             return Ok(None);
         }
+        // Of what is partly a device, the interpreter knows the order.
+        let Some(first) = self.plain(ctx, map, self.la)? else {
+            return Ok(None);
+        };
         let room = PAGE_SIZE - (self.la & PAGE_MASK);
-        let first = self.plain(ctx, map, self.la)?;
         if u64::from(self.size()) <= room {
-            return Ok(first);
+            return Ok(Some(first));
         }
-        let next = self.la.wrapping_add(room);
-        let second = self.plain(ctx, map, next)?;
-        Ok(match (first, second) {
-            (Some(first), Some(second)) => self.join(ctx, first, second, room),
-            _ => None,
-        })
+        let second = self.plain(ctx, map, self.la.wrapping_add(room))?;
+        Ok(second.and_then(|second| self.join(ctx, first, second, room)))
     }
 
     /// Host address of the byte at `la` if it is RAM of which generated code may
