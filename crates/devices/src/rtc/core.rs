@@ -236,7 +236,8 @@ impl RtcCore {
             return self.encode(hour);
         }
         let pm = if hour >= 12 { 0x80 } else { 0 };
-        self.encode((hour + 11) % 12 + 1) | pm
+        // While SET holds the clock an hour is what was written, up to 255.
+        self.encode((hour % 12 + 11) % 12 + 1) | pm
     }
 
     fn decode_hour(&self, value: u8) -> u8 {
@@ -340,6 +341,24 @@ mod tests {
         rtc.write(4, 12, T); // 12 am
         rtc.write(0x0b, 0x02, T);
         assert_eq!(rtc.read(4, T), 0x00);
+    }
+
+    #[test]
+    fn a_stopped_clock_takes_any_hour() {
+        for (set, read) in [(0x86, 0x84), (0x86, 0x80), (0x82, 0x84), (0x84, 0x86)] {
+            for hour in 0..=255 {
+                let mut rtc = chip();
+                rtc.write(0x0b, set, T);
+                rtc.write(4, hour, T);
+                rtc.write(0x0b, read, T);
+                let got = rtc.read(4, T);
+                let twelve = read & 0x02 == 0;
+                assert!(
+                    !twelve || (1..=0x12).contains(&(got & 0x7f)),
+                    "{hour}: {got}"
+                );
+            }
+        }
     }
 
     #[test]
