@@ -57,18 +57,38 @@ pub struct Soft {
 pub struct Options {
     /// Translate 64-bit code; off runs everything in the interpreter.
     pub translate: bool,
-    /// Bytes of the code cache.
-    pub code_cache: usize,
+    /// Bytes of the code cache, see [`CODE_CACHE`]; none stands for the least that is
+    /// comfortable.
+    pub code_cache: Option<usize>,
     /// Execute every block both translated and interpreted, and stop where they
     /// differ; for one vCPU.
     pub lockstep: bool,
+}
+
+/// Sizes that a code cache may have, in bytes. Its links are 32-bit displacements.
+pub const CODE_CACHE: std::ops::RangeInclusive<usize> = 1 << 20..=1 << 30;
+
+/// Bytes of a code cache for a guest with so much RAM. What does not fit is translated
+/// again: many processes run more code than fits the least.
+pub fn code_cache_for(ram_bytes: u64) -> usize {
+    const MOST: usize = 256 << 20;
+    usize::try_from(ram_bytes / 8)
+        .unwrap_or(MOST)
+        .clamp(jit::cache::ARENA_SIZE, MOST)
+}
+
+impl Options {
+    pub(crate) fn code_cache_bytes(&self) -> usize {
+        let size = self.code_cache.unwrap_or(jit::cache::ARENA_SIZE);
+        size.clamp(*CODE_CACHE.start(), *CODE_CACHE.end())
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             translate: true,
-            code_cache: jit::cache::ARENA_SIZE,
+            code_cache: None,
             lockstep: false,
         }
     }

@@ -288,7 +288,7 @@ impl SoftVcpu {
         const FIP: std::ops::Range<usize> = 8..16;
         const FDP: std::ops::Range<usize> = 16..24;
         let cache = self.enter_address;
-        let size = self.vm.options.code_cache as u64;
+        let size = self.vm.options.code_cache_bytes() as u64;
         let ctx = self.ctx_mut();
         let read = |a: &[u8]| u64::from_le_bytes(a.try_into().unwrap_or_default());
         let (fip, fdp) = (read(&ctx.cpu.xsave.0[FIP]), read(&ctx.cpu.xsave.0[FDP]));

@@ -51,7 +51,8 @@ impl SoftVm {
     /// An empty VM and its timer thread.
     pub fn create(options: Options) -> Result<Arc<Self>> {
         let os = |what| move |source| Error::Os { what, source };
-        let mut code = CodeCache::new(LAYOUT, options.code_cache).map_err(os("code cache"))?;
+        let mut code =
+            CodeCache::new(LAYOUT, options.code_cache_bytes()).map_err(os("code cache"))?;
         // In lockstep every block is compared on its own.
         code.link_early = !options.lockstep;
         let clock = VmClock::new();

@@ -230,6 +230,10 @@ impl Asm {
     pub fn and_imm(&mut self, reg: u8, imm: u32) {
         self.alu_imm(false, op::AND, reg, imm);
     }
+    /// Exchanges the two low bytes of RAX, RCX, RDX or RBX.
+    pub fn swap_bytes(&mut self, reg: u8) {
+        self.bytes(&[op::XCHG - 1, 0xc0 | reg << 3 | 4 | reg]);
+    }
     /// `test reg1, reg2`.
     pub fn test_rr(&mut self, w: bool, reg1: u8, reg2: u8) {
         self.rr(w, 0x85, reg1, reg2);

@@ -27,10 +27,22 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::ops::Range;
 
-/// Default size of the arena in bytes.
+/// Size of the arena in bytes that most guests are content with.
 pub const ARENA_SIZE: usize = 96 << 20;
 /// Space kept free so that any one block fits.
 const SLACK: usize = 64 << 10;
+
+/// Where cold code begins in an arena of `size` bytes: there is a third as much of it.
+/// At a large page, if the arena has some.
+fn cold_start(size: usize) -> usize {
+    const LARGE: usize = 2 << 20;
+    let hot = size - size / 4;
+    if size < 4 * LARGE {
+        hot
+    } else {
+        hot / LARGE * LARGE
+    }
+}
 
 /// What identifies a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -267,7 +279,7 @@ impl CodeCache {
         let (code, stubs) = stubs::emit(&layout);
         arena.write(0, &code).ok_or(io::ErrorKind::OutOfMemory)?;
         let stubs_end = code.len().next_multiple_of(64);
-        let cold_start = size / 2;
+        let cold_start = cold_start(size);
         let faults = FaultTable::new(&arena, stubs.exits[crate::ExitKind::Access as usize])?;
         Ok(Self {
             arena,

@@ -63,6 +63,8 @@ pub enum Treatment {
     Gate,
     /// BT, BTS, BTR, BTC of a memory bit string and a register index.
     BitString,
+    /// MOVS, STOS or LODS of one element.
+    String,
     /// REP MOVS or REP STOS: in place where that is simple.
     RepString,
     /// Left to the interpreter; ends the block.
@@ -327,8 +329,10 @@ pub(crate) fn other_treatment(
     }
     match insn.code() {
         _ if is_bit_string(insn) => return T::BitString,
-        _ if is_rep_string(insn, allowed.wide) => return T::RepString,
         _ => {}
+    }
+    if let Some(t) = string(insn, allowed.wide) {
+        return t;
     }
     match insn.flow_control() {
         FlowControl::ConditionalBranch
@@ -399,21 +403,27 @@ fn is_plain_control(r: Register) -> bool {
     )
 }
 
-/// REP MOVS or REP STOS through flat segments with the mode's own address
-/// size.
-fn is_rep_string(insn: &Instruction, wide: bool) -> bool {
+/// MOVS, STOS and LODS through flat segments with the mode's own address size.
+fn string(insn: &Instruction, wide: bool) -> Option<Treatment> {
     let (to, from) = match wide {
         true => (OpKind::MemoryESRDI, OpKind::MemorySegRSI),
         false => (OpKind::MemoryESEDI, OpKind::MemorySegESI),
     };
-    let string = match insn.mnemonic() {
-        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => true,
+    let reads = insn.op1_kind() == from && insn.segment_prefix() == Register::None;
+    let writes = insn.op0_kind() == to;
+    let (fits, repeats) = match insn.mnemonic() {
+        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => (writes, true),
         Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => {
-            insn.op1_kind() == from && insn.segment_prefix() == Register::None
+            (reads && writes, true)
         }
-        _ => false,
+        Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => (reads, false),
+        _ => (false, false),
     };
-    string && insn.has_rep_prefix() && insn.op0_kind() == to
+    match (insn.has_rep_prefix(), insn.has_repne_prefix()) {
+        (false, false) => fits.then_some(Treatment::String),
+        (true, _) if repeats => fits.then_some(Treatment::RepString),
+        _ => None,
+    }
 }
 
 /// A direct branch to an address that is not canonical.
@@ -527,9 +537,21 @@ pub(crate) fn system_flags(insn: &Instruction) -> bool {
     (insn.rflags_read() | insn.rflags_modified()) & (F::DF | F::IF | F::AC) != 0
 }
 
+/// AH to BH cannot be named along with the registers that address memory. True if
+/// the copy may name the low byte instead, with which it changes places as long: that
+/// is no operand as well, and nothing is raised meanwhile.
+pub(crate) fn swaps_bytes(insn: &Instruction) -> bool {
+    let operands = || (0..insn.op_count()).map(|i| (insn.op_kind(i), insn.op_register(i)));
+    let memory = operands().any(|(kind, _)| kind == OpKind::Memory);
+    memory
+        && operands().any(|(kind, r)| kind == OpKind::Register && is_high_byte(r))
+        && insn.mnemonic() != Mnemonic::Cmpxchg // AL
+        && !may_raise(insn)
+}
+
 /// True if a copy exists: not every encoding of 32-bit code has one in 64-bit
 /// code, and AH to BH cannot be named along with what the renaming moves to
-/// registers that need a REX prefix, memory operands among it.
+/// registers that need a REX prefix.
 fn encodable(insn: &Instruction) -> bool {
     let operands = || (0..insn.op_count()).map(|i| (insn.op_kind(i), insn.op_register(i)));
     let moves = |r: Register| r.is_gpr() && matches!(r.full_register().number(), 4 | 8..);
@@ -538,7 +560,7 @@ fn encodable(insn: &Instruction) -> bool {
         OpKind::Memory => true,
         _ => !is_high_byte(r) && moves(r),
     });
-    insn.code().op_code().mode64() && !(high && rex)
+    insn.code().op_code().mode64() && (!(high && rex) || swaps_bytes(insn))
 }
 
 /// True if every operand is a register, an immediate or one ordinary memory

@@ -416,6 +416,14 @@ fn values_that_are_not_there() {
     check(&["-accel", "hvf"], &["-accel hvf", "soft, kvm, tcg"]);
     check(&["-accel", "kmv"], &["'kvm'", "soft, kvm, tcg"]);
     check(&["-accel", "soft,thread=multi"], &["thread=multi"]);
+    for size in ["0", "1025", "-1", "x", "", "18446744073709551617"] {
+        let accel = format!("soft,tb-size={size}");
+        check(
+            &["-accel", &accel],
+            &[&format!("tb-size={size}"), "1 to 1024"],
+        );
+    }
+    check(&["-accel", "kvm,tb-size=64"], &["tb-size=64"]);
     check(
         &["-M", "isapc"],
         &["-machine isapc", "'isapc'", "there are pc, q35, microvm"],

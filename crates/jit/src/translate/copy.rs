@@ -4,7 +4,8 @@ use super::Emitter;
 use super::memory::Operand;
 use crate::asm::op;
 use crate::block::{Step, has_memory};
-use crate::regs::{Home, T0, T1, T2, home, named};
+use crate::classify::swaps_bytes;
+use crate::regs::{Home, T0, T1, T2, home, is_high_byte, named};
 use iced_x86::{Instruction, OpKind, Register};
 
 /// Guest registers without a host register that an instruction names, and
@@ -99,6 +100,10 @@ impl Emitter<'_> {
 
     fn rename_and_emit(&mut self, insn: &Instruction, copy: &mut Instruction, scratch: &[u8]) {
         let ins = self.rename(insn, copy, scratch);
+        let swapped = swapped_byte(insn, copy);
+        if let Some(low) = swapped {
+            self.hot.swap_bytes(low);
+        }
         for i in 0..ins.len {
             if ins.read & (1 << i) != 0 {
                 let (guest, host) = ins.list[i];
@@ -113,6 +118,9 @@ impl Emitter<'_> {
         }
         code.clear();
         self.encoder.set_buffer(code);
+        if let Some(low) = swapped {
+            self.hot.swap_bytes(low);
+        }
         if !encoded {
             return self.interp(insn);
         }
@@ -200,7 +208,20 @@ fn register_home(insn: &Instruction, i: u32) -> Option<Home> {
         return None;
     }
     let r = insn.op_register(i);
-    (r.is_gpr() && !crate::regs::is_high_byte(r)).then(|| home(r.full_register().number()))
+    (r.is_gpr() && !is_high_byte(r)).then(|| home(r.full_register().number()))
+}
+
+/// Has `copy` name the low byte where `insn` names the high one, if they are to
+/// change places meanwhile; the register.
+fn swapped_byte(insn: &Instruction, copy: &mut Instruction) -> Option<u8> {
+    if !swaps_bytes(insn) {
+        return None;
+    }
+    let high = |i: &u32| is_high_byte(insn.op_register(*i));
+    let operand = (0..insn.op_count()).find(high)?;
+    let low = insn.op_register(operand).full_register().number() as u8;
+    copy.set_op_register(operand, named(low, 1));
+    Some(low)
 }
 
 fn needs_renaming(insn: &Instruction) -> bool {

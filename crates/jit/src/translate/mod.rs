@@ -310,6 +310,7 @@ impl Emitter<'_> {
             Treatment::Serialize => self.serialize(),
             Treatment::Gate => self.gate(step),
             Treatment::BitString => self.bit_string(step),
+            Treatment::String => self.string(step),
             Treatment::RepString => self.rep_string(step),
             Treatment::Interp => self.interp(&step.insn),
         }

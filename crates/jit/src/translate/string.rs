@@ -1,19 +1,25 @@
+//! String instructions. One element is moved by a checked load and a checked store.
+//!
 //! REP MOVS and REP STOS whose operands lie in one plain page each: the host
 //! executes them on host addresses. Longer ones and those whose pages the TLB does
 //! not have are done by the engine, which the code calls with nothing changed;
 //! what remains (faults, devices, DF) is left to the interpreter.
 
 use super::Emitter;
-use super::memory::TlbField;
+use super::memory::{Operand, TlbField};
 use crate::asm::{cc, op};
 use crate::block::Step;
 use crate::regs::{T0, T1, T2};
 use iced_x86::{Instruction, OpKind};
 use x86::flags;
 
+const RAX: u8 = 0;
 const RCX: u8 = 1;
 const RSI: u8 = 6;
 const RDI: u8 = 7;
+/// MOV of a byte; the next opcode moves a word.
+const MOV8: u8 = op::MOV - 1;
+const MOV_STORE8: u8 = op::MOV_STORE - 1;
 const PAGE: u32 = 4096;
 
 /// Jumps to the slow path that wait for its address.
@@ -44,6 +50,58 @@ fn info(insn: &Instruction) -> u32 {
 }
 
 impl Emitter<'_> {
+    /// MOVS, STOS or LODS of one element, upwards; downwards is the interpreter's.
+    pub(super) fn string(&mut self, step: &Step) {
+        let insn = &step.insn;
+        let (reads, writes) = (has_source(insn), insn.op0_kind() != OpKind::Register);
+        let size = insn.memory_size().size() as i32;
+        self.save_flags(flags::ARITH);
+        self.hot.gs_test_imm(self.l.rflags, flags::DF as u32);
+        let down = self.hot.jcc(cc::NE);
+        self.interp_from(insn, &[down]);
+        let value = if reads && writes { T2 } else { RAX };
+        if reads {
+            self.element(insn.ip(), RSI, Operand::read(size));
+            self.move_element(MOV8, value, size);
+        }
+        if reads && writes {
+            self.hot.gs(true, op::MOV_STORE, value, self.l.temp());
+        }
+        if writes {
+            self.element(insn.ip(), RDI, Operand::write(size));
+            if reads {
+                self.hot.gs(true, op::MOV, value, self.l.temp());
+            }
+            self.move_element(MOV_STORE8, value, size);
+            self.step_pointer(RDI, size);
+        }
+        if reads {
+            self.step_pointer(RSI, size);
+        }
+    }
+
+    /// Checks the element that `pointer` names.
+    fn element(&mut self, rip: u64, pointer: u8, operand: Operand) {
+        self.hot.rr(self.to.wide, op::MOV, T0, pointer);
+        self.check(rip, operand);
+    }
+
+    /// Moves the checked element to or from `reg`, by the opcode for a byte.
+    fn move_element(&mut self, byte: u8, reg: u8, size: i32) {
+        const WORD: u8 = 0x66; // operand-size prefix
+        if size == 2 {
+            self.hot.buf.push(WORD);
+        }
+        let op = if size == 1 { byte } else { byte + 1 };
+        let (index, disp) = (self.place.index(), self.place.disp());
+        self.hot.mem(size == 8, op, reg, T1, index, disp);
+    }
+
+    fn step_pointer(&mut self, pointer: u8, by: i32) {
+        self.hot
+            .mem(self.to.wide, op::LEA, pointer, pointer, None, by);
+    }
+
     /// The instruction, with the way to the engine in the cold stream.
     pub(super) fn rep_string(&mut self, step: &Step) {
         let scale = step.insn.memory_size().size().trailing_zeros() as u8;

@@ -45,12 +45,26 @@ fn set_soft(options: &mut engine::Options, property: &str) -> Result<(), String>
     match property {
         "translate=on" => options.translate = true,
         "translate=off" => options.translate = false,
-        _ => {
-            let why = "is not supported; there is translate=on|off";
-            return Err(format!("property '{property}' {why}"));
-        }
+        _ => match property.strip_prefix("tb-size=") {
+            Some(size) => options.code_cache = Some(tb_size(size)?),
+            None => {
+                let why = "is not supported; there are translate=on|off and tb-size=MIB";
+                return Err(format!("property '{property}' {why}"));
+            }
+        },
     }
     Ok(())
+}
+
+/// Bytes from MiB, as QEMU's property has it.
+fn tb_size(mib: &str) -> Result<usize, String> {
+    let (least, most) = (
+        engine::CODE_CACHE.start() >> 20,
+        engine::CODE_CACHE.end() >> 20,
+    );
+    let fits = |n: &usize| (least..=most).contains(n);
+    let found = mib.parse().ok().filter(fits).map(|n| n << 20);
+    found.ok_or_else(|| format!("tb-size={mib} is not a number of MiB from {least} to {most}"))
 }
 
 fn open_soft(options: engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>> {

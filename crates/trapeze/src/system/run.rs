@@ -67,15 +67,18 @@ fn start(
             "-d lockstep compares one vCPU, -smp asks for {vcpus}"
         ));
     }
+    let ram = options.config.ram_bytes;
+    let given = options.engine.code_cache;
+    let code_cache = given.unwrap_or_else(|| engine::code_cache_for(ram));
     let engine = engine::Options {
         lockstep,
+        code_cache: Some(code_cache),
         ..options.engine
     };
     let hypervisor = accel::open(&options.accelerators, options.personality, engine)?;
     *pid_file = options.pid_file.as_deref().map(PidFile::new).transpose()?;
-    let ram_bytes = options.config.ram_bytes;
     let mut machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
-    warn_of_memory(ram_bytes);
+    warn_of_memory(ram);
     let handle = machine.handle();
     handle.set_paused(options.stopped);
     if let Some(word) = word {

@@ -51,7 +51,7 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("help", &["h"], Flag, "print this help", v::help),
     row("version", &[], Flag, "print the version", v::version),
     row("machine", &["M"], Value("NAME[,accel=A:B][,PROPERTY=VALUE...]"), "the board: 'pc', an i440FX PC (the default), 'q35', with PCI Express, or 'microvm', without PCI; memory-backend=ID, mem-merge=on|off, dump-guest-core=on|off; 'help' lists, 'NAME,help' its properties", board::apply),
-    row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction", v::accel),
+    row("accel", &[], Value("NAME[,PROPERTY]"), "soft, kvm or tcg (= soft); several are tried in the order given; 'help' lists. soft,translate=off interprets every instruction; soft,tb-size=MIB is the room for translations (an eighth of the guest's RAM, but 96 to 256)", v::accel),
     row("enable-kvm", &[], Flag, "same as -accel kvm", |o, _| v::accel(o, "kvm")),
     row("cpu", &[], Value("MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off][,enforce]"), "the CPU the guest sees; 'max' is everything the accelerator offers (the default), but for invtsc: with an invariant TSC guests keep time by it instead of kvmclock; 'help' lists models and features", v::cpu),
     row("smp", &[], Value("[cpus=]N[,sockets=N][,cores=N][,threads=N][,maxcpus=N]"), "the processors (default 1); what is left out follows, cores rather than sockets", v::smp),
