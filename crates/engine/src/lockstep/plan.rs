@@ -144,7 +144,7 @@ pub fn rehearse(
             false => execute(cpu, shadow, &step.insn),
         };
         if let Err(end) = result {
-            let torn = step.insn.is_string_instruction();
+            let torn = repeats(&step.insn);
             return Rehearsal { done, end, torn };
         }
         let follows = plan.steps.get(done + 1).map(|s| s.insn.ip());
@@ -155,10 +155,14 @@ pub fn rehearse(
     Rehearsal::done(plan.steps.len().min(limit))
 }
 
+/// The instruction has iterations.
+fn repeats(insn: &Instruction) -> bool {
+    insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix())
+}
+
 /// One instruction, with all its iterations.
 fn execute(cpu: &mut CpuState, shadow: &mut Shadow<'_>, insn: &Instruction) -> Result<(), End> {
-    let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
-    let repeated = repeated && insn.is_string_instruction();
+    let repeated = repeats(insn);
     if repeated && cpu.gpr[gpr::RCX] > ELEMENTS {
         return Err(End::Left);
     }

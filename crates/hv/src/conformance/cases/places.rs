@@ -1,4 +1,4 @@
-//! Where operands are: in two pages that are no neighbours in memory, and in pages
+//! Where operands are: in the second byte of a register, in two pages that are no neighbours in memory, and in pages
 //! of which there are more than a cache of translations has places for.
 
 use super::in_modes;
@@ -12,6 +12,7 @@ use iced_x86::code_asm::*;
 use x86::paging::pte;
 
 group! { "places":
+    high_bytes_and_memory "SDM 1 3.4.1.1",
     read_from_two_pages "SDM 3 4.1",
     read_of_a_vector_from_two_pages "SDM 3 4.1",
     write_to_two_pages "SDM 3 4.1",
@@ -83,6 +84,36 @@ impl Around {
 /// An address at `by` from the edge.
 fn edge(by: i32) -> u32 {
     EDGE.wrapping_add_signed(by.into()) as u32
+}
+
+fn high_bytes_and_memory(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        g.write(DATA, &[0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
+        g.asm(|a| {
+            let at = |by: u32| byte_ptr(DATA as u32 + by);
+            a.mov(at(0), ah)?;
+            a.add(at(1), ch)?;
+            a.add(dh, at(2))?;
+            a.cmp(at(3), bh)?;
+            a.setb(at(7))?;
+            a.xchg(at(4), ah)?;
+            a.mov(ebx, DATA as u32 + 5)?;
+            a.mov(ch, byte_ptr(ebx))?;
+            a.mov(bh, byte_ptr(ebx + 1))?;
+            a.hlt()
+        })?;
+        g.set(|r| {
+            (r.rax, r.rcx) = (0xa1a2_a3a4, 0xc1c2_c3c4);
+            (r.rdx, r.rbx) = (0xd1d2_d3d4, 0xb1b2_b3b4);
+        })?;
+        g.run_to_end()?;
+        let bytes = [0xa3, 0x22 + 0xc3, 0x33, 0x44, 0xa3, 0x66, 0x77, 1];
+        expect("bytes", g.read_u64(DATA), u64::from_le_bytes(bytes))?;
+        let r = g.regs()?;
+        expect("EAX, ECX", (r.rax, r.rcx), (0xa1a2_55a4, 0xc1c2_66c4))?;
+        let base = (DATA + 5) & !0xff00 | 0x7700;
+        expect("EDX, EBX", (r.rdx, r.rbx), (0xd1d2_06d4, base))
+    })
 }
 
 fn read_from_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {

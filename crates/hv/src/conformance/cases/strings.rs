@@ -17,8 +17,11 @@ group! { "strings":
     rep_movs_with_a_segment_base "SDM 2 MOVS",
     rep_with_short_addresses "SDM 2 REP, SDM 1 3.4.1.1",
     rep_in_user_mode "SDM 2 REP, MOVS",
+    single_elements "SDM 2 MOVS, STOS, LODS",
+    single_movs_that_faults "SDM 2 MOVS, SDM 3 6.5",
 }
 
+const PAGED: [Mode; 3] = [Mode::Paging32, Mode::Long, Mode::Compat];
 /// Source and target; neither starts a page, and their offsets differ.
 const FROM: u64 = USER_DATA + 0x123;
 const TO: u64 = USER_DATA + 0x8_789;
@@ -206,5 +209,90 @@ fn rep_in_user_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
         g.set(|r| (r.rsi, r.rdi, r.rcx) = (FROM, TO, LEN))?;
         g.run_to_exception()?.expect(6, None, USER_CODE + len)?;
         expect_target(g, pattern)
+    })
+}
+
+/// Elements of each size, one after the other, upwards and downwards.
+fn single_elements(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        let long = g.mode == Mode::Long;
+        let element = |a: &mut CodeAssembler, size| match size {
+            1 => a.movsb().and_then(|()| a.stosb()).and_then(|()| a.lodsb()),
+            2 => a.movsw().and_then(|()| a.stosw()).and_then(|()| a.lodsw()),
+            4 => a.movsd().and_then(|()| a.stosd()).and_then(|()| a.lodsd()),
+            _ => a.movsq().and_then(|()| a.stosq()).and_then(|()| a.lodsq()),
+        };
+        for size in [1_u64, 2, 4, 8].into_iter().take(if long { 4 } else { 3 }) {
+            for down in [false, true] {
+                prepare(g);
+                g.asm(|a| {
+                    a.mov(eax, 0x9876_5432_u32.cast_signed())?;
+                    if down {
+                        a.std()?;
+                    }
+                    a.cmp(eax, eax)?;
+                    a.stc()?;
+                    element(a, size)?;
+                    a.setz(bl)?;
+                    a.adc(bl, 0)?;
+                    a.cld()?;
+                    a.hlt()
+                })?;
+                let (from, to) = (FROM + 0x40, TO + 0x40);
+                g.enter_kernel()?;
+                g.set(|r| (r.rsi, r.rdi, r.rbx) = (from, to, 0))?;
+                g.run_to_end()?;
+                let by = if down { size.wrapping_neg() } else { size };
+                let what = format!("size {size}, down {down}");
+                let r = g.regs()?;
+                let at = [1, 1, 2, 2].map(|n: u64| by.wrapping_mul(n));
+                let pointers = (from.wrapping_add(at[2]), to.wrapping_add(at[3]));
+                expect(&format!("SI, DI; {what}"), (r.rsi, r.rdi), pointers)?;
+                let loaded = |at: u64| {
+                    let bytes = (0..size).rev();
+                    bytes.fold(0, |all, i| all << 8 | u64::from(pattern(at - FROM + i)))
+                };
+                let got = number(g, to, size);
+                expect(&format!("moved; {what}"), got, loaded(from))?;
+                let mask = u64::MAX >> (64 - 8 * size);
+                let got = number(g, to.wrapping_add(at[0]), size);
+                expect(&format!("stored; {what}"), got, 0x9876_5432 & mask)?;
+                let kept = if size == 8 || size == 4 {
+                    0
+                } else {
+                    0x9876_5432 & !mask
+                };
+                let want = kept | loaded(from.wrapping_add(at[1]));
+                expect(&format!("loaded; {what}"), r.rax, want)?;
+                expect(&format!("ZF and CF; {what}"), r.rbx, 2)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn number(g: &Guest, at: u64, size: u64) -> u64 {
+    let bytes = bytes(g, at, size);
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |all, &b| all << 8 | u64::from(b))
+}
+
+/// Nothing has happened when the target's page is missing.
+fn single_movs_that_faults(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        g.map(SPARE, SPARE, 0);
+        g.asm(|a| {
+            a.cmp(eax, eax)?;
+            a.movsd()?;
+            a.hlt()
+        })?;
+        g.set(|r| (r.rsi, r.rdi) = (FROM, SPARE + 8))?;
+        let frame = g.run_to_exception()?;
+        let r = g.regs()?;
+        expect("SI, DI", (r.rsi, r.rdi), (FROM, SPARE + 8))?;
+        expect("CR2", g.cpu.sregs()?.cr2, SPARE + 8)?;
+        frame.expect(14, Some(2), CODE + 2)
     })
 }
