@@ -519,15 +519,14 @@ pub fn normalise(insn: &mut Instruction) {
     insn.set_code(code);
 }
 
-/// True if a copy may raise a host exception. CMPXCHG16B demands alignment;
-/// hosts may refuse a lock on split lines.
+/// True if a copy may raise a host exception. CMPXCHG16B demands alignment. Hosts may
+/// refuse a lock on split lines, but of locked operands the aligned ones alone get as
+/// far as their copy.
 pub fn may_raise(insn: &Instruction) -> bool {
-    insn.has_lock_prefix()
-        || matches!(
-            insn.mnemonic(),
-            Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Cmpxchg16b
-        )
-        || vector_class(insn) != Vector::None
+    matches!(
+        insn.mnemonic(),
+        Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Cmpxchg16b
+    ) || vector_class(insn) != Vector::None
 }
 
 /// True if the instruction touches flags beyond the arithmetic ones: those
