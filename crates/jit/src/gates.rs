@@ -12,7 +12,7 @@ use crate::layout::{ExitKind, Layout, Realm};
 use crate::regs::{GUEST_RSP, RSP, T0, T1, T2};
 use crate::stubs::Stubs;
 use crate::translate::{
-    NO_BRANCH, TlbField, entry_address, probe, probe_other, restore_flags_from, tlb_field,
+    NO_BRANCH, TlbField, find_entry, probe, probe_other, restore_flags_from, tlb_field,
 };
 use std::mem::offset_of;
 use x86::segment::attr;
@@ -298,9 +298,7 @@ impl Emitter<'_> {
     /// first-level TLB has them. Clobbers T1.
     fn find(&mut self, bank: usize, size: u32) {
         let (a, l) = (&mut *self.a, self.l);
-        a.rr(true, op::MOV, T1, T0);
-        a.shr_imm(T1, 12 - l.entry_shift);
-        entry_address(a, l, bank, T1);
+        find_entry(a, l, bank);
         tlb_field(a, l, (op::XOR, T0), TlbField::ReadTag);
         a.cmp_imm(T0, 4096 - size);
         let missed = a.jcc(cc::A);

@@ -7,7 +7,7 @@ use crate::asm::{Asm, cc, op};
 use crate::block::Step;
 use crate::classify::{Vector, vector_class};
 use crate::layout::Layout;
-use crate::regs::{Home, RSP, T0, T1, home};
+use crate::regs::{Home, RSP, T0, T1, T2, home};
 use crate::windows::Check;
 use iced_x86::{Instruction, Mnemonic, Register};
 use x86::flags;
@@ -55,15 +55,38 @@ pub(super) fn add_to_t0(a: &mut Asm, by: i32) {
 
 /// `entry`, an index in a TLB array's bytes with other bits around it, becomes the
 /// address of the entry.
-pub(crate) fn entry_address(a: &mut Asm, l: &Layout, bank: usize, entry: u8) {
-    a.and_imm(entry, (l.entries - 1) << l.entry_shift);
-    a.gs(true, op::ADD, entry, l.tlb + 8 * bank as u32);
+pub(super) fn entry_address(a: &mut Asm, l: &Layout, bank: usize, entry: u8) {
+    a.and_imm(entry, index_mask(l));
+    a.gs(true, op::ADD, entry, array(l, bank));
+}
+
+/// T1 = address of the TLB entry for the linear address in T0.
+pub(crate) fn find_entry(a: &mut Asm, l: &Layout, bank: usize) {
+    a.rr(true, op::MOV, T1, T0);
+    a.shr_imm(T1, 12 - l.entry_shift);
+    entry_address(a, l, bank, T1);
+}
+
+/// Where the address of a bank's TLB array is, relative to GS.
+pub(super) fn array(l: &Layout, bank: usize) -> u32 {
+    l.tlb + 8 * bank as u32
+}
+
+/// Bits of an index in a TLB array's bytes.
+fn index_mask(l: &Layout) -> u32 {
+    (l.entries - 1) << l.entry_shift
 }
 
 /// `op reg, field` of the TLB entry at T1.
 pub(crate) fn tlb_field(a: &mut Asm, l: &Layout, (op, reg): (u8, u8), field: TlbField) {
     let at = l.entry[field as usize];
     a.mem(true, op, reg, T1, None, at.cast_signed());
+}
+
+/// The same of the one at `[T2 + T1]`, where [`Emitter::tlb_entry`] finds it.
+pub(super) fn indexed_field(a: &mut Asm, l: &Layout, (op, reg): (u8, u8), field: TlbField) {
+    let at = l.entry[field as usize];
+    a.mem(true, op, reg, T2, Some((T1, 0)), at.cast_signed());
 }
 
 /// Where a checked operand is in host memory: `[T1 + disp]` or `[T1 + T0]`.
@@ -198,6 +221,13 @@ impl Emitter<'_> {
         match (base != Register::None, index != Register::None) {
             (false, false) if self.to.wide => self.hot.mov_imm(T0, disp),
             (false, false) => self.hot.mov_imm(T0, disp & 0xffff_ffff),
+            // The host renames what it moves, and waits for what it computes.
+            (true, false) if short == 0 => {
+                let b = self.fetch(base, T0);
+                if b != T0 || !w {
+                    self.hot.rr(w, op::MOV, T0, b);
+                }
+            }
             (true, false) => {
                 let b = self.fetch(base, T0);
                 self.hot.mem(w, op::LEA, T0, b, None, short);
@@ -251,7 +281,7 @@ impl Emitter<'_> {
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(operand.write);
         add_to_t0(&mut self.hot, -before);
-        self.tlb_entry(T1, T0);
+        self.tlb_entry();
         self.tlb_field(op::XOR, T0, field);
         self.hot.cmp_imm(T0, 4096 - span);
         let miss = self.hot.jcc(cc::A);
@@ -294,7 +324,7 @@ impl Emitter<'_> {
         } = operand;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(write);
-        self.tlb_entry(T1, T0);
+        self.tlb_entry();
         self.tlb_field(op::XOR, T0, field);
         if locked && size > 1 {
             self.hot.test_imm8(T0, size as u8 - 1);
@@ -308,22 +338,24 @@ impl Emitter<'_> {
         self.slow_path(rip, self.miss(operand), self.hot.len());
     }
 
-    /// `entry` = address of the TLB entry for the linear address in `la`.
-    pub(super) fn tlb_entry(&mut self, entry: u8, la: u8) {
+    /// `[T2 + T1]` = the TLB entry for the linear address in T0: an addition less
+    /// to wait for than its address in one register.
+    pub(super) fn tlb_entry(&mut self) {
         let l = self.l;
         let shift = 12 - l.entry_shift;
+        self.hot.gs(true, op::MOV, T2, array(l, self.to.bank));
         if self.to.bmi2 {
-            self.hot.rorx(entry, la, shift);
+            self.hot.rorx(T1, T0, shift);
         } else {
-            self.hot.rr(true, op::MOV, entry, la);
-            self.hot.shr_imm(entry, shift);
+            self.hot.rr(true, op::MOV, T1, T0);
+            self.hot.shr_imm(T1, shift);
         }
-        entry_address(&mut self.hot, l, self.to.bank, entry);
+        self.hot.and_imm(T1, index_mask(l));
     }
 
-    /// `op reg, field` of the TLB entry at T1.
+    /// `op reg, field` of the TLB entry at `[T2 + T1]`.
     pub(super) fn tlb_field(&mut self, op: u8, reg: u8, field: TlbField) {
-        tlb_field(&mut self.hot, self.l, (op, reg), field);
+        indexed_field(&mut self.hot, self.l, (op, reg), field);
     }
 
     /// The cold half of a check that goes on at hot offset `hit`.

@@ -7,7 +7,9 @@
 
 use super::Emitter;
 use super::flags::restore_flags_at;
-use super::memory::{TlbField, add_to_t0, entry_address, info, tlb_field};
+use super::memory::{
+    TlbField, add_to_t0, array, entry_address, find_entry, indexed_field, info, tlb_field,
+};
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
 use crate::layout::{Layout, WIDEST};
@@ -88,8 +90,10 @@ fn window_address(a: &mut Asm, miss: Miss) {
 fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
     let Miss { info, before, span } = miss;
     let tag = TlbField::tag(info & info::WRITE != 0);
-    // T0 = the address again, of the window if there is one.
-    tlb_field(a, l, (op::XOR, T0), tag);
+    // T0 = the address again, of the window if there is one. A recipe may have
+    // clobbered T2.
+    a.gs(true, op::MOV, T2, array(l, bank(info)));
+    indexed_field(a, l, (op::XOR, T0), tag);
     if span > 0 {
         a.rr(false, op::MOV, T2, T0);
         a.and_imm(T2, 0xfff);
@@ -183,9 +187,7 @@ fn look_in_two(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) {
 /// T2 = host address of the byte at T0; the displacement of the jump taken if its
 /// page is not in the TLB. Clobbers T1.
 fn host_byte(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> usize {
-    a.rr(true, op::MOV, T1, T0);
-    a.shr_imm(T1, 12 - l.entry_shift);
-    entry_address(a, l, bank(info), T1);
+    find_entry(a, l, bank(info));
     a.rr(true, op::MOV, T2, T0);
     tlb_field(a, l, (op::XOR, T2), tag);
     a.cmp_imm(T2, 4095);

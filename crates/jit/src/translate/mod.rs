@@ -15,7 +15,7 @@ pub(crate) use flags::restore_flags_from;
 pub use flow::stack_change;
 pub(crate) use flow::{NO_BRANCH, probe, probe_other};
 pub use memory::info;
-pub(crate) use memory::{TlbField, entry_address, tlb_field};
+pub(crate) use memory::{TlbField, find_entry, tlb_field};
 pub use string::string_info;
 
 use crate::asm::Asm;

@@ -151,16 +151,17 @@ impl Emitter<'_> {
     /// lie in one page that the first-level TLB has. Clobbers T1 and T2.
     fn host_range(&mut self, pointer: u8, scale: u8, write: bool, misses: &mut Misses) {
         self.hot.rr(true, op::MOV, T0, pointer);
-        self.tlb_entry(T1, T0);
+        self.tlb_entry();
         self.tlb_field(op::XOR, T0, TlbField::tag(write));
         self.hot.cmp_imm(T0, PAGE - 1);
         misses.push(self.hot.jcc(cc::A));
+        self.tlb_field(op::MOV, T1, TlbField::Host);
         self.hot.mem(true, op::LEA, T2, T0, Some((RCX, scale)), 0);
         // In 32-bit code the pointer after the last element must not wrap.
         let end = if self.to.wide { PAGE } else { PAGE - 1 };
         self.hot.cmp_imm(T2, end);
         misses.push(self.hot.jcc(cc::A));
-        self.tlb_field(op::ADD, T0, TlbField::Host);
+        self.hot.rr(true, op::ADD, T0, T1);
     }
 }
 
