@@ -8,9 +8,11 @@ use hv::Hypervisor;
 use hv::conformance::{Case, cases};
 
 const USAGE: &str = "\
-usage: conformance [--backend NAME] [--filter TEXT] [--except NAMES] [--list]
+usage: conformance [--backend NAME] [--stress HOW] [--filter TEXT] [--except NAMES] [--list]
 
   --backend NAME  which backend runs the cases (kvm, soft, interpreter or lockstep; default soft)
+  --stress HOW    the software backends meet rare paths often: single, small-tlb, logged, forgetful,
+                  small-cache, or several separated by commas
   --filter TEXT   only cases whose group::name contains TEXT
   --except NAMES  without these cases, group::name separated by commas
   --list          print the cases and their sources, run nothing";
@@ -18,6 +20,7 @@ usage: conformance [--backend NAME] [--filter TEXT] [--except NAMES] [--list]
 /// The parsed command line.
 struct Options {
     backend: String,
+    stress: String,
     filter: String,
     except: String,
     list: bool,
@@ -35,6 +38,7 @@ impl Options {
 fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
     let mut options = Options {
         backend: "soft".to_owned(),
+        stress: String::new(),
         filter: String::new(),
         except: String::new(),
         list: false,
@@ -44,6 +48,7 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--backend" => options.backend = value()?,
+            "--stress" => options.stress = value()?,
             "--filter" => options.filter = value()?,
             "--except" => options.except = value()?,
             "--list" => options.list = true,
@@ -54,38 +59,34 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<Options> {
 }
 
 /// A backend's name and how to get it.
-type Backend = (&'static str, fn() -> hv::Result<Box<dyn Hypervisor>>);
+type Backend = (
+    &'static str,
+    fn(engine::Options) -> hv::Result<Box<dyn Hypervisor>>,
+);
 
 /// Every backend this command can drive.
 const BACKENDS: &[Backend] = &[
-    ("kvm", || Ok(Box::new(kvm::Kvm::new()?))),
-    ("soft", || Ok(Box::new(engine::Soft::new()))),
-    ("interpreter", || Ok(Box::new(interpreter()))),
-    ("lockstep", || Ok(Box::new(lockstep()))),
+    ("kvm", |_| Ok(Box::new(kvm::Kvm::new()?))),
+    ("soft", |o| Ok(Box::new(engine::Soft::with_options(o)))),
+    ("interpreter", |mut o| {
+        o.translate = false;
+        Ok(Box::new(engine::Soft::with_options(o)))
+    }),
+    // Compares each block with the interpreter.
+    ("lockstep", |mut o| {
+        o.lockstep = true;
+        Ok(Box::new(engine::Soft::with_options(o)))
+    }),
 ];
 
-/// The software backend without translation.
-fn interpreter() -> engine::Soft {
-    engine::Soft::with_options(engine::Options {
-        translate: false,
-        ..engine::Options::default()
-    })
-}
-
-/// The software backend that compares each block with the interpreter.
-fn lockstep() -> engine::Soft {
-    engine::Soft::with_options(engine::Options {
-        lockstep: true,
-        ..engine::Options::default()
-    })
-}
-
-fn backend(name: &str) -> Result<Box<dyn Hypervisor>> {
+fn backend(name: &str, stress: &str) -> Result<Box<dyn Hypervisor>> {
     let Some((_, open)) = BACKENDS.iter().find(|(known, _)| *known == name) else {
         let names: Vec<_> = BACKENDS.iter().map(|(name, _)| *name).collect();
         bail!("no backend '{name}', there are: {}", names.join(", "));
     };
-    open().with_context(|| format!("backend '{name}'"))
+    let engine = engine::Options::default();
+    let engine = engine.strained(stress).map_err(anyhow::Error::msg)?;
+    open(engine).with_context(|| format!("backend '{name}'"))
 }
 
 fn main() -> Result<std::process::ExitCode> {
@@ -96,7 +97,7 @@ fn main() -> Result<std::process::ExitCode> {
         }
         return Ok(std::process::ExitCode::SUCCESS);
     }
-    let hv = backend(&options.backend)?;
+    let hv = backend(&options.backend, &options.stress)?;
     let mut report = Report::default();
     for case in options.selected() {
         report.add(case, (case.run)(hv.as_ref()));

@@ -5,7 +5,7 @@ use crate::jumps::Now;
 use crate::translated::{Found, NARROW, OpenLink, mode_of};
 use crate::vcpu::SoftVcpu;
 use isa::Stop;
-use jit::block::{Source, runs_over};
+use jit::block::{MAX_INSTRUCTIONS, Source, runs_over};
 use jit::cache::{CodeCache, Key, Request};
 use jit::classify::Allowed;
 use softmmu::tlb::Bank;
@@ -69,7 +69,7 @@ impl SoftVcpu {
         if found.is_none() {
             if code.is_full() {
                 drop(code);
-                self.make_room();
+                self.drop_translations(false);
                 return Ok(Found::LookAgain);
             }
             if let Some(new) = place.pages().find(|p| !self.is_tracked(p.gpa)) {
@@ -177,6 +177,11 @@ impl SoftVcpu {
                 base: key.rip & !PAGE_MASK,
                 copyable: &self.copyable,
                 allowed,
+                most: if self.vm.options.stress.single {
+                    1
+                } else {
+                    MAX_INSTRUCTIONS
+                },
             },
             bank: bank as usize,
             user: bank == Bank::User,
@@ -215,11 +220,11 @@ impl SoftVcpu {
         self.vm.world_stop.start(&self.shared);
     }
 
-    /// Drops all translations because the cache is full.
-    fn make_room(&mut self) {
+    /// Drops all translations if the cache is full, or `anyway`.
+    pub(crate) fn drop_translations(&mut self, anyway: bool) {
         self.local.jumps.clear();
         self.shared.stop();
-        self.vm.make_room(self.index);
+        self.vm.make_room(self.index, anyway);
         self.vm.world_stop.start(&self.shared);
     }
 }

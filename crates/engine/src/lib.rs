@@ -28,6 +28,7 @@ mod run;
 mod shared;
 mod slow;
 mod state;
+mod stress;
 mod strings;
 mod timer;
 mod translated;
@@ -35,6 +36,8 @@ mod vcpu;
 mod vm;
 mod world;
 mod world_stop;
+
+pub use stress::Stress;
 
 use hv::abi::kvm_cpuid_entry2;
 use std::sync::Arc;
@@ -63,10 +66,13 @@ pub struct Options {
     /// Execute every block both translated and interpreted, and stop where they
     /// differ; for one vCPU.
     pub lockstep: bool,
+    /// For tests.
+    pub stress: Stress,
 }
 
-/// Sizes that a code cache may have, in bytes. Its links are 32-bit displacements.
-pub const CODE_CACHE: std::ops::RangeInclusive<usize> = 1 << 20..=1 << 30;
+/// Sizes that a code cache may have, in bytes: at the least some blocks fit, and its
+/// links are 32-bit displacements.
+pub const CODE_CACHE: std::ops::RangeInclusive<usize> = 320 << 10..=1 << 30;
 
 /// Bytes of a code cache for a guest with so much RAM. What does not fit is translated
 /// again: many processes run more code than fits the least.
@@ -90,6 +96,7 @@ impl Default for Options {
             translate: true,
             code_cache: None,
             lockstep: false,
+            stress: Stress::default(),
         }
     }
 }

@@ -130,9 +130,7 @@ impl SoftVcpu {
 
     /// Does what other threads want done before more guest code runs here.
     fn forget_what_is_asked(&mut self) {
-        if self.vm.world_stop.is_stopped() {
-            self.vm.world_stop.park(&self.shared);
-        }
+        self.vm.world_stop.park(&self.shared);
         self.forget();
     }
 

@@ -6,6 +6,7 @@ use crate::blocks::Place;
 use crate::ctx::Ctx;
 use crate::jumps::Now;
 use crate::slow;
+use crate::stress::Stress;
 use crate::vcpu::SoftVcpu;
 use iced_x86::{Code, Instruction};
 use isa::Stop;
@@ -169,9 +170,13 @@ pub(crate) struct OpenLink {
 impl SoftVcpu {
     /// Runs translated code from RIP until something else is needed.
     pub(crate) fn run_translated(&mut self) -> Ended {
-        let mut known = self.remembered_jump();
+        let stress = self.vm.options.stress != Stress::default();
+        let mut known = (!stress).then(|| self.remembered_jump()).flatten();
         let mut link = None;
         loop {
+            if stress && self.strain() {
+                return Ended::Continue;
+            }
             let code = match known.take() {
                 Some(code) => code,
                 None => match self.block_at_rip(link.take()) {

@@ -14,6 +14,7 @@ use crate::replay::Replay;
 use crate::shared::Shared;
 use crate::slow::Slow;
 use crate::state;
+use crate::stress::Dice;
 use crate::translated;
 use crate::vm::SoftVm;
 use crate::world::{Alone, Local, World};
@@ -53,10 +54,12 @@ impl SoftVcpu {
     /// vCPU number `index` of `vm` with APIC id `id`, in power-up state.
     pub fn create(vm: Arc<SoftVm>, id: u32, index: usize) -> Result<Self> {
         let code = vm.code.lock();
+        let mut tlb = Tlb::new(crate::cpuid::phys_bits());
+        tlb.small = vm.options.stress.small_tlb;
         let mut ctx = Box::new(Ctx {
             jit: translated::jit_ctx(&code),
             cpu: CpuState::reset(id),
-            tlb: Tlb::new(crate::cpuid::phys_bits()),
+            tlb,
             slow: Slow {
                 map: std::ptr::null(),
                 vm: std::ptr::null(),
@@ -100,6 +103,7 @@ impl SoftVcpu {
                 alone: Alone::No,
                 pauses: 0,
                 narrow_at: None,
+                dice: Dice::default(),
             },
             enter_address,
             irq_waiting: false,

@@ -45,6 +45,8 @@ pub struct SoftVm {
     /// How it runs.
     pub options: Options,
     this: std::sync::Weak<Self>,
+    /// Slots whose writes are logged for [`Options::stress`] only.
+    logged: Mutex<Vec<u32>>,
 }
 
 impl SoftVm {
@@ -70,17 +72,25 @@ impl SoftVm {
             ids: Mutex::new(Vec::new()),
             options,
             this: this.clone(),
+            logged: Mutex::default(),
         });
         timer::start(&vm).map_err(os("timer thread"))?;
         Ok(vm)
     }
 
-    /// Drops all translations if there is no room for another. `me` is the
-    /// calling vCPU, which does not run.
-    pub fn make_room(&self, me: usize) {
+    /// Forgets what was logged of slots that log for [`Options::stress`] only.
+    pub(crate) fn forget_logged(&self) {
+        for slot in &*self.logged.lock() {
+            self.memory.dirty_log(*slot);
+        }
+    }
+
+    /// Drops all translations if there is no room for another, or `anyway`. `me` is
+    /// the calling vCPU, which does not run.
+    pub fn make_room(&self, me: usize, anyway: bool) {
         let _stopped = self.stop_world(me);
         let mut code = self.code.lock();
-        if code.is_full() {
+        if anyway || code.is_full() {
             code.flush();
         }
     }
@@ -201,6 +211,12 @@ impl hv::Vm for SoftVm {
             s.flags.has(MemFlags::READONLY),
             s.flags.has(MemFlags::LOG_DIRTY),
         );
+        self.logged.lock().retain(|slot| *slot != s.slot);
+        let stress = self.options.stress.logged && !log;
+        if stress && s.size > 0 {
+            self.logged.lock().push(s.slot);
+        }
+        let log = log || stress;
         // No vCPU may use the old slots when the caller unmaps their memory.
         let _stopped = self.stop_world(usize::MAX);
         // SAFETY: the caller's contract is this trait method's.
@@ -214,7 +230,9 @@ impl hv::Vm for SoftVm {
         Ok(())
     }
     fn dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
-        let log = self.memory.dirty_log(slot).ok_or(Error::BadSlot {
+        let asked_for = !self.logged.lock().contains(&slot);
+        let log = asked_for.then(|| self.memory.dirty_log(slot)).flatten();
+        let log = log.ok_or(Error::BadSlot {
             slot,
             why: "does not exist or has no dirty log",
         })?;

@@ -12,6 +12,7 @@ use crate::halt::HaltPoll;
 use crate::jumps::{Jumps, Now};
 use crate::msr::ClockMsrs;
 use crate::replay::{Op, Replay};
+use crate::stress::Dice;
 use crate::vm::SoftVm;
 use hv::abi::kvm_cpuid_entry2;
 use iced_x86::Instruction;
@@ -50,6 +51,8 @@ pub struct Local {
     /// Where a translation without windows shall run: one with windows was left
     /// there, since a window lies in two pages.
     pub narrow_at: Option<u64>,
+    /// For [`crate::Stress`].
+    pub dice: Dice,
 }
 
 /// PAUSE instructions between offers to let another thread run.

@@ -40,25 +40,23 @@ impl WorldStop {
     /// A vCPU begins to run: it waits while the world is stopped.
     pub fn start(&self, vcpu: &Shared) {
         vcpu.start();
-        while self.stopped.load(SeqCst) {
-            self.park(vcpu);
-        }
+        self.park(vcpu);
     }
 
-    /// True if a running vCPU must [`Self::park`].
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.load(SeqCst)
-    }
-
-    /// Does not run until the world goes on.
+    /// A running vCPU does not run while the world is stopped.
     pub fn park(&self, vcpu: &Shared) {
-        vcpu.stop();
-        let mut parking = self.parking.lock();
+        // Who stops the world next may have seen it not running; the look behind its
+        // start finds out: `start` stores `running` and this then loads `stopped`,
+        // [`SoftVm::stop_world`] the other way round.
         while self.stopped.load(SeqCst) {
-            self.resumed.wait(&mut parking);
+            vcpu.stop();
+            let mut parking = self.parking.lock();
+            while self.stopped.load(SeqCst) {
+                self.resumed.wait(&mut parking);
+            }
+            drop(parking);
+            vcpu.start();
         }
-        drop(parking);
-        vcpu.start();
     }
 }
 

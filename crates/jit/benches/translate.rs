@@ -6,7 +6,7 @@
 use iced_x86::Code;
 use isa::table::{Class, class};
 use jit::Layout;
-use jit::block::{Block, Source};
+use jit::block::{Block, MAX_INSTRUCTIONS, Source};
 use jit::cache::{CacheStats, CodeCache, Key, Request};
 use jit::classify::{Allowed, Copyable};
 use std::os::unix::fs::FileExt;
@@ -85,6 +85,7 @@ impl Work<'_> {
             page: &self.code[page..page + PAGE],
             base: page as u64,
             copyable: self.copyable,
+            most: MAX_INSTRUCTIONS,
             allowed: Allowed {
                 wide: true,
                 fs: true,

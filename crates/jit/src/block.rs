@@ -59,6 +59,8 @@ pub struct Source<'a> {
     pub copyable: &'a Copyable,
     /// Register files in use.
     pub allowed: Allowed,
+    /// Longest block in instructions.
+    pub most: usize,
 }
 
 impl Source<'_> {
@@ -72,7 +74,7 @@ impl Source<'_> {
         if self.page.len() > PAGE_SIZE {
             1
         } else {
-            MAX_INSTRUCTIONS
+            self.most
         }
     }
 }

@@ -381,6 +381,7 @@ mod tests {
             page: &page,
             base: 0,
             copyable: &Copyable::new(|_| true),
+            most: crate::block::MAX_INSTRUCTIONS,
             allowed: Allowed {
                 wide: true,
                 cpl0: true,

@@ -123,6 +123,9 @@ pub struct Tlb {
     large: HashMap<u64, u8>,
     phys_bits: u32,
     pdptes: [u64; 4],
+    /// For tests: the first level holds one page for each kind of access, and pages
+    /// are walked each time.
+    pub small: bool,
     /// Counts.
     pub stats: TlbStats,
 }
@@ -144,6 +147,7 @@ impl Tlb {
             large: HashMap::new(),
             phys_bits,
             pdptes: [0; 4],
+            small: false,
             stats: TlbStats::default(),
         };
         for (array, first) in tlb.arrays[1..].iter_mut().zip(&tlb.kernel) {
@@ -260,7 +264,8 @@ impl Tlb {
     ) -> Result<Mapping, Exception> {
         let vpn = la >> 12;
         let slot = vpn as usize % L2_ENTRIES;
-        if let Some(known) = self.known(la, need.write) {
+        let known = self.known(la, need.write);
+        if let Some(known) = known.filter(|_| !self.small) {
             if walk::check(cpu, &known, need).is_ok() {
                 return Ok(known);
             }
@@ -300,6 +305,9 @@ impl Tlb {
         let may_write = m.writable || (bank != Bank::User && !wp);
         let host = r.host.unwrap_or(0);
         let entry = Entry::new(la, may_write && r.plain_write, host, m.gpa, m.global);
+        if self.small {
+            self.level(bank).clear();
+        }
         self.level(bank).insert(la, entry);
         self.stats.fills += 1;
     }

@@ -35,7 +35,11 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "conformance",
-        run: conformance,
+        run: || conformance(&[]),
+    },
+    Step {
+        name: "stress",
+        run: stress,
     },
     Step {
         name: "nested",
@@ -143,28 +147,38 @@ fn unit() -> Result<Counts> {
     must_count(tested(cargo().args(words))?)
 }
 
-fn conformance() -> Result<Counts> {
-    let words = [
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "conformance",
-        "--",
-        "--backend",
-        "soft",
-    ];
-    must_count(tested(cargo().args(words))?)
+fn conformance(words: &[&str]) -> Result<Counts> {
+    must_count(tested(released("conformance").args(words))?)
+}
+
+/// A program of the workspace, as users get it.
+fn released(package: &str) -> Command {
+    let mut command = cargo();
+    command.args(["run", "--release", "--quiet", "--package", package]);
+    command
+}
+
+/// The contract's suite and random blocks while what is rare happens all the time.
+fn stress() -> Result<Counts> {
+    const HOW: [&str; 5] = ["single", "small-tlb", "logged", "forgetful", "small-cache"];
+    const BLOCKS: [&str; 5] = ["--bin", "blocks", "--", "--count", "2000"];
+    let mut all = Counts::default();
+    for how in HOW {
+        println!("---- {how} ----");
+        all.add(conformance(&["--", "--stress", how])?);
+        for privilege in [&[][..], &["--kernel"]] {
+            let mut blocks = released("difftest");
+            blocks.args(BLOCKS).args(privilege);
+            all.add(Counts::one(
+                blocks.args(["--stress", how]).status()?.success(),
+            ));
+        }
+    }
+    Ok(all)
 }
 
 fn differential() -> Result<Counts> {
-    must_count(tested(cargo().args([
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "difftest",
-    ]))?)
+    must_count(tested(&mut released("difftest"))?)
 }
 
 /// A runner that ran nothing has not passed.

@@ -1,5 +1,5 @@
 //! `blocks [--seed S] [--count N] [--kernel] [--interpret] [--single] [--code NAME] [--show N]
-//! [--kick] [--cache BYTES] [--compat] [--trace]`:
+//! [--kick] [--stress HOW] [--compat] [--trace]`:
 //! random blocks on the software engine against the host CPU. `--single` runs
 //! one instruction of each code with every kind of operand instead, with
 //! `--compat` in 32-bit code.
@@ -22,7 +22,7 @@ struct Options {
     single: bool,
     trace: bool,
     kick: bool,
-    cache: Option<usize>,
+    stress: String,
     compat: bool,
     code: String,
     show: u64,
@@ -37,7 +37,7 @@ fn options() -> Result<Options, String> {
         single: false,
         trace: false,
         kick: false,
-        cache: None,
+        stress: String::new(),
         compat: false,
         code: String::new(),
         show: 10,
@@ -54,7 +54,7 @@ fn options() -> Result<Options, String> {
             "--interpret" => o.interpret = true,
             "--single" => o.single = true,
             "--trace" => o.trace = true,
-            "--cache" => o.cache = Some(number()? as usize),
+            "--stress" => o.stress = value()?,
             "--kick" => o.kick = true,
             "--compat" => o.compat = true,
             "--code" => o.code = value()?,
@@ -150,8 +150,7 @@ fn run(o: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let mut blocks = Blocks::new(|c| features.offered(c) && format!("{c:?}").contains(&o.code));
     let options = engine::Options {
         translate: !o.interpret,
-        code_cache: o.cache,
-        ..engine::Options::default()
+        ..engine::Options::default().strained(&o.stress)?
     };
     let mut guest = Guest::new(&engine::Soft::with_options(options))?;
     if o.kernel {

@@ -6,7 +6,7 @@ use super::shadow::Shadow;
 use crate::translated::mode_of;
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 use isa::Stop;
-use jit::block::{Block, Source};
+use jit::block::{Block, MAX_INSTRUCTIONS, Source};
 use jit::classify::{Copyable, Treatment};
 use std::cell::RefCell;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
@@ -42,6 +42,7 @@ impl Plan {
             base,
             copyable,
             allowed,
+            most: MAX_INSTRUCTIONS,
         };
         let block = Block::decode(&source, cpu.rip);
         let steps = block.steps.iter().map(|s| {

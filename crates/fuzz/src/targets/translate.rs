@@ -3,7 +3,7 @@
 use crate::input::Input;
 use iced_x86::Code;
 use isa::table::{Class, class};
-use jit::block::Source;
+use jit::block::{MAX_INSTRUCTIONS, Source};
 use jit::cache::{Area, CodeCache, Key, Request};
 use jit::classify::{Allowed, Copyable};
 use jit::{GateLayout, Layout};
@@ -142,6 +142,7 @@ impl Plan {
                 base: self.base,
                 copyable,
                 allowed: self.allowed,
+                most: MAX_INSTRUCTIONS,
             },
             bank: self.bank,
             user: self.user,

@@ -58,10 +58,7 @@ fn set_soft(options: &mut engine::Options, property: &str) -> Result<(), String>
 
 /// Bytes from MiB, as QEMU's property has it.
 fn tb_size(mib: &str) -> Result<usize, String> {
-    let (least, most) = (
-        engine::CODE_CACHE.start() >> 20,
-        engine::CODE_CACHE.end() >> 20,
-    );
+    let (least, most) = (1, engine::CODE_CACHE.end() >> 20);
     let fits = |n: &usize| (least..=most).contains(n);
     let found = mib.parse().ok().filter(fits).map(|n| n << 20);
     found.ok_or_else(|| format!("tb-size={mib} is not a number of MiB from {least} to {most}"))
