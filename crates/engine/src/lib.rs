@@ -23,6 +23,7 @@ mod jumps;
 mod kvmclock;
 mod lockstep;
 mod msr;
+mod ram;
 mod replay;
 mod run;
 mod shared;

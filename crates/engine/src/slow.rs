@@ -3,17 +3,16 @@
 #![allow(unsafe_code, reason = "called by generated code")]
 
 use crate::ctx::Ctx;
+use crate::ram::Ram;
 use crate::strings::{self, Bulk};
 use crate::vm::SoftVm;
 use jit::translate::info;
 use jit::{ExitKind, WIDEST};
 use softmmu::SlotMap;
-use softmmu::tlb::Bank;
-use softmmu::walk::Need;
 use std::sync::atomic::Ordering;
 use x86::cpu::XsaveArea;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
-use x86::{CpuState, Exception, canonical48, flags};
+use x86::{CpuState, Exception, flags};
 
 /// What the slow path needs, and what it leaves for its caller.
 pub struct Slow {
@@ -168,22 +167,9 @@ impl Access {
     /// Host address of the byte at `la` if it is RAM of which generated code may
     /// do as it likes.
     fn plain(self, ctx: &mut Ctx, map: &SlotMap, la: u64) -> Result<Option<u64>, Exception> {
-        if !canonical48(la) {
-            return Ok(None);
-        }
         let write = self.is(info::WRITE);
-        if let Some(host) = ctx.tlb.hit(Bank::of(&ctx.cpu), la, 1, write) {
-            return Ok(Some(host));
-        }
-        let need = Need {
-            write,
-            exec: false,
-            user: self.arg >> info::BANK_SHIFT & 3 == Bank::User as u32,
-            implicit: false,
-        };
-        let page = ctx.tlb.resolve(&ctx.cpu, map, la, need)?;
-        let host = page.host.filter(|_| page.plain_write || !write);
-        Ok(host.map(|page| page + (la & PAGE_MASK)))
+        let ram = Ram::at(ctx, map, la, write)?;
+        Ok(ram.filter(|r| r.plain || !write).map(|r| r.host))
     }
 
     /// An operand with its first `room` bytes at `first`, the others at `second`.

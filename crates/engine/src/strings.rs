@@ -3,26 +3,17 @@
 #![allow(unsafe_code, reason = "copies between host pages found by the TLBs")]
 
 use crate::ctx::Ctx;
+use crate::ram::Ram;
 use crate::vcpu::SoftVcpu;
 use iced_x86::{Code, Instruction, OpKind, Register};
 use isa::Access;
 use jit::translate::string_info;
 use softmmu::SlotMap;
-use softmmu::tlb::Bank;
-use softmmu::walk::Need;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
-use x86::{CpuState, canonical48, flags, gpr};
-
-/// A page of RAM at some address.
-struct Ram {
-    /// Host address of the byte in question.
-    host: u64,
-    /// Writes may go straight there.
-    plain: bool,
-}
+use x86::{CpuState, flags, gpr};
 
 /// Bits of a register in 32-bit code.
-const NARROW: u64 = u32::MAX as u64;
+const LOW_HALF: u64 = u32::MAX as u64;
 
 /// Pages per call, so that interrupts are noticed.
 const PAGES: usize = 64;
@@ -47,7 +38,7 @@ impl Bulk {
         );
         let mask = match insn.op0_kind() {
             OpKind::MemoryESRDI => u64::MAX,
-            OpKind::MemoryESEDI => NARROW,
+            OpKind::MemoryESEDI => LOW_HALF,
             _ => return None,
         };
         let (size, source) = match insn.code() {
@@ -70,7 +61,7 @@ impl Bulk {
         Self {
             size: u64::from(info & string_info::SIZE),
             source: info & string_info::SOURCE != 0,
-            mask: if narrow { NARROW } else { u64::MAX },
+            mask: if narrow { LOW_HALF } else { u64::MAX },
         }
     }
 
@@ -159,27 +150,8 @@ impl Piece {
 
 /// The RAM at `la` if the access may be made.
 fn ram(ctx: &mut Ctx, map: &SlotMap, la: u64, write: bool) -> Option<Ram> {
-    let bank = Bank::of(&ctx.cpu);
-    if let Some(host) = ctx.tlb.hit(bank, la, 1, write) {
-        return Some(Ram { host, plain: true });
-    }
-    if !canonical48(la) {
-        return None;
-    }
-    let need = Need {
-        write,
-        exec: false,
-        user: bank == Bank::User,
-        implicit: false,
-    };
-    let page = ctx.tlb.resolve(&ctx.cpu, map, la, need).ok()?;
-    if write && map.page(page.gpa)?.slot.readonly {
-        return None;
-    }
-    Some(Ram {
-        host: page.host? + (la & PAGE_MASK),
-        plain: page.plain_write,
-    })
+    let found = Ram::at(ctx, map, la, write).ok()?;
+    found.filter(|ram| ram.writable || !write)
 }
 
 impl SoftVcpu {

@@ -107,7 +107,8 @@ fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
     }
     let (split, elsewhere) = look_elsewhere(a, l, info, tag);
     a.land(elsewhere);
-    if span == 0 && info & info::SIZE > 1 && info & ALONE == 0 {
+    let size = info & info::SIZE;
+    if span == 0 && (2..=WIDEST as u32).contains(&size) && info & ALONE == 0 {
         look_in_two(a, l, info, tag);
     }
     if let Some(split) = split {
