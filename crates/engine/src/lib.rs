@@ -38,6 +38,7 @@ mod vm;
 mod world;
 mod world_stop;
 
+pub use clock::begin_to_measure;
 pub use stress::Stress;
 
 use hv::abi::kvm_cpuid_entry2;

@@ -1,5 +1,7 @@
 //! How the translator treats each instruction.
 
+pub use crate::codes::Vector;
+use crate::codes::{conditional_memory, system_flags};
 use crate::facts::{Plain, facts};
 use crate::regs::{is_high_byte, named};
 use iced_x86::{
@@ -529,13 +531,6 @@ pub fn may_raise(insn: &Instruction) -> bool {
     ) || vector_class(insn) != Vector::None
 }
 
-/// True if the instruction touches flags beyond the arithmetic ones: those
-/// live in memory, not in the host's register (CLD, STD).
-pub(crate) fn system_flags(insn: &Instruction) -> bool {
-    use iced_x86::RflagsBits as F;
-    (insn.rflags_read() | insn.rflags_modified()) & (F::DF | F::IF | F::AC) != 0
-}
-
 /// AH to BH cannot be named along with the registers that address memory. True if
 /// the copy may name the low byte instead, with which it changes places as long: that
 /// is no operand as well, and nothing is raised meanwhile.
@@ -559,7 +554,7 @@ fn encodable(insn: &Instruction) -> bool {
         OpKind::Memory => true,
         _ => !is_high_byte(r) && moves(r),
     });
-    insn.code().op_code().mode64() && (!(high && rex) || swaps_bytes(insn))
+    facts(insn.code()).wide && (!(high && rex) || swaps_bytes(insn))
 }
 
 /// True if every operand is a register, an immediate or one ordinary memory
@@ -617,40 +612,6 @@ fn memory_is_plain(insn: &Instruction) -> bool {
         && !conditional_memory(insn.mnemonic())
 }
 
-/// Instructions that access memory only under a mask held in a register, or
-/// whose operand size the decoder does not know or takes for one element's.
-pub(crate) fn conditional_memory(m: Mnemonic) -> bool {
-    matches!(
-        m,
-        Mnemonic::Vmaskmovps
-            | Mnemonic::Vmaskmovpd
-            | Mnemonic::Vpmaskmovd
-            | Mnemonic::Vpmaskmovq
-            | Mnemonic::Maskmovq
-            | Mnemonic::Maskmovdqu
-            | Mnemonic::Vmaskmovdqu
-            | Mnemonic::Vcompressps
-            | Mnemonic::Vcompresspd
-            | Mnemonic::Vpcompressb
-            | Mnemonic::Vpcompressw
-            | Mnemonic::Vpcompressd
-            | Mnemonic::Vpcompressq
-            | Mnemonic::Vexpandps
-            | Mnemonic::Vexpandpd
-            | Mnemonic::Vpexpandb
-            | Mnemonic::Vpexpandw
-            | Mnemonic::Vpexpandd
-            | Mnemonic::Vpexpandq
-            | Mnemonic::Clflush
-            | Mnemonic::Clflushopt
-            | Mnemonic::Clwb
-            | Mnemonic::Cldemote
-            | Mnemonic::Movdir64b
-            | Mnemonic::Ldmxcsr
-            | Mnemonic::Fldenv
-    )
-}
-
 /// True if the mode lets the instruction's register file be used.
 fn state_allows(insn: &Instruction, allowed: Allowed) -> bool {
     // In 32-bit code they leave registers 8 to 15 alone; copies would not.
@@ -667,100 +628,7 @@ fn state_allows(insn: &Instruction, allowed: Allowed) -> bool {
     }
 }
 
-/// Which register file an instruction needs loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vector {
-    /// General registers only.
-    None,
-    /// x87/MMX.
-    X87,
-    /// XMM by legacy encodings.
-    Sse,
-    /// XMM/YMM by VEX encodings.
-    Avx,
-    /// Anything EVEX, or opmask registers.
-    Avx512,
-}
-
 /// The register file `insn` uses.
 pub fn vector_class(insn: &Instruction) -> Vector {
     facts(insn.code()).vector
-}
-
-pub(crate) fn class_of_code(code: Code) -> Vector {
-    use iced_x86::{CpuidFeature as F, EncodingKind, OpCodeOperandKind as K};
-    let info = code.op_code();
-    let is = |f: &[F]| code.cpuid_features().iter().any(|c| f.contains(c));
-    let vector_operand = (0..info.op_count()).any(|i| {
-        !matches!(
-            info.op_kind(i),
-            K::None
-                | K::mem
-                | K::r8_or_mem
-                | K::r16_or_mem
-                | K::r32_or_mem
-                | K::r64_or_mem
-                | K::r8_reg
-                | K::r16_reg
-                | K::r32_reg
-                | K::r64_reg
-                | K::r32_rm
-                | K::r64_rm
-                | K::r32_vvvv
-                | K::r64_vvvv
-                | K::imm8
-                | K::imm8sex16
-                | K::imm8sex32
-                | K::imm8sex64
-                | K::imm16
-                | K::imm32
-                | K::imm32sex64
-                | K::imm64
-                | K::al
-                | K::cl
-                | K::ax
-                | K::dx
-                | K::eax
-                | K::rax
-                | K::imm8_const_1
-                | K::r16_rm
-                | K::r8_opcode
-                | K::r16_opcode
-                | K::r32_opcode
-                | K::r64_opcode
-                | K::mem_offs
-                | K::r32_reg_mem
-                | K::r64_reg_mem
-                | K::r16_reg_mem
-        )
-    });
-    if code == Code::Wait {
-        return Vector::X87; // raises what earlier x87 instructions left pending
-    }
-    if is(&[F::FPU, F::FPU287, F::FPU387, F::MMX, F::D3NOW, F::D3NOWEXT]) {
-        return Vector::X87;
-    }
-    match info.encoding() {
-        EncodingKind::EVEX => Vector::Avx512,
-        EncodingKind::VEX if is(&[F::AVX512F, F::AVX512BW, F::AVX512DQ]) => Vector::Avx512,
-        EncodingKind::VEX if is(&[F::BMI1, F::BMI2]) => Vector::None,
-        EncodingKind::VEX => Vector::Avx,
-        EncodingKind::Legacy if vector_operand || is(&[F::SSE, F::SSE2, F::SSE3, F::SSSE3]) => {
-            if is(&[F::FXSR]) {
-                Vector::None
-            } else {
-                mmx_or_sse(code)
-            }
-        }
-        _ => Vector::None,
-    }
-}
-
-/// SSE-extension instructions on MM registers follow x87 rules.
-fn mmx_or_sse(code: Code) -> Vector {
-    use iced_x86::OpCodeOperandKind as K;
-    let info = code.op_code();
-    let mm = (0..info.op_count())
-        .any(|i| matches!(info.op_kind(i), K::mm_reg | K::mm_rm | K::mm_or_mem));
-    if mm { Vector::X87 } else { Vector::Sse }
 }

@@ -22,8 +22,11 @@ pub mod block;
 mod buffer;
 pub mod cache;
 pub mod classify;
+mod codes;
 mod facts;
 pub mod fault;
+#[cfg(test)]
+mod find;
 mod gates;
 mod layout;
 mod moved;

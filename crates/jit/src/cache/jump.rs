@@ -105,7 +105,7 @@ impl JumpCaches {
 impl JumpCache {
     /// Address of the first entry of a cache that stays empty.
     pub fn nowhere() -> u64 {
-        static EMPTY: LazyLock<JumpCache> = LazyLock::new(|| JumpCaches::default().create());
+        static EMPTY: LazyLock<JumpCache> = LazyLock::new(|| JumpCaches(Tables::sparse()).create());
         EMPTY.address()
     }
     /// Address of the first entry.

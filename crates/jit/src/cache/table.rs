@@ -28,7 +28,7 @@ unsafe impl Send for Slab {}
 unsafe impl Sync for Slab {}
 
 impl Slab {
-    fn new() -> Self {
+    fn new(advice: i32) -> Self {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let space = unsafe {
             libc::mmap(
@@ -47,7 +47,7 @@ impl Slab {
         let slab = Self(space);
         // SAFETY: inside the mapping made above. That the host has no large
         // pages changes nothing but speed.
-        unsafe { libc::madvise(slab.page().as_ptr(), HUGE, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(slab.page().as_ptr(), HUGE, advice) };
         slab
     }
 
@@ -104,25 +104,38 @@ pub(super) struct Tables<const N: usize> {
     slab: Option<Arc<Slab>>,
     /// Those of the slab given out.
     used: usize,
+    /// MADV_HUGEPAGE or MADV_NOHUGEPAGE.
+    advice: i32,
 }
 
 impl<const N: usize> Default for Tables<N> {
     fn default() -> Self {
-        Self {
-            slab: None,
-            used: 0,
-        }
+        Self::advised(libc::MADV_HUGEPAGE)
     }
 }
 
 impl<const N: usize> Tables<N> {
+    /// For tables that stay empty, and so take hardly any memory.
+    pub fn sparse() -> Self {
+        Self::advised(libc::MADV_NOHUGEPAGE)
+    }
+
+    fn advised(advice: i32) -> Self {
+        Self {
+            slab: None,
+            used: 0,
+            advice,
+        }
+    }
+
     /// An empty table.
     pub fn next(&mut self) -> Table<N> {
         const { assert!(HUGE.is_multiple_of(Table::<N>::BYTES)) };
         if self.used == HUGE / Table::<N>::BYTES {
-            *self = Self::default();
+            *self = Self::advised(self.advice);
         }
-        let slab = self.slab.get_or_insert_with(|| Arc::new(Slab::new()));
+        let slab = || Arc::new(Slab::new(self.advice));
+        let slab = self.slab.get_or_insert_with(slab);
         self.used += 1;
         Table {
             slab: slab.clone(),

@@ -58,6 +58,7 @@ pub(crate) fn version() -> String {
 
 /// Parses and runs; the exit code.
 pub(crate) fn main(personality: Personality, arguments: &[String]) -> u8 {
+    engine::begin_to_measure();
     let mut options = Options::new(personality);
     match options.parse(arguments) {
         Ok(()) => run(options),
