@@ -33,6 +33,9 @@ pub enum Preallocation {
 pub enum Division {
     /// At once.
     Whole,
+    /// At once, and one such transfer after the other, since the host does no
+    /// two of them at the same time.
+    Alone,
     /// In parts by as many threads as there are CPUs, which copy.
     Copied,
     /// In parts by many threads: they wait for the host's disk, each for

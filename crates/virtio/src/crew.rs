@@ -2,9 +2,12 @@
 //!
 //! One thread at a time looks after the ring. It serves what it finds itself,
 //! which for a fast disk needs no other thread at all. If requests have shown
-//! to take their time, it wakes another one to look after the ring first.
-//! A long request is work for several ([`share`]).
+//! to wait for the host ([`clock`]), it wakes another one to look after the
+//! ring first. Requests that copy for long are of use to each other for a few
+//! threads or for one, as they say. A long request is work for several
+//! ([`share`]).
 
+mod clock;
 pub(crate) mod share;
 
 use crate::chain::Chain;
@@ -14,21 +17,19 @@ use crate::memory::{GuestMemory, WriteHook};
 use crate::pace::{MAX_GAP, MAX_HOLD, Pace};
 use crate::queue::{ActiveQueue, Broken};
 use crate::workers::Workers;
+use clock::Clock;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use share::Offers;
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 
 /// Most threads of a queue: requests in flight.
 const MAX_THREADS: u32 = 32;
-/// A request that takes longer is slow: it waits for a device of the host.
-const SLOW: Duration = Duration::from_micros(60);
-/// Besides, what copying takes: 2 GB/s.
-const BYTES_PER_MICROSECOND: usize = 2000;
 /// So many requests after a slow one are taken for slow, too.
 const SLOW_FOR: u32 = 16;
 
@@ -37,15 +38,45 @@ const SLOW_FOR: u32 = 16;
 pub(crate) type Act = dyn Fn(Chain<'_>, &Turn<'_>) -> Result<u32, Broken> + Send + Sync;
 
 /// The right to look after the ring, while a request is served.
-pub(crate) struct Turn<'a>(&'a Arc<Crew>);
+pub(crate) struct Turn<'a> {
+    crew: &'a Arc<Crew>,
+    /// It was given away.
+    over: Cell<bool>,
+    clock: Clock,
+}
 
 impl Turn<'_> {
     /// Another thread shall look after the ring from now on.
     pub(crate) fn hand_over(&self) -> Result<(), Broken> {
-        let mut state = self.0.state.lock();
-        self.0.signal(&mut state)?;
-        self.0.call_another(&mut state);
+        self.give(&mut self.crew.state.lock())
+    }
+
+    fn give(&self, state: &mut State) -> Result<(), Broken> {
+        if !self.over.replace(true) {
+            state.busy -= 1;
+        }
+        self.crew.signal(state)?;
+        self.crew.call_another(state);
         Ok(())
+    }
+
+    /// Requests like this one copy: so many threads do more of them than one.
+    pub(crate) fn copies(&self, threads: usize) {
+        self.clock.copies();
+        let mut state = self.crew.state.lock();
+        state.together = u32::try_from(threads).unwrap_or(MAX_THREADS);
+        // A ring that cannot be read is found out by who looks after it.
+        let waiting = state.waiting(&self.crew.memory).unwrap_or(0);
+        if state.busy < state.together && waiting > 0 {
+            self.crew.call_another(&mut state);
+        }
+    }
+
+    /// Does what the host does for one request at a time. Those that wait for
+    /// it sleep here instead of contending for the host's lock.
+    pub(crate) fn alone<R>(&self, act: impl FnOnce() -> R) -> R {
+        let _alone = self.clock.except(|| self.crew.alone.lock());
+        act()
     }
 }
 
@@ -62,6 +93,8 @@ pub(crate) struct Crew {
     called: Condvar,
     /// Somebody who helped is done.
     helped: Condvar,
+    /// Held by [`Turn::alone`].
+    alone: Mutex<()>,
 }
 
 struct State {
@@ -75,8 +108,12 @@ struct State {
     idle: u32,
     called: u32,
     starting: u32,
-    /// Requests that are being served.
+    /// Requests that are being served, and those of them whose threads have
+    /// not handed the ring over: they will look at it when they are done.
     serving: u32,
+    busy: u32,
+    /// Threads that may be busy: all, until requests say otherwise.
+    together: u32,
     /// Requests that will be taken for slow.
     slow: u32,
     /// Work that others may join.
@@ -98,6 +135,8 @@ impl State {
             called: 0,
             starting: 0,
             serving: 0,
+            busy: 0,
+            together: MAX_THREADS,
             // Nothing is known yet.
             slow: SLOW_FOR,
             offers: Offers::default(),
@@ -133,6 +172,7 @@ impl Crew {
             state: Mutex::new(State::new(queue.queue)),
             called: Condvar::new(),
             helped: Condvar::new(),
+            alone: Mutex::new(()),
         });
         let mut state = crew.state.lock();
         crew.spawn(&mut state)
@@ -169,12 +209,12 @@ impl Crew {
 
     /// Serves a request, or waits for one.
     fn step(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> Result<(), Broken> {
-        let memory = &*self.memory;
-        if let Some(request) = state.queue.iter(memory)?.next() {
+        let enough = state.busy >= state.together;
+        if !enough && let Some(request) = state.queue.iter(&*self.memory)?.next() {
             return self.serve(state, request);
         }
-        if state.watched {
-            // Who watches may be asleep.
+        if enough || state.watched {
+            // Who looks after the ring may be asleep or take its time.
             self.signal(state)?;
             self.follow(state);
             return Ok(());
@@ -188,24 +228,29 @@ impl Crew {
         request: DescriptorChain<&GuestMemoryMmap<WriteHook>>,
     ) -> Result<(), Broken> {
         let head = request.head_index();
+        let turn = Turn {
+            crew: self,
+            over: Cell::new(false),
+            clock: Clock::start(),
+        };
+        state.serving += 1;
+        state.busy += 1;
         if state.slow > 0 {
             state.slow -= 1;
-            self.signal(state)?;
-            self.call_another(state);
+            turn.give(state)?;
         }
         let begin = Instant::now();
-        state.serving += 1;
         let served = MutexGuard::unlocked(state, || {
             let chain = Chain::collect(&self.memory, request)?;
             let bytes = chain.readable_len() + chain.writable_len();
-            let copying = Duration::from_micros((bytes / BYTES_PER_MICROSECOND) as u64);
-            (self.act)(chain, &Turn(self)).map(|written| (written, SLOW + copying))
+            turn.clock.moves(bytes);
+            (self.act)(chain, &turn)
         });
         state.serving -= 1;
-        let (written, patience) = served?;
-        let time = begin.elapsed();
-        state.pace.served(time);
-        if time > patience {
+        state.busy -= u32::from(!turn.over.get());
+        let written = served?;
+        state.pace.served(begin.elapsed());
+        if turn.clock.waited() {
             state.slow = SLOW_FOR;
         }
         self.complete(state, head, written)

@@ -202,8 +202,9 @@ impl Storage for HostFile {
     fn division(&self, way: Way, scattered: bool) -> Division {
         match (way, &self.direct) {
             (Way::Read, None) => Division::Copied,
-            (_, Some(_)) if scattered => Division::Scattered,
             // Linux lets one thread at a time write to a cached file.
+            (Way::Write, None) => Division::Alone,
+            (_, Some(_)) if scattered => Division::Scattered,
             _ => Division::Whole,
         }
     }

@@ -107,8 +107,9 @@ impl Qcow2 {
                 let backing = self.backing.as_ref();
                 backing.map_or(Division::Whole, |b| b.division(way, offset, run.len))
             }
-            // Zeros, or new clusters, which follow each other.
-            _ => Division::Whole,
+            // New clusters follow each other.
+            (Way::Write, _) => self.file.division(way, false),
+            (Way::Read, Entry::Zero | Entry::ZeroAllocated { .. }) => Division::Whole,
         }
     }
 

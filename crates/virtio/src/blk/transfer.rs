@@ -12,7 +12,8 @@ use std::thread::available_parallelism;
 /// Shortest transfer in parts.
 const LONG: u64 = 512 << 10;
 /// Bytes of a part, unless the disk's unit is larger: far more work than what
-/// it costs to begin it.
+/// it costs to begin it. Of a shorter transfer the disk is not even asked how
+/// to do it.
 const PART: u64 = 64 << 10;
 /// Threads that wait for a disk of the host.
 const WAITERS: usize = 8;
@@ -53,30 +54,46 @@ impl Transfer {
         }
     }
 
-    /// How many threads shall do it.
-    fn threads(&self) -> usize {
-        let len = self.len();
-        if len < LONG {
-            return 1;
-        }
-        match self.device.division(self.way(), self.offset, len) {
-            Division::Whole => 1,
-            Division::Copied => *COPYING,
-            Division::Scattered => WAITERS,
+    /// How to do it soonest.
+    fn division(&self) -> Division {
+        match self.len() {
+            len @ PART.. => self.device.division(self.way(), self.offset, len),
+            _ => Division::Whole,
         }
     }
 
-    /// Does all of it; with threads of `turn`'s crew if that helps. After an
-    /// error any of it may have been done.
+    /// Does all of it; with `turn`'s crew if that helps. After an error any of
+    /// it may have been done.
     pub(super) fn run(self, turn: Option<&Turn<'_>>) -> IoResult<()> {
-        match (turn, self.threads()) {
-            (Some(turn), threads @ 2..) => {
-                let parts = Arc::new(Parts::new(self));
-                turn.share(&(parts.clone() as _), threads - 1);
-                parts.result()
+        let Some(turn) = turn else {
+            return self.whole();
+        };
+        match self.division() {
+            Division::Whole => self.whole(),
+            Division::Alone => {
+                turn.copies(1);
+                turn.alone(|| self.whole())
             }
-            _ => self.act(0..self.len()),
+            Division::Copied => {
+                turn.copies(*COPYING);
+                self.share(turn, *COPYING)
+            }
+            Division::Scattered => self.share(turn, WAITERS),
         }
+    }
+
+    fn whole(&self) -> IoResult<()> {
+        self.act(0..self.len())
+    }
+
+    /// Does it together with other threads, so many in all, if it is long.
+    fn share(self, turn: &Turn<'_>, threads: usize) -> IoResult<()> {
+        if threads == 1 || self.len() < LONG {
+            return self.whole();
+        }
+        let parts = Arc::new(Parts::new(self));
+        turn.share(&(parts.clone() as _), threads - 1);
+        parts.result()
     }
 
     /// Does the bytes of this range.

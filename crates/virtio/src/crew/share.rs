@@ -68,13 +68,15 @@ impl Turn<'_> {
     /// Does `work` together with up to `helpers` threads that have nothing else
     /// to do. All of it is done when this returns, and nobody is at it.
     pub(crate) fn share(&self, work: &Arc<dyn Work>, helpers: usize) {
-        let crew = self.0;
+        let crew = self.crew;
         crew.offer(&mut crew.state.lock(), work, helpers);
         work.work();
-        let mut state = crew.state.lock();
-        while !state.offers.withdraw(work) {
-            crew.helped.wait(&mut state);
-        }
+        self.clock.except(|| {
+            let mut state = crew.state.lock();
+            while !state.offers.withdraw(work) {
+                crew.helped.wait(&mut state);
+            }
+        });
     }
 }
 
