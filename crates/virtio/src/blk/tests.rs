@@ -5,15 +5,18 @@ mod long;
 use super::*;
 use crate::testing::*;
 use disk::{BlockSizes, Dest, Errno, IoResult, Preallocation, Source, Status};
-use parking_lot::Condvar;
+use parking_lot::{Condvar, MutexGuard};
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 
 const SECTORS: u64 = 64;
 const HEADER: u64 = BUFFERS;
 const STATUS: u64 = BUFFERS + 0x100;
 const DATA: u64 = BUFFERS + 0x1000;
+/// Long enough for a request to be slow.
+const PAUSE: Duration = Duration::from_millis(1);
 const FEATURES: u64 = feature::FLUSH | feature::DISCARD | feature::WRITE_ZEROES;
 
 struct RamDisk {
@@ -26,6 +29,10 @@ struct RamDisk {
     together: usize,
     inside: Mutex<usize>,
     changed: Condvar,
+    division: Mutex<disk::Division>,
+    /// Transfers of a disk that does one after the other: how many there are,
+    /// and how many there were at most.
+    alone: Mutex<(u32, u32)>,
 }
 
 impl RamDisk {
@@ -45,6 +52,8 @@ impl RamDisk {
             together,
             inside: Mutex::new(0),
             changed: Condvar::new(),
+            division: Mutex::new(disk::Division::Scattered),
+            alone: Mutex::default(),
         })
     }
     fn wait_for_company(&self) {
@@ -56,8 +65,18 @@ impl RamDisk {
             assert!(!waited.timed_out(), "{} of {}", *inside, self.together);
         }
     }
+    fn take_time_alone(&self) {
+        let mut alone = self.alone.lock();
+        alone.0 += 1;
+        alone.1 = alone.1.max(alone.0);
+        MutexGuard::unlocked(&mut alone, || std::thread::sleep(PAUSE));
+        alone.0 -= 1;
+    }
     fn note(&self, what: String) -> IoResult<()> {
         self.wait_for_company();
+        if *self.division.lock() == disk::Division::Alone {
+            self.take_time_alone();
+        }
         self.log.lock().push(what);
         match self.fails.load(Ordering::SeqCst) {
             true => Err(Errno::ENOSPC),
@@ -118,7 +137,7 @@ impl BlockDevice for RamDisk {
         }
     }
     fn division(&self, _: disk::Way, _: u64, _: u64) -> disk::Division {
-        disk::Division::Scattered
+        *self.division.lock()
     }
     fn read_only(&self) -> bool {
         false

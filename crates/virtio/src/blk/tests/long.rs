@@ -118,6 +118,29 @@ fn what_is_durable_at_once_is_written_at_once() {
 }
 
 #[test]
+fn what_the_host_does_one_after_the_other_is_begun_so() {
+    let (rig, disk) = long_rig(1);
+    *disk.division.lock() = disk::Division::Alone;
+    let mut header = [0; 16];
+    header[0] = 1;
+    let at = GuestAddress(HEADER);
+    rig.memory.write_slice(&header, at).unwrap();
+    let chain = [
+        (HEADER, 16, NEXT),
+        (DATA, 128 << 10, NEXT),
+        (STATUS, 1, WRITE),
+    ];
+    for (at, buffer) in (0..).zip(chain) {
+        rig.descriptor(DESCRIPTORS, at, buffer);
+    }
+    // The same ones again and again.
+    (0..SIZE).for_each(|_| rig.offer(0));
+    // However slow they are, which calls for threads.
+    rig.wait_used(SIZE);
+    assert_eq!(*disk.alone.lock(), (0, 1));
+}
+
+#[test]
 fn what_is_behind_the_end_of_the_file_is_zero() {
     let name = format!("trapeze-long-{}", std::process::id());
     let path = std::env::temp_dir().join(name);
