@@ -68,7 +68,9 @@ mod tests {
     fn the_table_is_what_the_decoder_says() {
         assert_eq!(TABLE.len(), Code::values().len());
         for code in Code::values() {
-            assert_eq!(facts(code), crate::find::find(code), "{code:?}");
+            let found = crate::find::find(code);
+            assert_eq!(facts(code), found, "{code:?}");
+            assert_eq!(Facts::unpack(crate::find::pack(found)), found);
         }
     }
 
