@@ -55,6 +55,12 @@ const SOAKS: &[Soak] = &[
         run: system::stress,
     },
     Soak {
+        name: "stressors",
+        unit: "seconds for each of some 170",
+        default: 10,
+        run: system::stressors,
+    },
+    Soak {
         name: "build",
         unit: "builds",
         default: 1,
