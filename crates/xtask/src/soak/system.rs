@@ -215,7 +215,9 @@ fn stress_ng(
     let text = lines.join("\n");
     let good = text.ends_with("stress ended 0") && text.contains("successful run completed");
     if !good || text.contains(" fail: ") {
-        bail!("stress-ng failed: {text}");
+        let told = |l: &&String| l.contains(" fail: ") || l.contains(" error: ");
+        let why: Vec<&str> = lines.iter().filter(told).map(String::as_str).collect();
+        bail!("stress-ng failed: {}", why.join(" "));
     }
     let rates = lines.iter().filter_map(|l| rate(l)).collect();
     Ok((lines, rates))
