@@ -22,29 +22,23 @@ pub struct Stress {
 /// Sets what a name stands for.
 type Ask = fn(&mut Options);
 
-/// By name, see [`Stress::NAMES`].
-const ASKS: [Ask; 5] = [
-    |o| o.stress.single = true,
-    |o| o.stress.small_tlb = true,
-    |o| o.stress.logged = true,
-    |o| o.stress.forgetful = true,
-    |o| o.code_cache = Some(*CODE_CACHE.start()),
+/// What [`Options::strained`] understands.
+const NAMES: [(&str, Ask); 5] = [
+    ("single", |o| o.stress.single = true),
+    ("small-tlb", |o| o.stress.small_tlb = true),
+    ("logged", |o| o.stress.logged = true),
+    ("forgetful", |o| o.stress.forgetful = true),
+    ("small-cache", |o| o.code_cache = Some(*CODE_CACHE.start())),
 ];
 
-impl Stress {
-    /// What [`Options::strained`] understands.
-    pub const NAMES: [&str; ASKS.len()] =
-        ["single", "small-tlb", "logged", "forgetful", "small-cache"];
-}
-
 impl Options {
-    /// The same with what `names` stand for, some of [`Stress::NAMES`] separated by
-    /// commas. The error names one that is none.
+    /// The same with what `names`, separated by commas, stand for: `single`,
+    /// `small-tlb`, `logged`, `forgetful`, `small-cache`. The error names one that is
+    /// none.
     pub fn strained(mut self, names: &str) -> Result<Self, String> {
         for name in names.split(',').filter(|n| !n.is_empty()) {
-            let mut known = Stress::NAMES.iter().zip(ASKS);
-            let found = known.find(|(known, _)| **known == name);
-            let there_are = || format!("no stress '{name}'; there are {:?}", Stress::NAMES);
+            let found = NAMES.iter().find(|(known, _)| *known == name);
+            let there_are = || format!("no stress '{name}'; there are {:?}", NAMES.map(|n| n.0));
             found.ok_or_else(there_are)?.1(&mut self);
         }
         Ok(self)

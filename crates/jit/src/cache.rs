@@ -35,12 +35,11 @@ const SLACK: usize = 64 << 10;
 /// Where cold code begins in an arena of `size` bytes: there is a third as much of it.
 /// At a large page, if the arena has some.
 fn cold_start(size: usize) -> usize {
-    const LARGE: usize = 2 << 20;
     let hot = size - size / 4;
-    if size < 4 * LARGE {
+    if size < 4 * HUGE {
         hot
     } else {
-        hot / LARGE * LARGE
+        hot / HUGE * HUGE
     }
 }
 

@@ -329,9 +329,8 @@ pub(crate) fn other_treatment(
     if let Some(t) = system(insn, copyable, allowed) {
         return t;
     }
-    match insn.code() {
-        _ if is_bit_string(insn) => return T::BitString,
-        _ => {}
+    if is_bit_string(insn) {
+        return T::BitString;
     }
     if let Some(t) = string(insn, allowed.wide) {
         return t;

@@ -217,7 +217,13 @@ fn stress_ng(
     if !good || text.contains(" fail: ") {
         let told = |l: &&String| l.contains(" fail: ") || l.contains(" error: ");
         let why: Vec<&str> = lines.iter().filter(told).map(String::as_str).collect();
-        bail!("stress-ng failed: {}", why.join(" "));
+        bail!(
+            "stress-ng failed: {}",
+            match why.is_empty() {
+                true => text,
+                false => why.join(" "),
+            }
+        );
     }
     let rates = lines.iter().filter_map(|l| rate(l)).collect();
     Ok((lines, rates))
