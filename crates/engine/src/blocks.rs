@@ -5,7 +5,7 @@ use crate::jumps::Now;
 use crate::translated::{Found, NARROW, OpenLink, mode_of};
 use crate::vcpu::SoftVcpu;
 use isa::Stop;
-use jit::block::{MAX_INSTRUCTIONS, Source, runs_over};
+use jit::block::{Source, runs_over};
 use jit::cache::{CodeCache, Key, Request};
 use jit::classify::Allowed;
 use softmmu::tlb::Bank;
@@ -177,11 +177,7 @@ impl SoftVcpu {
                 base: key.rip & !PAGE_MASK,
                 copyable: &self.copyable,
                 allowed,
-                most: if self.vm.options.stress.single {
-                    1
-                } else {
-                    MAX_INSTRUCTIONS
-                },
+                most: self.vm.options.stress.longest_block(),
             },
             bank: bank as usize,
             user: bank == Bank::User,

@@ -4,6 +4,7 @@
 use crate::vcpu::SoftVcpu;
 use crate::{CODE_CACHE, Options};
 use jit::Returns;
+use jit::block::MAX_INSTRUCTIONS;
 
 /// What happens all the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,13 @@ pub struct Stress {
     pub logged: bool,
     /// Translations, jump caches and TLBs are forgotten at random.
     pub forgetful: bool,
+}
+
+impl Stress {
+    /// In instructions.
+    pub(crate) fn longest_block(self) -> usize {
+        if self.single { 1 } else { MAX_INSTRUCTIONS }
+    }
 }
 
 /// Sets what a name stands for.

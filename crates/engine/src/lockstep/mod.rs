@@ -148,7 +148,8 @@ impl SoftVcpu {
             let second = &mut bytes[PAGE_SIZE as usize..];
             self.map.read(page.gpa, second).then_some(())?;
         }
-        let plan = Arc::new(Plan::new(&ctx.cpu, &bytes, &self.copyable));
+        let most = self.vm.options.stress.longest_block();
+        let plan = Arc::new(Plan::new(&ctx.cpu, &bytes, &self.copyable, most));
         lockstep.plans.insert(code, plan.clone());
         Some(plan)
     }

@@ -6,7 +6,7 @@ use super::shadow::Shadow;
 use crate::translated::mode_of;
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 use isa::Stop;
-use jit::block::{Block, MAX_INSTRUCTIONS, Source};
+use jit::block::{Block, Source};
 use jit::classify::{Copyable, Treatment};
 use std::cell::RefCell;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
@@ -33,8 +33,8 @@ pub struct Plan {
 
 impl Plan {
     /// Decodes the block at RIP, whose page is `page` (or pages), as the
-    /// translator does.
-    pub fn new(cpu: &CpuState, page: &[u8], copyable: &Copyable) -> Self {
+    /// translator does, which makes blocks of at most `most` instructions.
+    pub fn new(cpu: &CpuState, page: &[u8], copyable: &Copyable, most: usize) -> Self {
         let (_, _, allowed) = mode_of(cpu);
         let base = cpu.rip & !PAGE_MASK;
         let source = Source {
@@ -42,7 +42,7 @@ impl Plan {
             base,
             copyable,
             allowed,
-            most: MAX_INSTRUCTIONS,
+            most,
         };
         let block = Block::decode(&source, cpu.rip);
         let steps = block.steps.iter().map(|s| {
