@@ -295,10 +295,9 @@ impl Asm {
         self.rex(false, dst, 0, src);
         self.bytes(&[0x0f, 0xb7, 0xc0 | (dst & 7) << 3 | src & 7]);
     }
-    /// `jmp [base + disp8]`.
-    pub fn jmp_mem(&mut self, base: u8, disp: u8) {
-        self.rex(false, 0, 0, base);
-        self.bytes(&[0xff, 0x60 | base & 7, disp]);
+    /// `jmp [base + index * 2^scale + disp]`.
+    pub fn jmp_mem(&mut self, base: u8, index: (u8, u8), disp: i32) {
+        self.mem(false, 0xff, 4, base, Some(index), disp);
     }
     /// `jmp reg`.
     pub fn jmp_reg(&mut self, reg: u8) {
@@ -320,6 +319,11 @@ impl Asm {
         self.buf.push(0xe9);
         self.u32(0);
         self.len() - 4
+    }
+    /// `jmp rel8`; returns the offset of the displacement.
+    pub fn jmp8(&mut self) -> usize {
+        self.bytes(&[0xeb, 0]);
+        self.len() - 1
     }
     /// `call rel32`; returns the offset of the displacement.
     pub fn call(&mut self) -> usize {

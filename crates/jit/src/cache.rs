@@ -18,7 +18,7 @@ use crate::block::{Block, Source};
 use crate::layout::{Layout, Realm};
 use crate::returns::Returns;
 use crate::stubs::{self, Stubs};
-use crate::translate::{Link, Mapping, Output, Site, Target, Translator};
+use crate::translate::{Entrance, Entrances, Link, Mapping, Output, Site, Target, Translator};
 use crossing::Crossing;
 use iced_x86::Instruction;
 use page::PageCode;
@@ -132,8 +132,8 @@ struct Entry {
     key: Key,
     /// Arena offset of its code.
     at: u32,
-    /// Where links lead in it.
-    body: u32,
+    /// Where links lead in it, relative to that.
+    entrances: Entrances,
     /// 64-byte granules of its page that it was made from.
     granules: u64,
     /// It was made from the first granule of the next page as well, see
@@ -147,22 +147,26 @@ struct Entry {
 }
 
 impl Entry {
-    /// Of `block`, whose code is at arena offset `at` and is linked to `body`
-    /// bytes behind that.
-    fn new(key: Key, at: usize, body: usize, block: &Block) -> Self {
+    /// Of `block`, whose code is at arena offset `at`.
+    fn new(key: Key, at: usize, entrances: Entrances, block: &Block) -> Self {
         let page_end = (block.start | 0xfff).wrapping_add(1);
         let over = block.end.wrapping_sub(page_end).cast_signed() > 0;
         let own = granules(block.start, if over { page_end } else { block.end });
         Self {
             key,
             at: at as u32,
-            body: (at + body) as u32,
+            entrances,
             granules: own,
             over,
             incoming: Vec::new(),
             alive: true,
             target: false,
         }
+    }
+
+    /// Arena offset of one of its entrances.
+    fn entrance(&self, which: Entrance) -> u32 {
+        self.at + self.entrances.get(which) as u32
     }
 
     /// Granules of the guest-physical page at `gpa` that it was made from.
@@ -337,7 +341,7 @@ impl CodeCache {
 
     /// Code address of a translation.
     pub fn address(&self, block: u32) -> u64 {
-        self.arena.rx() as u64 + u64::from(self.entries[block as usize].at)
+        self.arena.rx() as u64 + u64::from(self.entries[block as usize].entrance(Entrance::Address))
     }
 
     /// Notes that a jump through the jump cache led to a translation.
@@ -347,7 +351,7 @@ impl CodeCache {
             return;
         }
         if let Some(page) = self.pages.get_mut(&entry.key.page()) {
-            page.add_target(&entry.key, entry.at, block);
+            page.add_target(&entry.key, entry.entrance(Entrance::Address), block);
         }
     }
 
@@ -405,7 +409,7 @@ impl CodeCache {
         self.arena.write(self.hot, &out.hot)?;
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
-        let entry = Entry::new(key, self.hot, out.body, block);
+        let entry = Entry::new(key, self.hot, out.entrances, block);
         let (hot, cold) = (self.hot, self.cold);
         self.hot = (hot + out.hot.len()).next_multiple_of(16);
         self.cold += out.cold.len();
@@ -529,7 +533,7 @@ impl CodeCache {
         let anywhere = entry.key.rip == Key::ANYWHERE;
         if anywhere == (link.mapping == Mapping::Anywhere) {
             entry.incoming.push(id);
-            let to = if link.returns { entry.at } else { entry.body };
+            let to = entry.entrance(link.entrance);
             self.patch(link.at, to);
         } else if link.narrow {
             // Through the jump cache it would come back.

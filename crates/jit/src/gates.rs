@@ -4,15 +4,15 @@
 //! vol 2, SYSCALL, SYSRET, IRET). With anything else the interpreter executes
 //! the instruction, which the code leaves with nothing changed.
 //!
-//! Blocks jump here with the guest's flags in the host's and `exit_site` naming
-//! the instruction. The slot for flags is free: it holds them meanwhile.
+//! Blocks jump here with the guest's flags in the slot and `exit_site` naming the
+//! instruction.
 
 use crate::asm::{Asm, cc, op};
 use crate::layout::{ExitKind, Layout, Realm};
 use crate::regs::{GUEST_RSP, RSP, T0, T1, T2};
 use crate::stubs::Stubs;
 use crate::translate::{
-    NO_BRANCH, TlbField, find_entry, probe, probe_other, restore_flags_from, tlb_field,
+    NO_BRANCH, TlbField, find_entry, probe, probe_other, tlb_field,
 };
 use std::mem::offset_of;
 use x86::segment::attr;
@@ -101,11 +101,6 @@ struct Emitter<'a> {
 }
 
 impl Emitter<'_> {
-    fn save_flags(&mut self) {
-        self.a.mem(true, op::LEA, RSP, RSP, None, 8);
-        self.a.buf.push(0x9c); // pushfq
-    }
-
     fn refuse_if(&mut self, cond: u8) {
         let at = self.a.jcc(cond);
         self.refused.push(at);
@@ -117,7 +112,6 @@ impl Emitter<'_> {
             self.a.land(at);
         }
         self.bring_back(put_aside);
-        restore_flags_from(self.a);
         self.leave(ExitKind::Interp);
     }
 
@@ -129,7 +123,7 @@ impl Emitter<'_> {
 
     fn leave(&mut self, kind: ExitKind) {
         let at = self.a.jmp();
-        self.a.link(at, self.stubs.exits[kind as usize]);
+        self.a.link(at, self.stubs.slot_exits[kind as usize]);
     }
 
     /// #UD without EFER.SCE.
@@ -170,11 +164,9 @@ impl Emitter<'_> {
     fn go_on(&mut self) {
         self.a.gs_cmp_imm8(self.l.poll(), 0);
         let asked = self.a.jcc(cc::NE);
-        restore_flags_from(self.a);
         let at = self.a.jmp();
         self.a.link(at, self.stubs.probe);
         self.a.land(asked);
-        restore_flags_from(self.a);
         self.a.gs(true, op::MOV_STORE, T0, self.l.rip);
         self.leave(ExitKind::Poll);
     }
@@ -182,7 +174,6 @@ impl Emitter<'_> {
     fn syscall(&mut self) -> usize {
         let at = self.a.len();
         let l = self.l;
-        self.save_flags();
         self.check_enabled();
         // T1 = RFLAGS, T2 = what it becomes
         let a = &mut *self.a;
@@ -221,7 +212,6 @@ impl Emitter<'_> {
     fn sysret(&mut self) -> usize {
         let at = self.a.len();
         let l = self.l;
-        self.save_flags();
         self.check_enabled();
         let a = &mut *self.a;
         a.rr(true, op::MOV, T0, RCX);
@@ -256,7 +246,6 @@ impl Emitter<'_> {
     /// frame in host memory.
     fn iret(&mut self, bank: usize) -> usize {
         let at = self.a.len();
-        self.save_flags();
         for r in PUT_ASIDE {
             self.a.gs(true, op::MOV_STORE, r, self.l.reg(r.into()));
         }
@@ -421,7 +410,6 @@ impl Emitter<'_> {
         self.a.gs(true, op::MOV, T0, l.rip);
         self.a.gs_cmp_imm8(l.poll(), 0);
         let asked = self.a.jcc(cc::NE);
-        restore_flags_from(self.a);
         for place in [probe, probe_other] {
             let missed = place(self.a, l);
             self.a.land(missed);
@@ -430,7 +418,6 @@ impl Emitter<'_> {
         self.a.gs_store_imm(l.exit_site(), NO_BRANCH);
         self.leave(ExitKind::Lookup);
         self.a.land(asked);
-        restore_flags_from(self.a);
         self.bring_back_rf();
         self.leave(ExitKind::Poll);
     }

@@ -5,7 +5,7 @@ use crate::gates::{self, Gates};
 use crate::layout::{ExitKind, Layout, Realm};
 use crate::regs::{T0, T1, T2, pinned};
 use crate::returns;
-use crate::translate::{NO_BRANCH, probe, probe_other};
+use crate::translate::{NO_BRANCH, probe, probe_other, restore_flags_from};
 use crate::windows::SLOTS;
 
 const RAX: u8 = 0;
@@ -21,6 +21,8 @@ const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
 const FRAME: i32 = 8 + 8 * SLOTS as i32;
 /// CF, PF, AF, ZF, SF, OF.
 const ARITH: u32 = 0x8d5;
+/// Set in the host's flags, and so in the slot.
+const IF: u32 = 0x200;
 
 const REALMS: usize = Realm::ALL.len();
 
@@ -31,12 +33,17 @@ pub struct Stubs {
     /// must be the vCPU memory.
     pub enter: usize,
     /// Returns to the caller of `enter` by [`ExitKind`]; jumped to with
-    /// `exit_site` set where the kind has one.
+    /// `exit_site` set where the kind has one and the guest's flags in the host's.
     pub exits: [usize; 6],
+    /// The same with the flags in the slot.
+    pub slot_exits: [usize; 6],
     /// Returns with [`ExitKind::Link`]; called by a link's stub, behind whose
-    /// call the link's number is.
+    /// call the link's number is. The guest's flags are in the host's.
     pub link: usize,
-    /// Looks for T0 in its second place in the jump cache; returns with
+    /// The same with the flags in the slot.
+    pub slot_link: usize,
+    /// With the flags in the slot, as for the other ways through the jump cache:
+    /// looks for T0 in its second place in the jump cache; returns with
     /// [`ExitKind::Lookup`] and RIP = T0 if it is not there either.
     pub lookup: usize,
     /// Jumps to the guest address in T0, to which no branch leads, through the
@@ -73,14 +80,14 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
         a.gs_store_imm(l.exit_kind(), kind);
         let at = a.jmp();
         a.link(at, save);
+        s.slot_exits[kind as usize] = a.len();
+        restore_flags_from(&mut a);
+        let at = a.jmp();
+        a.link(at, s.exits[kind as usize]);
     }
-    s.link = a.len();
-    a.pop(T2);
-    a.mem(false, op::MOV, T2, T2, None, 0);
-    a.gs(false, op::MOV_STORE, T2, l.exit_site());
-    let at = a.jmp();
-    a.link(at, s.exits[ExitKind::Link as usize]);
-    s.lookup = emit_lookup(&mut a, l, s.exits[ExitKind::Lookup as usize]);
+    s.link = emit_link(&mut a, l, s.exits[ExitKind::Link as usize]);
+    s.slot_link = emit_link(&mut a, l, s.slot_exits[ExitKind::Link as usize]);
+    s.lookup = emit_lookup(&mut a, l, s.slot_exits[ExitKind::Lookup as usize]);
     s.probe = a.len();
     let miss = probe(&mut a, l);
     a.land(miss);
@@ -99,6 +106,16 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     s.load_vector = emit_load_vector(&mut a, l);
     s.gates = gates::emit(&mut a, l, &s);
     (a.buf.to_vec(), s)
+}
+
+fn emit_link(a: &mut Asm, l: &Layout, exit: usize) -> usize {
+    let at = a.len();
+    a.pop(T2);
+    a.mem(false, op::MOV, T2, T2, None, 0);
+    a.gs(false, op::MOV_STORE, T2, l.exit_site());
+    let out = a.jmp();
+    a.link(out, exit);
+    at
 }
 
 fn emit_lookup(a: &mut Asm, l: &Layout, exit: usize) -> usize {
@@ -120,8 +137,8 @@ fn emit_enter(a: &mut Asm, l: &Layout) -> usize {
     a.gs(true, op::MOV, T0, l.rip); // as jumps through the jump cache have it
     a.gs(true, op::MOV, RAX, l.rflags);
     a.and_imm(RAX, ARITH);
-    a.push(RAX);
-    a.buf.push(0x9d); // popfq
+    a.or_imm(RAX, IF);
+    a.mem(true, op::MOV_STORE, RAX, RSP, None, 0);
     for (host, guest) in pinned() {
         a.gs(true, op::MOV, host, l.reg(guest));
     }

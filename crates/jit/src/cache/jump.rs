@@ -70,7 +70,7 @@ fn places(rip: u64) -> [u16; 2] {
 /// few entries.
 pub(crate) const MIX_SHIFT: u8 = 12;
 
-/// Whether generated code can do that without changing flags: the host has BMI2.
+/// Whether generated code can do that in one instruction: the host has BMI2.
 pub(crate) fn mixes() -> bool {
     std::arch::is_x86_feature_detected!("bmi2")
 }
@@ -78,20 +78,17 @@ pub(crate) fn mixes() -> bool {
 /// How far the bits above the first index move the second.
 pub(crate) const OTHER_SHIFT: u8 = 3;
 
-/// A negation that no address of entry `index` has: both places of address 0 are
-/// entry 0, and those of address 1 are entry 1.
+/// An address that is not in entry `index`: both places of address 0 are entry 0,
+/// and those of address 1 are entry 1.
 fn nothing(index: u16) -> u64 {
-    match index {
-        0 => 1_u64.wrapping_neg(),
-        _ => 0,
-    }
+    u64::from(index == 0)
 }
 
 impl JumpCaches {
     /// An empty cache.
     pub fn create(&mut self) -> JumpCache {
         let mut entries = self.0.next();
-        // Zero is the negation of no address that any other entry may hold.
+        // No other entry may hold address 0.
         entries[0][0] = nothing(0);
         JumpCache {
             entries,
@@ -115,15 +112,14 @@ impl JumpCache {
     /// The code remembered for an address.
     pub fn find(&self, rip: u64) -> Option<u64> {
         let entries = places(rip).map(|i| self.entries[usize::from(i)]);
-        let found = entries.iter().find(|e| e[0] == rip.wrapping_neg());
+        let found = entries.iter().find(|e| e[0] == rip);
         found.map(|e| e[1])
     }
     /// Remembers a translation. What was in the way goes to its other place.
     pub fn insert(&mut self, rip: u64, code: u64) {
         let [first, _] = places(rip);
-        let [negated, old] = self.entries[usize::from(first)];
-        let there = negated.wrapping_neg();
-        if there != rip && negated != nothing(first) && old != 0 {
+        let [there, old] = self.entries[usize::from(first)];
+        if there != rip && there != nothing(first) && old != 0 {
             let [home, other] = places(there);
             if home == first {
                 self.put(other, there, old);
@@ -147,7 +143,7 @@ impl JumpCache {
         if e[1] == 0 {
             self.touched.push(index);
         }
-        *e = [rip.wrapping_neg(), code];
+        *e = [rip, code];
     }
     /// The address, of a page that was noted, is remembered from now on.
     fn know(&mut self, rip: u64) {
@@ -207,7 +203,7 @@ impl JumpCache {
         for rip in gone {
             for index in places(rip) {
                 let e = &mut entries[usize::from(index)];
-                if e[0] == rip.wrapping_neg() {
+                if e[0] == rip {
                     e[0] = nothing(index); // stays in `touched`
                 }
             }
@@ -241,7 +237,7 @@ mod tests {
         let mut cache = JumpCaches::default().create();
         let matches = |cache: &JumpCache, rip: u64| {
             let entries = places(rip).map(|i| cache.entries[usize::from(i)]);
-            entries.iter().any(|e| e[0].wrapping_add(rip) == 0)
+            entries.iter().any(|e| e[0] == rip)
         };
         for rip in [0, 1, 0x1234, 0xffff_8000_0000_ffff, u64::MAX] {
             assert!(!matches(&cache, rip), "{rip:#x} before");

@@ -7,10 +7,8 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-/// One entry; generated code knows the layout: the two's complement of the
-/// linear address, so that adding the address gives 0 on a hit without
-/// touching flags, and the code address, which only a hit uses and which is 0
-/// in an entry that is not filled.
+/// One entry; generated code knows the layout: the linear address, and the code
+/// address, which only a hit uses and which is 0 in an entry that is not filled.
 pub(super) type JumpEntry = [u64; 2];
 
 /// Bytes of the space in which a large page surely lies.

@@ -5,12 +5,14 @@
 //! while the operands or the result of the instruction that set them are still
 //! there, a [`Recipe`] sets them again where they are needed, which is in cold
 //! code most of the time. Other flags are set aside in the slot at the host's
-//! stack pointer ([`crate::JitCtx::flags_aside`]).
+//! stack pointer ([`crate::JitCtx::flags_aside`]), and leave the block there if
+//! nothing asks for them (see [`super::Entrance`]).
 
 use super::Emitter;
 use crate::asm::{Asm, op};
 use crate::block::Step;
 use crate::classify::{Treatment, may_raise};
+use crate::layout::ExitKind;
 use crate::regs::{Home, RSP, T2, home};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::flags::ARITH;
@@ -127,7 +129,7 @@ fn word(insn: &Instruction) -> Option<bool> {
 }
 
 /// The instruction reads or writes flags.
-fn touches_flags(insn: &Instruction) -> bool {
+pub(super) fn touches_flags(insn: &Instruction) -> bool {
     insn.rflags_read() | insn.rflags_modified() != 0
 }
 
@@ -199,16 +201,44 @@ impl Emitter<'_> {
         if self.recipe.is_some() {
             self.flags = Kept::Recipe;
         } else {
-            set_aside(&mut self.hot);
+            self.set_flags_aside();
             self.flags = Kept::Slot;
+        }
+    }
+
+    /// Puts the host's flags into the slot as well.
+    pub(super) fn set_flags_aside(&mut self) {
+        set_aside(&mut self.hot);
+    }
+
+    /// Before a link: what only a recipe has goes to the host's flags.
+    pub(super) fn flags_for_link(&mut self) {
+        if self.flags == Kept::Recipe {
+            self.restore_flags(ARITH);
+        }
+    }
+
+    /// Before a jump through the jump cache, a return or a gate, which ends this
+    /// path: the flags go to the slot.
+    pub(super) fn flags_for_jump(&mut self) {
+        if self.flags != Kept::Slot {
+            self.load_flags(ARITH);
+            self.set_flags_aside();
+        }
+    }
+
+    /// The stub that leaves with the flags where they are, recipes apart.
+    pub(super) fn exit(&self, kind: ExitKind) -> usize {
+        match self.flags {
+            Kept::Slot => self.stubs.slot_exits[kind as usize],
+            _ => self.stubs.exits[kind as usize],
         }
     }
 
     /// Where there is but a recipe the flags go to the slot.
     fn settle_flags(&mut self) {
         if self.flags == Kept::Recipe {
-            self.load_flags(ARITH);
-            set_aside(&mut self.hot);
+            self.flags_for_jump();
             self.flags = Kept::Slot;
         }
     }
@@ -226,15 +256,18 @@ impl Emitter<'_> {
         }
     }
 
-    /// As [`Self::load_flags`] on a path in the cold stream.
-    pub(super) fn load_flags_cold(&mut self) {
-        load(self.flags, self.recipe.as_ref(), &mut self.cold);
+    /// What only a recipe has goes to the host's flags, on a path in the cold
+    /// stream.
+    pub(super) fn follow_recipe_cold(&mut self) {
+        if self.flags == Kept::Recipe {
+            load(self.flags, self.recipe.as_ref(), &mut self.cold);
+        }
     }
 
     /// Sees that the flags are in the slot on a path in the cold stream.
     pub(super) fn settle_flags_cold(&mut self) {
         if self.flags == Kept::Recipe {
-            self.load_flags_cold();
+            self.follow_recipe_cold();
             set_aside(&mut self.cold);
         }
     }
@@ -249,20 +282,15 @@ fn load(from: Kept, recipe: Option<&Recipe>, a: &mut Asm) {
 }
 
 /// Puts the host's flags into the slot.
-fn set_aside(a: &mut Asm) {
+pub(crate) fn set_aside(a: &mut Asm) {
     a.mem(true, op::LEA, RSP, RSP, None, 8);
     a.buf.push(0x9c); // pushfq
 }
 
 /// Loads the host's flags from the slot. Clobbers T2.
 pub(crate) fn restore_flags_from(a: &mut Asm) {
-    restore_flags_at(a, 0);
-}
-
-/// The same with the slot `above` bytes above the host's stack pointer.
-pub(super) fn restore_flags_at(a: &mut Asm, above: i32) {
     a.rr(true, op::MOV, T2, 0);
-    a.mem(false, op::MOV, 0, RSP, None, above); // mov eax, [rsp + above]
+    a.mem(false, op::MOV, 0, RSP, None, 0); // mov eax, [rsp]
     a.bytes(&[0x66, 0xc1, 0xc0, 0x08]); // rol ax, 8
     // AL holds bits 8..=15: IF, which is set, and OF. This overflows with OF.
     a.bytes(&[0x04, 0x76, 0x9e]); // add al, 0x76; sahf

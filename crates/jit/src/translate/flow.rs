@@ -1,8 +1,9 @@
 //! Control flow: links, the jump cache, polls.
 
+use super::flags::{Kept, set_aside};
 use super::memory::Operand;
-use super::{Emitter, Link, Mapping, linear};
-use crate::asm::{Asm, op};
+use super::{Emitter, Entrance, Link, Mapping, linear};
+use crate::asm::{Asm, cc, op};
 use crate::block::Step;
 use crate::cache::{MIX_SHIFT, OTHER_SHIFT, mixes};
 use crate::layout::{ExitKind, Layout};
@@ -15,7 +16,7 @@ const RCX: u8 = 1;
 /// What a link leads to.
 enum Leads {
     /// The target of a jump, perhaps in another page.
-    Jump { crosses: bool },
+    Jump { crosses: bool, entrance: Entrance },
     /// The translation without windows of the instruction itself.
     Narrow,
     /// What follows a call, for the return.
@@ -34,27 +35,36 @@ impl Emitter<'_> {
     /// goes to the cold stream.
     fn add_link(&mut self, at: usize, target: u64, crosses: bool) {
         self.hot_to_cold(at);
-        let stub = self.link_stub();
-        self.note_link(self.to.hot + at, target, stub, Leads::Jump { crosses });
+        let entrance = match self.flags {
+            Kept::Slot => Entrance::Slot,
+            _ => Entrance::Host,
+        };
+        let stub = self.link_stub(entrance);
+        let leads = Leads::Jump { crosses, entrance };
+        self.note_link(self.to.hot + at, target, stub, leads);
     }
 
     /// Goes on in the cold stream in the translation of the instruction at
-    /// `target`, of the same page, that has no windows.
+    /// `target`, of the same page, that has no windows. The flags are in the slot.
     pub(super) fn narrow_link(&mut self, target: u64) {
         let before = self.to.cold + self.cold.len();
         self.cold.bytes(padding(before + 1));
         let at = self.cold.jmp();
         self.cold.land(at);
-        let stub = self.link_stub();
+        let stub = self.link_stub(Entrance::Slot);
         self.note_link(self.to.cold + at, target, stub, Leads::Narrow);
     }
 
     /// Where the stub of the next link is, which goes to the cold stream's end.
-    fn link_stub(&mut self) -> usize {
+    fn link_stub(&mut self, entrance: Entrance) -> usize {
         let at = self.to.cold + self.cold.len();
         let id = self.next_link();
         let call = self.cold.call();
-        self.cold_to_stub(call, self.stubs.link);
+        let stub = match entrance {
+            Entrance::Slot => self.stubs.slot_link,
+            _ => self.stubs.link,
+        };
+        self.cold_to_stub(call, stub);
         self.cold.u32(id);
         at
     }
@@ -66,13 +76,18 @@ impl Emitter<'_> {
     /// Registers the next link, whose displacement is at arena offset `at` and
     /// leads to `stub`.
     fn note_link(&mut self, at: usize, target: u64, stub: usize, leads: Leads) {
+        let (crosses, entrance) = match leads {
+            Leads::Jump { crosses, entrance } => (crosses, entrance),
+            Leads::Narrow => (false, Entrance::Slot),
+            Leads::Return => (false, Entrance::Address),
+        };
         self.out.links.push(Link {
             at: at as u32,
             stub: stub as u32,
             target,
-            crosses: matches!(leads, Leads::Jump { crosses: true }),
+            crosses,
             narrow: matches!(leads, Leads::Narrow),
-            returns: matches!(leads, Leads::Return),
+            entrance,
             mapping: self.to.mapping,
             wide: self.to.wide,
             mode: 0,
@@ -110,7 +125,7 @@ impl Emitter<'_> {
     /// True if a direct jump from this block to `target` may be patched. What
     /// an instruction in two pages says depends on both mappings, and only the
     /// jump cache's addresses follow them.
-    fn linkable(&self, from: u64, target: u64) -> bool {
+    pub(super) fn linkable(&self, from: u64, target: u64) -> bool {
         let in_one_page = target & 0xfff <= 0x1000 - LONGEST_INSTRUCTION as u64;
         in_one_page
             && match self.to.mapping {
@@ -126,7 +141,7 @@ impl Emitter<'_> {
         linear(&mut self.hot, self.l, to.mapping, reg, to.wide, value);
     }
 
-    /// Unconditional jump to a known address; the flags are in place.
+    /// Unconditional jump to a known address.
     pub(super) fn jump_to(&mut self, target: u64) {
         // `target` follows or belongs to the block, so its own page tells
         // whether the jump leaves it only together with the block's start.
@@ -136,6 +151,7 @@ impl Emitter<'_> {
     /// To a known address, from `branch` or because execution runs on to it.
     fn jump_from(&mut self, from: u64, target: u64, branch: Option<&Instruction>) {
         if self.linkable(from, target) {
+            self.flags_for_link();
             if target <= from {
                 self.poll(target);
             }
@@ -146,6 +162,7 @@ impl Emitter<'_> {
         } else {
             let branch = branch.filter(|_| self.may_be_refused());
             let branch = branch.map_or(NO_BRANCH, |insn| self.number(insn));
+            self.flags_for_jump();
             self.linear(T0, target);
             self.probe(branch);
         }
@@ -153,25 +170,38 @@ impl Emitter<'_> {
 
     /// Leaves for `rip` with [`ExitKind::Poll`] if the poll word is set. A loop
     /// of links has one that leads back; jumps through the jump cache miss it
-    /// when the vCPU is to leave.
+    /// when the vCPU is to leave. The flags are where links want them.
     pub(super) fn poll(&mut self, rip: u64) {
-        let l = self.l;
-        self.hot.rr(true, op::MOV, T2, RCX);
-        self.hot.gs(false, op::MOV, RCX, l.poll());
-        let clear = self.hot.jrcxz(true);
-        self.hot.rr(true, op::MOV, RCX, T2);
-        let at = self.hot.jmp();
-        self.hot_to_cold(at);
-        self.hot.land8(clear);
-        self.hot.rr(true, op::MOV, RCX, T2);
+        let asked = match self.flags {
+            Kept::Slot => {
+                self.hot.gs_cmp_imm8(self.l.poll(), 0);
+                self.hot.jcc(cc::NE)
+            }
+            _ => self.look_at_poll(),
+        };
+        self.hot_to_cold(asked);
         let to = self.to;
-        linear(&mut self.cold, l, to.mapping, T0, to.wide, rip);
-        self.cold.gs(true, op::MOV_STORE, T0, l.rip);
+        linear(&mut self.cold, self.l, to.mapping, T0, to.wide, rip);
+        self.cold.gs(true, op::MOV_STORE, T0, self.l.rip);
         let out = self.cold.jmp();
-        self.cold_to_stub(out, self.stubs.exits[ExitKind::Poll as usize]);
+        self.cold_to_stub(out, self.exit(ExitKind::Poll));
     }
 
-    /// Jumps to the guest address in T0 through the jump cache. A branch to a
+    /// Jumps if the poll word is set; where the displacement of that is. Leaves
+    /// flags alone.
+    fn look_at_poll(&mut self) -> usize {
+        self.hot.rr(true, op::MOV, T2, RCX);
+        self.hot.gs(false, op::MOV, RCX, self.l.poll());
+        let clear = self.hot.jrcxz(true);
+        self.hot.rr(true, op::MOV, RCX, T2);
+        let asked = self.hot.jmp();
+        self.hot.land8(clear);
+        self.hot.rr(true, op::MOV, RCX, T2);
+        asked
+    }
+
+    /// Jumps to the guest address in T0 through the jump cache, with the flags in
+    /// the slot. A branch to a
     /// non-canonical address always misses: its number tells the engine whose
     /// fault that is.
     fn probe(&mut self, branch: u32) {
@@ -184,7 +214,6 @@ impl Emitter<'_> {
 
     /// Direct JMP.
     pub(super) fn jump(&mut self, step: &Step) {
-        self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         self.jump_from(ip, target, Some(&step.insn));
     }
@@ -214,6 +243,7 @@ impl Emitter<'_> {
     /// branches are not taken, and hot code is the better the denser it is.
     fn far_jump(&mut self, at: usize, insn: &Instruction) {
         self.hot_to_cold(at);
+        set_aside(&mut self.cold);
         let (to, target) = (self.to, insn.near_branch_target());
         linear(&mut self.cold, self.l, to.mapping, T0, to.wide, target);
         let stub = if self.may_be_refused() {
@@ -237,7 +267,6 @@ impl Emitter<'_> {
     pub(super) fn call(&mut self, step: &Step) {
         let known = self.push_return(step);
         self.expect_return(&step.insn, known);
-        self.restore_flags(flags::ARITH);
         let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
         self.jump_from(ip, target, Some(&step.insn));
     }
@@ -296,18 +325,17 @@ impl Emitter<'_> {
         let extra = ret_bytes(&step.insn);
         self.pop_return(step, extra);
         let branch = self.number(&step.insn);
-        self.save_flags(flags::ARITH);
+        self.flags_for_jump();
         self.hot.gs_store_imm(self.l.exit_site(), branch);
         let pop = self.hot.call();
         self.hot_to_stub(pop, self.stubs.pop_return[self.to.bank]);
-        self.restore_flags(flags::ARITH);
         self.hot.jmp_reg(T1);
     }
 
     /// To the address in T0.
     fn indirect(&mut self, insn: &Instruction) {
         let branch = self.number(insn);
-        self.restore_flags(flags::ARITH);
+        self.flags_for_jump();
         self.probe(branch);
     }
 }
@@ -319,39 +347,35 @@ fn padding(at: usize) -> &'static [u8] {
 }
 
 /// Jumps to the guest address in T0 through the jump cache; where the
-/// displacement of the jump taken on a miss is. Leaves flags alone.
+/// displacement of the jump taken on a miss is. The guest's flags are in the slot.
 pub(crate) fn probe(a: &mut Asm, l: &Layout) -> usize {
-    if !mixes() {
-        return probe_at(a, l, T0);
+    if mixes() {
+        a.rorx(T1, T0, MIX_SHIFT);
+        a.rr(true, op::ADD, T1, T0);
+    } else {
+        a.rr(true, op::MOV, T1, T0);
     }
-    a.rorx(T1, T0, MIX_SHIFT);
-    a.mem(true, op::LEA, T1, T1, Some((T0, 0)), 0);
-    probe_at(a, l, T1)
+    probe_at(a, l)
 }
 
 /// Jumps to the guest address in T0, which is in `rip`, too, if it is in its
 /// other place; as [`probe`] otherwise.
 pub(crate) fn probe_other(a: &mut Asm, l: &Layout) -> usize {
-    a.gs(false, op::MOV, T1, l.rip + 2); // shifts would change flags
+    a.gs(false, op::MOV, T1, l.rip + 2);
     a.mem(true, op::LEA, T1, T0, Some((T1, OTHER_SHIFT)), 0);
-    probe_at(a, l, T1)
+    probe_at(a, l)
 }
 
-/// As [`probe`] for the entry that the low 16 bits of `index` name.
-fn probe_at(a: &mut Asm, l: &Layout, index: u8) -> usize {
-    a.rr(true, op::MOV, T2, RCX);
-    a.movzx16(T1, index);
-    a.mem(true, op::LEA, T1, T1, Some((T1, 0)), 0);
-    a.gs(true, op::MOV, RCX, l.jump_cache());
-    a.mem(true, op::LEA, T1, RCX, Some((T1, 3)), 0);
-    a.mem(true, op::MOV, RCX, T1, None, 0);
-    a.mem(true, op::LEA, RCX, RCX, Some((T0, 0)), 0);
-    let hit = a.jrcxz(false);
-    a.rr(true, op::MOV, RCX, T2);
-    let miss = a.jmp();
-    a.land8(hit);
-    a.rr(true, op::MOV, RCX, T2);
-    a.jmp_mem(T1, 8);
+/// As [`probe`] for the entry that the low 16 bits of T1 name. Clobbers T1, T2 and
+/// the host's flags.
+fn probe_at(a: &mut Asm, l: &Layout) -> usize {
+    const EIGHTH: (u8, u8) = (T1, 3);
+    a.movzx16(T1, T1);
+    a.rr(false, op::ADD, T1, T1);
+    a.gs(true, op::MOV, T2, l.jump_cache());
+    a.mem(true, op::CMP, T0, T2, Some(EIGHTH), 0);
+    let miss = a.jcc(cc::NE);
+    a.jmp_mem(T2, EIGHTH, 8);
     miss
 }
 

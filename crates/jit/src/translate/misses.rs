@@ -6,7 +6,6 @@
 //! TLB before it asks the engine.
 
 use super::Emitter;
-use super::flags::restore_flags_at;
 use super::memory::{
     TlbField, add_to_t0, array, entry_address, find_entry, indexed_field, info, tlb_field,
 };
@@ -48,8 +47,8 @@ impl Misses {
 impl Emitter<'_> {
     /// Calls the code for `miss`: T0 and T1 are what the check left. Then it goes
     /// on at hot offset `hit` with the operand at `[T1 + T0]`, or with T0 the host
-    /// address of its window. A window in two pages goes on behind the jump there,
-    /// with the flags in place. The result is where in the cold stream the call
+    /// address of its window. A window in two pages goes on behind the jump there.
+    /// The flags are in the slot. The result is where in the cold stream the call
     /// returns to.
     pub(super) fn call_miss(&mut self, miss: Miss, hit: usize) -> usize {
         let call = self.cold.call();
@@ -100,7 +99,6 @@ fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
         a.cmp_imm(T2, 4096 - span);
         let inside = a.jcc(cc::BE);
         step_over(a, miss);
-        restore_flags_at(a, 8);
         a.buf.push(0xc3);
         a.land(inside);
         add_to_t0(a, before.cast_signed());

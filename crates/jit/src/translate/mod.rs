@@ -3,6 +3,7 @@
 //! [`flags`] says where guest arithmetic flags are.
 
 mod copy;
+mod entry;
 mod flags;
 mod flow;
 mod memory;
@@ -11,7 +12,8 @@ mod stack;
 mod string;
 mod system;
 
-pub(crate) use flags::restore_flags_from;
+pub use entry::{Entrance, Entrances};
+pub(crate) use flags::{restore_flags_from, set_aside};
 pub use flow::stack_change;
 pub(crate) use flow::{NO_BRANCH, probe, probe_other};
 pub use memory::info;
@@ -80,9 +82,8 @@ pub struct Link {
     pub crosses: bool,
     /// It leads to a translation without windows.
     pub narrow: bool,
-    /// It is for a return, which leads to the beginning, as jumps through the
-    /// jump cache do, with T0 as these have it.
-    pub returns: bool,
+    /// The way by which it enters its target.
+    pub entrance: Entrance,
     /// What its target is relative to.
     pub mapping: Mapping,
     /// It is in 64-bit code.
@@ -111,8 +112,8 @@ pub struct Site {
 pub struct Output {
     /// Hot stream.
     pub hot: Buffer,
-    /// Where in it links lead: behind what jumps through the jump cache need.
-    pub body: usize,
+    /// Where in it links lead.
+    pub entrances: Entrances,
     /// Cold stream.
     pub cold: Buffer,
     /// Links made, in the order of their numbers.
@@ -193,6 +194,9 @@ impl Translator {
     /// Its code goes to arena offset `at`.
     pub fn detour(&self, link: &Link, at: usize) -> Vec<u8> {
         let mut a = Asm::default();
+        if link.entrance == Entrance::Host {
+            set_aside(&mut a);
+        }
         linear(
             &mut a,
             &self.layout,
@@ -230,8 +234,6 @@ impl Translator {
             spoils: false,
             place: Place::INDEXED,
         };
-        e.prologue(block.start);
-        e.out.body = e.hot.len();
         e.block(block);
         e.emit_misses();
         Output {
@@ -250,24 +252,11 @@ fn take_asm(buf: &mut Buffer) -> Asm {
 }
 
 impl Emitter<'_> {
-    /// Sets [`crate::JitCtx::page`], which is 0 in kernel code and on entry. T0
-    /// is the linear address of the block.
-    fn prologue(&mut self, start: u64) {
-        let page = self.l.page();
-        match self.to.mapping {
-            Mapping::Kernel => {}
-            Mapping::Fixed => self.hot.gs_store_zero(page),
-            Mapping::Anywhere => {
-                let back = -(start as i32);
-                self.hot.mem(true, crate::asm::op::LEA, T0, T0, None, back);
-                self.hot.gs(true, crate::asm::op::MOV_STORE, T0, page);
-            }
-        }
-    }
-
     fn block(&mut self, block: &Block) {
+        self.enter(block);
         if block.vector {
-            self.load_vector(block.steps[0].live_in);
+            let in_host = self.flags == Kept::Host && block.steps[0].live_in != 0;
+            self.load_vector(in_host);
         }
         let live_in = block.steps.iter().skip(1).map(|s| s.live_in);
         let live_out = live_in.chain([x86::flags::ARITH]);
@@ -277,7 +266,6 @@ impl Emitter<'_> {
             self.flags_after();
         }
         if block.steps.last().is_none_or(|s| !s.treatment.ends_block()) {
-            self.restore_flags(x86::flags::ARITH);
             self.jump_to(block.end);
         }
     }
@@ -318,11 +306,11 @@ impl Emitter<'_> {
 
     /// Leaves `insn` to the interpreter and ends the path.
     fn interp(&mut self, insn: &Instruction) {
-        self.restore_flags(x86::flags::ARITH);
+        self.flags_for_link();
         let id = self.number(insn);
         self.hot.gs_store_imm(self.l.exit_site(), id);
         let at = self.hot.jmp();
-        self.hot_to_stub(at, self.stubs.exits[ExitKind::Interp as usize]);
+        self.hot_to_stub(at, self.exit(ExitKind::Interp));
     }
 
     /// Points `jumps` at a cold path on which the interpreter executes `insn`.
@@ -331,10 +319,10 @@ impl Emitter<'_> {
             self.hot_to_cold(*at);
         }
         let id = self.number(insn);
-        self.load_flags_cold();
+        self.follow_recipe_cold();
         self.cold.gs_store_imm(self.l.exit_site(), id);
         let out = self.cold.jmp();
-        self.cold_to_stub(out, self.stubs.exits[ExitKind::Interp as usize]);
+        self.cold_to_stub(out, self.exit(ExitKind::Interp));
     }
 
     /// Number by which an exit names `insn`.
@@ -364,10 +352,11 @@ impl Emitter<'_> {
         self.cold.link_abs(at, self.to.cold, target);
     }
 
-    /// Makes sure the guest's vector state is in the host's registers.
-    fn load_vector(&mut self, live: u64) {
+    /// Makes sure the guest's vector state is in the host's registers, and leaves
+    /// the host's flags alone if they are `needed`.
+    fn load_vector(&mut self, needed: bool) {
         let l = self.l;
-        if live == 0 {
+        if !needed {
             self.hot.gs_cmp_imm8(l.vec_loaded(), 0);
             let at = self.hot.jcc(crate::asm::cc::E);
             self.hot_to_cold(at);

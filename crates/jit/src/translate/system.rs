@@ -66,7 +66,7 @@ impl Emitter<'_> {
             Mnemonic::Stac => (AC, Realm::KernelAc),
             _ => (-AC, Realm::Kernel),
         };
-        self.restore_flags(flags::ARITH);
+        self.flags_for_link();
         let (rflags, next) = (self.l.rflags, step.insn.next_ip());
         self.hot.gs(true, op::MOV, T0, rflags);
         self.hot.mem(true, op::LEA, T0, T0, None, by);
@@ -79,7 +79,7 @@ impl Emitter<'_> {
     /// SYSCALL, SYSRET, IRET: the work is done by a stub.
     pub(super) fn gate(&mut self, step: &Step) {
         let insn = &step.insn;
-        self.restore_flags(flags::ARITH);
+        self.flags_for_jump();
         let id = self.number(insn);
         self.hot.gs_store_imm(self.l.exit_site(), id);
         let gates = self.stubs.gates;

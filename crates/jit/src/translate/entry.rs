@@ -1,0 +1,132 @@
+//! The three ways into a block, by where the guest's flags are.
+//!
+//! Jumps through the jump cache and returns come with T0 = the linear address and
+//! the flags in the slot. Links come without T0, and with the flags in the host's
+//! if that is where they were last set, else in the slot: most blocks begin with a
+//! check that clobbers the host's, and what comes with the flags in the slot needs
+//! not bring them back only to have them set aside again.
+
+use super::flags::Kept;
+use super::{Emitter, Mapping};
+use crate::asm::op;
+use crate::block::{Block, Step, has_memory};
+use crate::classify::Treatment;
+use crate::regs::T0;
+
+/// A way into a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// T0 = linear address, flags in the slot.
+    Address,
+    /// Flags in the host's.
+    Host,
+    /// Flags in the slot.
+    Slot,
+}
+
+/// Where a block's entrances are, relative to its code's start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entrances {
+    address: usize,
+    host: usize,
+    slot: usize,
+}
+
+impl Entrances {
+    /// Where one of them is.
+    pub fn get(&self, which: Entrance) -> usize {
+        match which {
+            Entrance::Address => self.address,
+            Entrance::Host => self.host,
+            Entrance::Slot => self.slot,
+        }
+    }
+}
+
+/// Where a block wants the flags.
+enum Wanted {
+    /// It overwrites all before anyone sees them.
+    Nowhere,
+    /// It begins with what clobbers the host's.
+    Slot,
+    /// It begins with what reads or changes some.
+    Host,
+}
+
+impl Emitter<'_> {
+    /// Emits the entrances.
+    pub(super) fn enter(&mut self, block: &Block) {
+        self.set_page(block.start);
+        let behind_page = self.hot.len();
+        let mut at = Entrances {
+            address: 0,
+            host: behind_page,
+            slot: behind_page,
+        };
+        match self.wanted(block) {
+            Wanted::Nowhere => {}
+            Wanted::Slot if behind_page == 0 => {
+                self.set_flags_aside();
+                (at.address, at.slot) = (self.hot.len(), self.hot.len());
+                self.flags = Kept::Slot;
+            }
+            Wanted::Slot => {
+                let over = self.hot.jmp8();
+                at.host = self.hot.len();
+                self.set_flags_aside();
+                self.hot.land8(over);
+                at.slot = self.hot.len();
+                self.flags = Kept::Slot;
+            }
+            Wanted::Host => {
+                self.flags = Kept::Slot;
+                self.restore_flags(x86::flags::ARITH);
+                at.host = self.hot.len();
+            }
+        }
+        self.out.entrances = at;
+    }
+
+    /// Sets [`crate::JitCtx::page`], which is 0 in kernel code and on entry. T0
+    /// is the linear address of the block.
+    fn set_page(&mut self, start: u64) {
+        let page = self.l.page();
+        match self.to.mapping {
+            Mapping::Kernel => {}
+            Mapping::Fixed => self.hot.gs_store_zero(page),
+            Mapping::Anywhere => {
+                let back = -(start as i32);
+                self.hot.mem(true, op::LEA, T0, T0, None, back);
+                self.hot.gs(true, op::MOV_STORE, T0, page);
+            }
+        }
+    }
+
+    fn wanted(&self, block: &Block) -> Wanted {
+        if block.steps[0].live_in == 0 {
+            return Wanted::Nowhere;
+        }
+        let first = block.steps.iter().find_map(|step| self.wanted_by(step));
+        first.unwrap_or(Wanted::Host)
+    }
+
+    /// What the step makes of the flags, if anything.
+    fn wanted_by(&self, step: &Step) -> Option<Wanted> {
+        use Treatment as T;
+        let (insn, covered) = (&step.insn, step.is_covered());
+        let checks = match step.treatment {
+            T::Copy | T::ReadSelector => has_memory(insn) && !covered,
+            T::Push | T::Pop | T::Leave => !covered,
+            _ => false,
+        };
+        match step.treatment {
+            _ if checks => Some(Wanted::Slot),
+            T::Copy if super::flags::touches_flags(insn) => Some(Wanted::Host),
+            T::Copy | T::ReadSelector | T::Push | T::Pop | T::Leave => None,
+            T::Nothing | T::Lea | T::SwapGs | T::ReadBase | T::ReadControl | T::Serialize => None,
+            T::Jcc | T::PushFlags => Some(Wanted::Host),
+            T::Jump if self.linkable(insn.ip(), insn.near_branch_target()) => Some(Wanted::Host),
+            _ => Some(Wanted::Slot),
+        }
+    }
+}
