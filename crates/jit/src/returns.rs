@@ -83,23 +83,20 @@ impl Fields {
     }
 }
 
-/// Emits what a call of `realm` calls: T0 = the guest's return address, T1 = its
-/// code. Clobbers T2, leaves flags alone.
-pub(crate) fn emit_push(a: &mut Asm, l: &Layout, realm: usize) -> usize {
-    let at = a.len();
+/// Emits a call's part of it: T0 = the guest's return address, T1 = its code.
+/// Clobbers T2, leaves flags alone.
+pub(crate) fn push(a: &mut Asm, l: &Layout, realm: usize) {
     let ring = Fields::of(l, realm);
     a.gs(false, op::MOV, T2, ring.top);
     ring.turn(a, CALL);
     a.gs_index(true, op::MOV_STORE, T0, T2, ring.rip);
     a.gs_index(true, op::MOV_STORE, T1, T2, ring.code);
-    a.buf.push(0xc3);
-    at
 }
 
-/// Emits what a return of `realm` calls: T0 = the guest's return address; T1
-/// becomes where to go on, which is `probe` if nothing is known or the vCPU is to
-/// leave. Clobbers T2 and flags.
-pub(crate) fn emit_pop(a: &mut Asm, l: &Layout, realm: usize, probe: usize) -> usize {
+/// Emits what a return of `realm` jumps to: T0 = the guest's return address, T1 =
+/// number of the branch. Goes on there, or at arena offset `probe_branch` if it is
+/// not the one expected or the vCPU is to leave. Clobbers T1, T2 and flags.
+pub(crate) fn emit_pop(a: &mut Asm, l: &Layout, realm: usize, probe_branch: usize) -> usize {
     let at = a.len();
     let ring = Fields::of(l, realm);
     a.gs(false, op::MOV, T2, ring.top);
@@ -109,11 +106,11 @@ pub(crate) fn emit_pop(a: &mut Asm, l: &Layout, realm: usize, probe: usize) -> u
     let leave = a.jcc(cc::NE);
     a.gs_index(true, op::MOV, T1, T2, ring.code);
     ring.turn(a, -CALL);
-    a.buf.push(0xc3);
+    a.jmp_reg(T1);
     a.land(other);
     a.land(leave);
-    let code = a.lea_rip(T1);
-    a.link(code, probe);
-    a.buf.push(0xc3);
+    a.gs(false, op::MOV_STORE, T1, l.exit_site());
+    let out = a.jmp();
+    a.link(out, probe_branch);
     at
 }

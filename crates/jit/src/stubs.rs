@@ -51,8 +51,6 @@ pub struct Stubs {
     pub probe: usize,
     /// The same for a branch, whose number is in `exit_site`.
     pub probe_branch: usize,
-    /// By realm, see [`returns::emit_push`].
-    pub push_return: [usize; REALMS],
     /// By realm, see [`returns::emit_pop`].
     pub pop_return: [usize; REALMS],
     /// Slow path of a memory access: T0 = linear address, T2 = info; called.
@@ -98,7 +96,6 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     let miss = probe(&mut a, l);
     a.link(miss, s.lookup);
     for realm in 0..REALMS {
-        s.push_return[realm] = returns::emit_push(&mut a, l, realm);
         s.pop_return[realm] = returns::emit_pop(&mut a, l, realm, s.probe_branch);
     }
     s.slow = emit_slow(&mut a, l, restore, l.slow());

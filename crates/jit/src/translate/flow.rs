@@ -8,6 +8,7 @@ use crate::block::Step;
 use crate::cache::{MIX_SHIFT, OTHER_SHIFT, mixes};
 use crate::layout::{ExitKind, Layout};
 use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
+use crate::returns;
 use iced_x86::{FlowControl, Instruction, OpKind};
 use x86::{LONGEST_INSTRUCTION, flags};
 
@@ -110,8 +111,7 @@ impl Emitter<'_> {
         let probe = self.stubs.probe;
         self.hot_to_stub(at, probe);
         self.note_link(self.to.hot + at, next, probe, Leads::Return);
-        let push = self.hot.call();
-        self.hot_to_stub(push, self.stubs.push_return[self.to.bank]);
+        returns::push(&mut self.hot, self.l, self.to.bank);
     }
 
     /// Pads so that the displacement behind `opcode` bytes is aligned: other
@@ -326,10 +326,9 @@ impl Emitter<'_> {
         self.pop_return(step, extra);
         let branch = self.number(&step.insn);
         self.flags_for_jump();
-        self.hot.gs_store_imm(self.l.exit_site(), branch);
-        let pop = self.hot.call();
+        self.hot.mov_imm(T1, branch.into());
+        let pop = self.hot.jmp();
         self.hot_to_stub(pop, self.stubs.pop_return[self.to.bank]);
-        self.hot.jmp_reg(T1);
     }
 
     /// To the address in T0.
