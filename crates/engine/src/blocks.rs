@@ -5,7 +5,7 @@ use crate::jumps::Now;
 use crate::translated::{Found, NARROW, OpenLink, mode_of};
 use crate::vcpu::SoftVcpu;
 use isa::Stop;
-use jit::block::{Source, runs_over};
+use jit::block::{MAX_INSTRUCTIONS, Source, runs_over};
 use jit::cache::{CodeCache, Key, Request};
 use jit::classify::Allowed;
 use softmmu::tlb::Bank;
@@ -14,6 +14,10 @@ use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{Exception, LONGEST_INSTRUCTION, canonical48};
 
 const PAGE: usize = PAGE_SIZE as usize;
+/// Most bytes of a page that a translation is made from.
+const LONGEST_BLOCK: usize = MAX_INSTRUCTIONS * LONGEST_INSTRUCTION;
+/// What translations are read into: their page, at times the next one as well.
+pub(crate) type CodeBytes = [u8; 2 * PAGE];
 
 /// RAM that code is read from.
 #[derive(Clone, Copy)]
@@ -154,22 +158,24 @@ impl SoftVcpu {
     /// lock: a write that this does not see drops the translation once it has
     /// the lock.
     fn translate(
-        &self,
+        &mut self,
         code: &mut CodeCache,
         key: Key,
         place: Place,
         bank: Bank,
         allowed: Allowed,
     ) -> Option<u32> {
-        let mut bytes = [0; 2 * PAGE];
-        let mut len = 0;
+        let bytes = &mut *self.local.code_bytes;
+        let (mut len, mut from) = (0, (key.gpa & PAGE_MASK) as usize);
         for page in place.pages() {
-            // SAFETY: `host` is a whole mapped page of a slot.
-            unsafe { softmmu::host_read(page.host, &mut bytes[len..len + PAGE]) };
-            len += PAGE;
+            let read = from..(from + LONGEST_BLOCK).min(PAGE);
+            let host = page.host + from as u64;
+            // SAFETY: `host` lies in a whole mapped page of a slot.
+            unsafe { softmmu::host_read(host, &mut bytes[len..][read]) };
+            (len, from) = (len + PAGE, 0);
         }
         #[cfg(test)]
-        crate::lockstep::sabotage(&mut bytes);
+        crate::lockstep::sabotage(bytes);
         code.translate(&Request {
             key,
             source: Source {

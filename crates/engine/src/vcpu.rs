@@ -103,6 +103,7 @@ impl SoftVcpu {
                 alone: Alone::No,
                 pauses: 0,
                 narrow_at: None,
+                code_bytes: Box::new([0; _]),
                 dice: Dice::default(),
             },
             enter_address,

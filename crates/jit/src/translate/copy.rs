@@ -88,7 +88,7 @@ impl Emitter<'_> {
     }
 
     /// Distinct register operands that live in memory.
-    fn count_slots(&self, insn: &Instruction) -> usize {
+    pub(super) fn count_slots(&self, insn: &Instruction) -> usize {
         let mut seen = 0u32;
         for i in 0..insn.op_count() {
             if let Some(Home::Slot(n)) = register_home(insn, i) {

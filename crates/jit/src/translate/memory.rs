@@ -4,12 +4,12 @@ use super::misses::Miss;
 use super::{Emitter, Site, linear};
 use crate::alignment::must_be_aligned;
 use crate::asm::{Asm, cc, op};
-use crate::block::Step;
-use crate::classify::{Vector, vector_class};
+use crate::block::{Step, has_memory};
+use crate::classify::{Treatment, Vector, vector_class};
 use crate::layout::Layout;
 use crate::regs::{Home, RSP, T0, T1, T2, home};
 use crate::windows::Check;
-use iced_x86::{Instruction, Mnemonic, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::flags;
 
 /// Bits of the slow path's info argument.
@@ -123,6 +123,11 @@ struct Window {
     slot: u8,
     before: i32,
     span: u32,
+}
+
+/// The guest register has no host register.
+fn in_memory(r: Register) -> bool {
+    matches!(home(r.full_register().number()), Home::Slot(_))
 }
 
 /// Where the host address of a window is, from the host's RSP.
@@ -256,8 +261,11 @@ impl Emitter<'_> {
     /// address into T0.
     pub(super) fn access(&mut self, step: &Step, operand: Operand, address: impl Fn(&mut Self)) {
         if let Check::Covered { slot, offset } = step.check {
-            self.hot
-                .mem(true, op::MOV, T1, RSP, None, slot_offset(slot));
+            if self.held != Some(slot) {
+                self.hot
+                    .mem(true, op::MOV, T1, RSP, None, slot_offset(slot));
+                self.held = Some(slot);
+            }
             self.place = Place::behind(offset);
             return;
         }
@@ -292,6 +300,7 @@ impl Emitter<'_> {
         self.hot
             .mem(true, op::MOV_STORE, T1, RSP, None, slot_offset(slot));
         self.place = Place::behind(before as u16);
+        self.held = Some(slot);
         let miss = Miss {
             before: before.cast_unsigned(),
             span,
@@ -301,6 +310,23 @@ impl Emitter<'_> {
         // Where the window lies in two pages: the translation of this
         // instruction and what follows that has no windows.
         self.narrow_link(rip);
+    }
+
+    /// Whether T1 is behind the step what its access made it, or was before.
+    pub(super) fn keeps_window(&self, step: &Step) -> bool {
+        let (insn, in_window) = (&step.insn, step.check != Check::Alone);
+        match step.treatment {
+            Treatment::Nothing | Treatment::Jcc => true,
+            Treatment::Copy if has_memory(insn) => in_window,
+            Treatment::Copy => self.count_slots(insn) < 2,
+            Treatment::Push => in_window && insn.op0_kind() != OpKind::Memory,
+            Treatment::Pop | Treatment::Leave => in_window,
+            Treatment::Lea => {
+                let index = insn.memory_index();
+                index == Register::None || !in_memory(index)
+            }
+            _ => false,
+        }
     }
 
     /// A miss of an access that is checked alone.

@@ -158,6 +158,8 @@ struct Emitter<'a> {
     spoils: bool,
     /// Where the operand is that was checked last.
     place: Place,
+    /// The window whose host address is in T1.
+    held: Option<u8>,
 }
 
 impl Translator {
@@ -233,6 +235,7 @@ impl Translator {
             recipe: None,
             spoils: false,
             place: Place::INDEXED,
+            held: None,
         };
         e.block(block);
         e.emit_misses();
@@ -264,6 +267,9 @@ impl Emitter<'_> {
             self.flags_before(step, live);
             self.step(step);
             self.flags_after();
+            if !self.keeps_window(step) {
+                self.held = None;
+            }
         }
         if block.steps.last().is_none_or(|s| !s.treatment.ends_block()) {
             self.jump_to(block.end);
