@@ -78,6 +78,9 @@ pub(crate) fn mixes() -> bool {
 /// How far the bits above the first index move the second.
 pub(crate) const OTHER_SHIFT: u8 = 3;
 
+/// The code of an entry that was emptied, which has been touched.
+const EMPTIED: u64 = 1;
+
 /// An address that is not in entry `index`: both places of address 0 are entry 0,
 /// and those of address 1 are entry 1.
 fn nothing(index: u16) -> u64 {
@@ -132,7 +135,7 @@ impl JumpCache {
     }
     /// Remembers a translation where nothing else is remembered.
     pub fn offer(&mut self, rip: u64, code: u64) {
-        let free = |i: &u16| self.entries[usize::from(*i)][1] == 0;
+        let free = |i: &u16| self.entries[usize::from(*i)][1] <= EMPTIED;
         if let Some(place) = places(rip).into_iter().find(free) {
             self.know(rip);
             self.put(place, rip, code);
@@ -204,7 +207,7 @@ impl JumpCache {
             for index in places(rip) {
                 let e = &mut entries[usize::from(index)];
                 if e[0] == rip {
-                    e[0] = nothing(index); // stays in `touched`
+                    *e = [nothing(index), EMPTIED];
                 }
             }
         }
@@ -254,6 +257,23 @@ mod tests {
             cache.clear();
             assert!(!matches(&cache, rip), "{rip:#x} cleared");
         }
+    }
+
+    #[test]
+    fn what_was_forgotten_leaves_room_for_offers() {
+        let mut cache = JumpCaches::default().create();
+        for round in 0..3 {
+            cache.note_page(A, 0x1000);
+            cache.insert(A, 10 + round);
+            cache.insert(A + 0x1_0000_0000, 20);
+            cache.forget_changed(Area::ALL, |_, _| false);
+            assert_eq!(cache.find(A), None);
+            cache.offer(A, 30 + round);
+            assert_eq!(cache.find(A), Some(30 + round));
+            cache.forget_changed(Area::ALL, |_, _| false);
+            cache.remove([A].into_iter());
+        }
+        assert!(cache.touched.len() < 8, "{}", cache.touched.len());
     }
 
     const A: u64 = 0x5555_5555_4321;
