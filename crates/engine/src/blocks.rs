@@ -184,6 +184,7 @@ impl SoftVcpu {
                 copyable: &self.copyable,
                 allowed,
                 most: self.vm.options.stress.longest_block(),
+                alone: code.alone,
             },
             bank: bank as usize,
             user: bank == Bank::User,

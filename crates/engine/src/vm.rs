@@ -334,6 +334,12 @@ impl hv::Vm for SoftVm {
         if self.options.lockstep && index > 0 {
             return Err(Error::Unsupported("lockstep with more than one vCPU"));
         }
+        if index == 1 {
+            let _stopped = self.stop_world(usize::MAX);
+            let mut code = self.code.lock();
+            code.alone = false;
+            code.flush();
+        }
         let vcpu = SoftVcpu::create(vm, id, index)?;
         ids.push(id);
         Ok(Box::new(vcpu))

@@ -86,6 +86,7 @@ impl Work<'_> {
             base: page as u64,
             copyable: self.copyable,
             most: MAX_INSTRUCTIONS,
+            alone: true,
             allowed: Allowed {
                 wide: true,
                 fs: true,

@@ -61,6 +61,10 @@ pub struct Source<'a> {
     pub allowed: Allowed,
     /// Longest block in instructions.
     pub most: usize,
+    /// The VM has one vCPU, so that LOCK has nobody to lock out: no device changes
+    /// by parts what a guest does. What is there for order only keeps the prefix,
+    /// since devices do look.
+    pub alone: bool,
 }
 
 impl Source<'_> {
@@ -110,6 +114,9 @@ impl Block {
         while self.steps.len() < source.limit() && decoder.can_decode() {
             let mut insn = decoder.decode();
             normalise(&mut insn);
+            if source.alone && !orders_only(&insn) {
+                insn.set_has_lock_prefix(false);
+            }
             if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
                 break; // needs the next page, too
             }
@@ -169,6 +176,18 @@ impl Step {
             _ => false,
         }
     }
+}
+
+/// The instruction changes nothing: LOCK makes it a fence.
+fn orders_only(insn: &Instruction) -> bool {
+    let last = insn.op_count().saturating_sub(1);
+    let nothing = match insn.mnemonic() {
+        Mnemonic::Add | Mnemonic::Sub | Mnemonic::Or | Mnemonic::Xor => 0,
+        Mnemonic::And => u64::MAX,
+        _ => return false,
+    };
+    let immediate = insn.try_immediate(last);
+    immediate.is_ok_and(|by| by == nothing)
 }
 
 /// An operand of the instruction is in memory.

@@ -234,6 +234,8 @@ pub struct CodeCache {
     /// Links are made as soon as both ends are there, not when they are first
     /// followed.
     pub link_early: bool,
+    /// What [`Source::alone`] is to be. Who changes it flushes.
+    pub alone: bool,
     /// Counts.
     pub stats: CacheStats,
 }
@@ -306,6 +308,7 @@ impl CodeCache {
             bmi2: std::arch::is_x86_feature_detected!("bmi2"),
             generation: 0,
             link_early: false,
+            alone: true,
             stats: CacheStats::default(),
         })
     }
@@ -401,6 +404,7 @@ impl CodeCache {
             bmi2: self.bmi2,
             wide: request.source.allowed.wide,
             windows: request.source.allowed.wide && !request.narrow,
+            alone: request.source.alone && request.user,
         };
         let out = self
             .translator

@@ -382,6 +382,7 @@ mod tests {
             base: 0,
             copyable: &Copyable::new(|_| true),
             most: crate::block::MAX_INSTRUCTIONS,
+            alone: true,
             allowed: Allowed {
                 wide: true,
                 cpl0: true,

@@ -43,6 +43,7 @@ impl Plan {
             copyable,
             allowed,
             most,
+            alone: true,
         };
         let block = Block::decode(&source, cpu.rip);
         let steps = block.steps.iter().map(|s| {

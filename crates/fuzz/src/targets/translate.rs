@@ -143,6 +143,7 @@ impl Plan {
                 copyable,
                 allowed: self.allowed,
                 most: MAX_INSTRUCTIONS,
+                alone: true,
             },
             bank: self.bank,
             user: self.user,

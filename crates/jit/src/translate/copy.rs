@@ -6,7 +6,7 @@ use crate::asm::op;
 use crate::block::{Step, has_memory};
 use crate::classify::swaps_bytes;
 use crate::regs::{Home, T0, T1, T2, home, is_high_byte, named};
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 /// Guest registers without a host register that an instruction names, and
 /// the scratch registers that stand in for them.
@@ -33,6 +33,9 @@ impl Emitter<'_> {
             self.copy_registers(insn);
             return self.flags_copied(insn, start);
         }
+        if self.to.alone && insn.mnemonic() == Mnemonic::Xchg && word(insn) {
+            return self.exchange(step);
+        }
         let access = self.access.of(insn);
         let write =
             (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory && access.writes(i));
@@ -44,6 +47,31 @@ impl Emitter<'_> {
         let start = self.load_flags_for(step);
         self.copy_with_memory(insn);
         self.flags_copied(insn, start);
+    }
+
+    /// XCHG with memory of a vCPU that is alone. What drives devices, for which the
+    /// lock is a fence, is the kernel.
+    fn exchange(&mut self, step: &Step) {
+        let insn = &step.insn;
+        let wide = insn.memory_size().size() == 8;
+        let operand = Operand::write(if wide { 8 } else { 4 });
+        self.access(step, operand, |e| e.linear_address(insn));
+        let (index, disp) = (self.place.index(), self.place.disp());
+        let (l, a) = (self.l, &mut self.hot);
+        a.mem(wide, op::MOV, T2, T1, index, disp);
+        match home(insn.op1_register().full_register().number()) {
+            Home::Host(h) => {
+                a.mem(wide, op::MOV_STORE, h, T1, index, disp);
+                a.rr(wide, op::MOV, h, T2);
+            }
+            Home::Slot(n) => {
+                a.gs(true, op::MOV_STORE, T2, l.temp());
+                a.gs(true, op::MOV, T2, l.reg(n));
+                a.mem(wide, op::MOV_STORE, T2, T1, index, disp);
+                a.gs(true, op::MOV, T2, l.temp());
+                a.gs(true, op::MOV_STORE, T2, l.reg(n));
+            }
+        }
     }
 
     fn copy_registers(&mut self, insn: &Instruction) {
@@ -199,6 +227,11 @@ impl Emitter<'_> {
             self.hot.gs(true, op::MOV_STORE, host, self.l.reg(n));
         }
     }
+}
+
+/// The operands have 32 or 64 bits.
+fn word(insn: &Instruction) -> bool {
+    insn.memory_size().size() >= 4
 }
 
 /// Home of register operand `i` if it is a general register that can be

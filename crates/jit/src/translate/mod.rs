@@ -67,6 +67,8 @@ pub struct Target {
     pub wide: bool,
     /// One check may cover several accesses; 64-bit code only.
     pub windows: bool,
+    /// User code that no other processor looks at, see [`crate::block::Source`].
+    pub alone: bool,
 }
 
 /// A direct jump that can be patched to its target's translation.
