@@ -13,6 +13,7 @@ use x86::paging::pte;
 
 group! { "places":
     high_bytes_and_memory "SDM 1 3.4.1.1",
+    atomics_of_user_code "SDM 2 XCHG, LOCK",
     read_from_two_pages "SDM 3 4.1",
     read_of_a_vector_from_two_pages "SDM 3 4.1",
     write_to_two_pages "SDM 3 4.1",
@@ -114,6 +115,59 @@ fn high_bytes_and_memory(hv: &dyn Hypervisor) -> Result<(), Failure> {
         let base = (DATA + 5) & !0xff00 | 0x7700;
         expect("EDX, EBX", (r.rdx, r.rbx), (0xd1d2_06d4, base))
     })
+}
+
+fn atomics_of_user_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    let mut g = Guest::new(hv, Mode::Long)?;
+    g.user_asm(|a| {
+        let at = |by: u64| qword_ptr(rbx + by);
+        a.xchg(at(0), rax)?;
+        a.xchg(at(8), r9)?;
+        a.xchg(dword_ptr(rbx + 16), ecx)?;
+        a.xchg(dword_ptr(rbx + 20), r10d)?;
+        a.xchg(word_ptr(rbx + 24), dx)?;
+        a.lock().xadd(at(32), rsi)?;
+        a.lock().or(at(32), 0)?;
+        a.lock().inc(at(40))?;
+        a.lock().bts(at(48), 3)?;
+        a.lock().add(at(56), r11)?;
+        a.xchg(at(64), rbx)?;
+        a.ud2()
+    })?;
+    for round in 0..3 {
+        let cells: [u64; 9] = std::array::from_fn(|i| 0x0101_0101_0101_0101 * (i as u64 + 1));
+        for (i, cell) in cells.into_iter().enumerate() {
+            g.write_u64(USER_DATA + 8 * i as u64, cell);
+        }
+        g.enter_user()?;
+        let wide = |n: u64| n << 56 | 0xfeed << 32 | n | round;
+        g.set(|r| {
+            (r.rbx, r.rax, r.r9, r.rcx, r.r10) = (USER_DATA, wide(1), wide(2), wide(3), wide(4));
+            (r.rdx, r.rsi, r.r11) = (wide(5), wide(6), wide(7));
+        })?;
+        let frame = g.run_to_exception()?;
+        expect("vector", frame.vector, 6)?;
+        let r = g.regs()?;
+        let low = |v: u64| v & 0xffff_ffff;
+        expect("RAX, R9, RBX", (r.rax, r.r9, r.rbx), (cells[0], cells[1], cells[8]))?;
+        expect("RCX, R10", (r.rcx, r.r10), (low(cells[2]), cells[2] >> 32))?;
+        expect("RDX", r.rdx, wide(5) & !0xffff | cells[3] & 0xffff)?;
+        expect("RSI", r.rsi, cells[4])?;
+        let want = [
+            wide(1),
+            wide(2),
+            low(wide(4)) << 32 | low(wide(3)),
+            cells[3] & !0xffff | wide(5) & 0xffff,
+            cells[4].wrapping_add(wide(6)),
+            cells[5] + 1,
+            cells[6] | 1 << 3,
+            cells[7].wrapping_add(wide(7)),
+            USER_DATA,
+        ];
+        let got: [u64; 9] = std::array::from_fn(|i| g.read_u64(USER_DATA + 8 * i as u64));
+        expect("cells", got, want)?;
+    }
+    Ok(())
 }
 
 fn read_from_two_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
