@@ -23,6 +23,7 @@ mod jumps;
 mod kvmclock;
 mod lockstep;
 mod msr;
+mod profile;
 mod ram;
 mod replay;
 mod run;
@@ -31,6 +32,8 @@ mod slow;
 mod state;
 mod stress;
 mod strings;
+#[cfg(test)]
+mod testing;
 mod timer;
 mod translated;
 mod vcpu;
@@ -68,6 +71,8 @@ pub struct Options {
     /// Execute every block both translated and interpreted, and stop where they
     /// differ; for one vCPU.
     pub lockstep: bool,
+    /// Find out what vCPUs' time goes into.
+    pub profile: bool,
     /// For tests.
     pub stress: Stress,
 }
@@ -98,6 +103,7 @@ impl Default for Options {
             translate: true,
             code_cache: None,
             lockstep: false,
+            profile: false,
             stress: Stress::default(),
         }
     }

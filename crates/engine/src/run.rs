@@ -1,6 +1,7 @@
 //! The run loop of a vCPU.
 
 use crate::counters::bump;
+use crate::profile::Sampler;
 use crate::translated::{self, Ended};
 use crate::vcpu::SoftVcpu;
 use crate::world::Alone;
@@ -46,6 +47,7 @@ impl SoftVcpu {
     fn prepare(&mut self) {
         let ctx = self.ctx_mut();
         translated::set_gs_base(ctx);
+        self.local.sampling.begin(self.shared.sampler());
         self.vm.world_stop.start(&self.shared);
         self.refresh_memory();
         let place = self.cpu().linear_rip();
@@ -104,6 +106,9 @@ impl SoftVcpu {
     /// One turn: an instruction in flight is finished first, then requests,
     /// then events, then code.
     fn turn(&mut self) -> Next {
+        if self.shared.sampler().is_some_and(Sampler::is_filling) {
+            self.vm.count_samples(&self.vm.code.lock());
+        }
         // Before the flags are looked at: what comes later sets it again.
         self.clear_poll();
         self.forget_what_is_asked();

@@ -7,6 +7,7 @@
 //! waiting.
 
 use crate::ctx::CtxCell;
+use crate::profile::Sampler;
 use jit::cache::Dropped;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -51,6 +52,8 @@ impl Forget {
 /// Requests and wake-ups for one vCPU.
 pub struct Shared {
     ctx: CtxCell,
+    /// Who samples it, with [`crate::Options::profile`].
+    sampler: Option<&'static Sampler>,
     /// Something in the interrupt controllers concerns this vCPU.
     event: AtomicBool,
     /// Return to the VMM once.
@@ -73,9 +76,10 @@ pub struct Shared {
 
 impl Shared {
     /// For one vCPU's memory.
-    pub fn new(ctx: CtxCell) -> Self {
+    pub fn new(ctx: CtxCell, sampler: Option<&'static Sampler>) -> Self {
         Self {
             ctx,
+            sampler,
             event: AtomicBool::new(true),
             kicked: AtomicBool::new(false),
             immediate: AtomicBool::new(false),
@@ -90,6 +94,10 @@ impl Shared {
     /// The vCPU's memory.
     pub fn ctx(&self) -> &CtxCell {
         &self.ctx
+    }
+    /// Who samples it.
+    pub(crate) fn sampler(&self) -> Option<&'static Sampler> {
+        self.sampler
     }
     fn poke(&self) {
         self.ctx.ask();

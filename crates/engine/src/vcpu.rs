@@ -10,6 +10,7 @@ use crate::halt::HaltPoll;
 use crate::jumps::Jumps;
 use crate::lockstep::Lockstep;
 use crate::msr::ClockMsrs;
+use crate::profile::{Sampler, Sampling};
 use crate::replay::Replay;
 use crate::shared::Shared;
 use crate::slow::Slow;
@@ -69,8 +70,11 @@ impl SoftVcpu {
         let enter_address = code.enter_address();
         drop(code);
         ctx.cpu.xlayout = jit::native::components().1;
-        let shared = Arc::new(Shared::new(CtxCell::new(ctx)));
-        let this = shared.ctx().ptr();
+        let ctx = CtxCell::new(ctx);
+        let this = ctx.ptr();
+        let sampler = |this: *const Ctx| Sampler::create(vm.code.lock().range(), this);
+        let sampler = vm.options.profile.then(|| sampler(this));
+        let shared = Arc::new(Shared::new(ctx, sampler));
         // SAFETY: no other thread knows this memory yet.
         unsafe {
             (*this).jit.this = this.cast();
@@ -103,6 +107,7 @@ impl SoftVcpu {
                 alone: Alone::No,
                 pauses: 0,
                 narrow_at: None,
+                sampling: Sampling::default(),
                 code_bytes: Box::new([0; _]),
                 dice: Dice::default(),
             },

@@ -5,6 +5,7 @@ use crate::clock::VmClock;
 use crate::counters::Counters;
 use crate::ctx::LAYOUT;
 use crate::kvmclock::KvmClock;
+use crate::profile::Profile;
 use crate::shared::{Forget, Shared};
 use crate::timer::{self, Timer};
 use crate::vcpu::SoftVcpu;
@@ -45,6 +46,8 @@ pub struct SoftVm {
     /// How it runs.
     pub options: Options,
     this: std::sync::Weak<Self>,
+    /// Samples counted, with [`Options::profile`].
+    pub(crate) profile: Mutex<Profile>,
     /// Slots whose writes are logged for [`Options::stress`] only.
     logged: Mutex<Vec<u32>>,
 }
@@ -72,6 +75,7 @@ impl SoftVm {
             ids: Mutex::new(Vec::new()),
             options,
             this: this.clone(),
+            profile: Mutex::default(),
             logged: Mutex::default(),
         });
         timer::start(&vm).map_err(os("timer thread"))?;
@@ -91,7 +95,26 @@ impl SoftVm {
         let _stopped = self.stop_world(me);
         let mut code = self.code.lock();
         if anyway || code.is_full() {
-            code.flush();
+            self.flush(&mut code);
+        }
+    }
+
+    /// Drops all translations; the world is stopped.
+    fn flush(&self, code: &mut CodeCache) {
+        self.count_samples(code);
+        code.flush();
+    }
+
+    /// Counts what was sampled of all vCPUs while their code is known.
+    pub(crate) fn count_samples(&self, code: &CodeCache) {
+        if !self.options.profile {
+            return;
+        }
+        let mut profile = self.profile.lock();
+        for vcpu in &*self.vcpus.read() {
+            if let Some(sampler) = vcpu.sampler() {
+                profile.take(sampler, code);
+            }
         }
     }
 
@@ -226,7 +249,7 @@ impl hv::Vm for SoftVm {
                 why: why(e),
             }
         })?;
-        self.code.lock().flush();
+        self.flush(&mut self.code.lock());
         Ok(())
     }
     fn dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
@@ -338,11 +361,16 @@ impl hv::Vm for SoftVm {
             let _stopped = self.stop_world(usize::MAX);
             let mut code = self.code.lock();
             code.alone = false;
-            code.flush();
+            self.flush(&mut code);
         }
         let vcpu = SoftVcpu::create(vm, id, index)?;
         ids.push(id);
         Ok(Box::new(vcpu))
+    }
+    fn profile(&self) -> Option<String> {
+        self.count_samples(&self.code.lock());
+        let profile = self.profile.lock();
+        self.options.profile.then(|| profile.to_string())
     }
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let code = self.code.lock().stats;

@@ -51,6 +51,8 @@ pub struct Local {
     /// Where a translation without windows shall run: one with windows was left
     /// there, since a window lies in two pages.
     pub narrow_at: Option<u64>,
+    /// For [`crate::Options::profile`].
+    pub(crate) sampling: crate::profile::Sampling,
     /// Where translations are made from.
     pub(crate) code_bytes: Box<crate::blocks::CodeBytes>,
     /// For [`crate::Stress`].

@@ -112,6 +112,11 @@ pub trait Vm: Send + Sync {
     /// Named counters of the VM and its vCPUs with kvm_stat's meaning
     /// (inventory rows J06..J37). A counter without a real source is absent.
     fn counters(&self) -> Vec<(&'static str, u64)>;
+    /// What the vCPUs' time went into, for people, if the backend was asked to find
+    /// out.
+    fn profile(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One virtual CPU. Owned by the thread that runs it.

@@ -12,7 +12,7 @@ pub fn must_be_aligned(insn: &Instruction, size: u32) -> bool {
     size >= 16
         && match vector_class(insn) {
             Vector::None => m == M::Cmpxchg16b,
-            Vector::X87 => false,
+            Vector::X87 => matches!(m, M::Cvtpd2pi | M::Cvttpd2pi),
             Vector::Sse => !matches!(
                 m,
                 M::Movups
@@ -37,4 +37,21 @@ pub fn must_be_aligned(insn: &Instruction, size: u32) -> bool {
                     | M::Vmovntps
             ),
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::Code;
+
+    #[test]
+    fn conversions_to_mmx_registers_are_among_them() {
+        let of = |code: Code| {
+            let mut insn = Instruction::default();
+            insn.set_code(code);
+            must_be_aligned(&insn, 16)
+        };
+        assert!(of(Code::Cvtpd2pi_mm_xmmm128) && of(Code::Cvttpd2pi_mm_xmmm128));
+        assert!(!of(Code::Cvtps2pi_mm_xmmm64) && !of(Code::Fxsave_m512byte));
+    }
 }

@@ -132,6 +132,8 @@ struct Entry {
     key: Key,
     /// Arena offset of its code.
     at: u32,
+    /// That of its cold code.
+    cold: u32,
     /// Where links lead in it, relative to that.
     entrances: Entrances,
     /// 64-byte granules of its page that it was made from.
@@ -147,14 +149,15 @@ struct Entry {
 }
 
 impl Entry {
-    /// Of `block`, whose code is at arena offset `at`.
-    fn new(key: Key, at: usize, entrances: Entrances, block: &Block) -> Self {
+    /// Of `block`, whose code is at arena offsets `at`.
+    fn new(key: Key, at: (usize, usize), entrances: Entrances, block: &Block) -> Self {
         let page_end = (block.start | 0xfff).wrapping_add(1);
         let over = block.end.wrapping_sub(page_end).cast_signed() > 0;
         let own = granules(block.start, if over { page_end } else { block.end });
         Self {
             key,
-            at: at as u32,
+            at: at.0 as u32,
+            cold: at.1 as u32,
             entrances,
             granules: own,
             over,
@@ -178,6 +181,17 @@ impl Entry {
         };
         own | u64::from(self.over && self.key.next == gpa)
     }
+}
+
+/// What generated code is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Hot code of a translation.
+    Hot,
+    /// What is rarely needed of it.
+    Cold,
+    /// Stubs.
+    Stubs,
 }
 
 /// Counts for the engine's counters and profiles.
@@ -318,6 +332,25 @@ impl CodeCache {
         self.arena.rx() as u64 + self.stubs.enter as u64
     }
 
+    /// Addresses that generated code may have.
+    pub fn range(&self) -> Range<u64> {
+        let at = self.arena.rx_range();
+        at.start as u64..at.end as u64
+    }
+
+    /// What is at an arena offset, and the translation that it belongs to.
+    pub fn locate(&self, at: usize) -> Option<(Part, Option<&Key>)> {
+        if at < self.stubs_end {
+            return Some((Part::Stubs, None));
+        }
+        let cold = at >= self.cold_start;
+        let starts = |e: &Entry| if cold { e.cold } else { e.at } as usize;
+        let behind = self.entries.partition_point(|e| starts(e) <= at);
+        let entry = &self.entries[behind.checked_sub(1)?];
+        let part = if cold { Part::Cold } else { Part::Hot };
+        Some((part, Some(&entry.key)))
+    }
+
     /// What [`crate::JitCtx::returns`] is when nothing is known.
     pub fn no_returns(&self) -> [Returns; Realm::ALL.len()] {
         let probe = self.arena.rx() as u64 + self.stubs.probe as u64;
@@ -413,7 +446,7 @@ impl CodeCache {
         self.arena.write(self.hot, &out.hot)?;
         self.arena.write(self.cold, &out.cold)?;
         let id = self.entries.len() as u32;
-        let entry = Entry::new(key, self.hot, out.entrances, block);
+        let entry = Entry::new(key, (self.hot, self.cold), out.entrances, block);
         let (hot, cold) = (self.hot, self.cold);
         self.hot = (hot + out.hot.len()).next_multiple_of(16);
         self.cold += out.cold.len();

@@ -62,6 +62,7 @@ struct Live {
     vm: Option<Weak<dyn Vm>>,
     power_button: Option<Weak<dyn PowerButton>>,
     counters: Vec<(&'static str, u64)>,
+    profile: Option<String>,
     saved: Option<Image>,
 }
 
@@ -115,6 +116,15 @@ impl MachineHandle {
         drop(live);
         if let Some(button) = button {
             button.press_power_button();
+        }
+    }
+
+    /// See [`hv::Vm::profile`].
+    pub fn profile(&self) -> Option<String> {
+        let live = self.0.live.lock();
+        match live.vm.as_ref().and_then(Weak::upgrade) {
+            Some(vm) => vm.profile(),
+            None => live.profile.clone(),
         }
     }
 
@@ -324,6 +334,7 @@ impl Live {
 
     fn clear(&mut self, board: &Board) {
         self.counters = board.vm.counters();
+        self.profile = board.vm.profile();
         self.vm = None;
         self.power_button = None;
     }

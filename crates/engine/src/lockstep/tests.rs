@@ -1,104 +1,21 @@
 //! Small guests in lockstep: right translations pass, wrong ones are caught.
-#![allow(unsafe_code, reason = "lends guest memory to the engine")]
+#![allow(unsafe_code, reason = "writes guest memory behind the engine's back")]
 
 use super::SABOTAGE;
-use crate::{Options, Soft};
-use hv::abi::*;
-use hv::{Error, Hypervisor, MemFlags, MemSlot, Result, Vcpu, VcpuExit, Vm};
+use crate::Options;
+use crate::testing::{CODE, DATA, Guest};
+use hv::{Error, Result, VcpuExit};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::sync::Arc;
-use x86::cr0;
 
-const RAM: usize = 64 * 4096;
-const CODE: u64 = 0x1000;
-const DATA: u32 = 0x2_0000;
-const STACK: u64 = 0x8000;
-
-/// A flat 32-bit guest without paging.
-struct Guest {
-    vcpu: Box<dyn Vcpu>,
-    vm: Arc<dyn Vm>,
-    ram: *mut u8,
-}
-
-impl Guest {
-    fn new(build: impl FnOnce(&mut CodeAssembler) -> std::result::Result<(), IcedError>) -> Self {
-        let soft = Soft::with_options(Options {
-            lockstep: true,
-            ..Options::default()
-        });
-        let vm = soft.create_vm().unwrap();
-        // SAFETY: the layout is not of size 0.
-        let ram = unsafe { alloc_zeroed(Self::layout()) };
-        let mut a = CodeAssembler::new(32).unwrap();
-        build(&mut a).unwrap();
-        let code = a.assemble(CODE).unwrap();
-        // SAFETY: inside the fresh allocation.
-        unsafe { ram.add(CODE as usize).copy_from(code.as_ptr(), code.len()) };
-        let slot = MemSlot {
-            slot: 0,
-            gpa: 0,
-            size: RAM as u64,
-            hva: ram as u64,
-            flags: MemFlags::NONE,
-        };
-        // SAFETY: freed in `drop`, after the VM.
-        unsafe { vm.set_memory(slot) }.unwrap();
-        let mut vcpu = vm.create_vcpu(0).unwrap();
-        vcpu.set_cpuid(&soft.supported_cpuid().unwrap()).unwrap();
-        let mut guest = Self { vcpu, vm, ram };
-        guest.set_up();
-        guest
-    }
-
-    fn layout() -> Layout {
-        Layout::from_size_align(RAM, 4096).unwrap()
-    }
-
-    fn set_up(&mut self) {
-        let mut s = self.vcpu.sregs().unwrap();
-        let flat = |type_| kvm_segment {
-            limit: u32::MAX,
-            selector: 8,
-            type_,
-            present: 1,
-            db: 1,
-            s: 1,
-            g: 1,
-            ..Default::default()
-        };
-        s.cs = flat(11);
-        (s.ds, s.es, s.ss, s.fs, s.gs) = (flat(3), flat(3), flat(3), flat(3), flat(3));
-        s.cr0 = cr0::PE | cr0::NE | cr0::ET;
-        s.cr4 = x86::cr4::OSFXSR | x86::cr4::OSXMMEXCPT;
-        self.vcpu.set_sregs(&s).unwrap();
-        let regs = kvm_regs {
-            rip: CODE,
-            rsp: STACK,
-            rflags: 2,
-            ..Default::default()
-        };
-        self.vcpu.set_regs(&regs).unwrap();
-    }
-
-    fn run(&mut self) -> Result<VcpuExit> {
-        self.vcpu.run()
-    }
-
-    fn counter(&self, name: &str) -> u64 {
-        let all = self.vm.counters();
-        all.iter().find(|(n, _)| *n == name).map_or(0, |(_, v)| *v)
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // SAFETY: the vCPU does not run, and nothing reads guest memory when it
-        // and the VM are dropped.
-        unsafe { dealloc(self.ram, Self::layout()) };
-    }
+fn in_lockstep(
+    build: impl FnOnce(&mut CodeAssembler) -> std::result::Result<(), IcedError>,
+) -> Guest {
+    let options = Options {
+        lockstep: true,
+        ..Options::default()
+    };
+    Guest::new(options, build)
 }
 
 /// A loop that adds up numbers, stores every sum and keeps some in XMM0.
@@ -135,7 +52,7 @@ fn sabotaged<T>(from: u8, to: u8, f: impl FnOnce() -> T) -> T {
 
 #[test]
 fn a_right_translation_runs_to_its_end() {
-    let mut guest = Guest::new(sums);
+    let mut guest = in_lockstep(sums);
     assert_eq!(guest.run().unwrap(), VcpuExit::Hlt);
     let regs = guest.vcpu.regs().unwrap();
     assert_eq!(regs.rax, 5050);
@@ -148,7 +65,7 @@ fn a_right_translation_runs_to_its_end() {
 #[test]
 fn a_wrong_register_is_shown() {
     // add eax, ecx (01 c8) becomes sub eax, ecx (29 c8).
-    let text = sabotaged(0x01, 0x29, || difference(Guest::new(sums).run()));
+    let text = sabotaged(0x01, 0x29, || difference(in_lockstep(sums).run()));
     assert!(
         text.contains("at 0x1000 (gpa 0x1000), 32-bit code, CPL 0"),
         "{text}"
@@ -166,7 +83,7 @@ fn a_wrong_store_is_shown() {
     // mov [edi], eax (89 07) becomes mov [edi], al (88 07).
     let text = sabotaged(0x89, 0x88, || {
         difference(
-            Guest::new(|a| {
+            in_lockstep(|a| {
                 a.mov(edi, DATA)?;
                 a.mov(eax, 0x1234)?;
                 a.mov(dword_ptr(edi), eax)?;
@@ -184,7 +101,7 @@ fn a_store_that_is_too_wide_is_shown() {
     // mov [edi], al becomes mov [edi], eax: the neighbour bytes change.
     let text = sabotaged(0x88, 0x89, || {
         difference(
-            Guest::new(|a| {
+            in_lockstep(|a| {
                 a.mov(edi, DATA)?;
                 a.mov(eax, 0x1234)?;
                 a.mov(byte_ptr(edi), al)?;
@@ -201,7 +118,7 @@ fn a_wrong_flag_is_shown() {
     // cmp eax, ecx (39 c8) becomes test eax, ecx (85 c8).
     let text = sabotaged(0x39, 0x85, || {
         difference(
-            Guest::new(|a| {
+            in_lockstep(|a| {
                 a.mov(eax, 5)?;
                 a.mov(ecx, 2)?;
                 a.cmp(eax, ecx)?;
@@ -216,7 +133,7 @@ fn a_wrong_flag_is_shown() {
 #[test]
 fn a_wrong_branch_is_shown() {
     // jne becomes je.
-    let text = sabotaged(0x75, 0x74, || difference(Guest::new(sums).run()));
+    let text = sabotaged(0x75, 0x74, || difference(in_lockstep(sums).run()));
     assert!(text.contains("\n  rip "), "{text}");
 }
 
@@ -225,7 +142,7 @@ fn a_wrong_vector_result_is_shown() {
     // paddd (66 0f fe) becomes paddw (66 0f fd): the same until a carry.
     let text = sabotaged(0xfe, 0xfd, || {
         difference(
-            Guest::new(|a| {
+            in_lockstep(|a| {
                 a.mov(eax, 0xffff)?;
                 a.movd(xmm0, eax)?;
                 a.paddd(xmm0, xmm0)?;
@@ -239,7 +156,7 @@ fn a_wrong_vector_result_is_shown() {
 
 #[test]
 fn code_that_changes_itself_is_compared_as_it_is() {
-    let mut guest = Guest::new(|a| {
+    let mut guest = in_lockstep(|a| {
         let mut again = a.create_label();
         a.mov(ecx, 3)?;
         a.set_label(&mut again)?;
@@ -255,7 +172,7 @@ fn code_that_changes_itself_is_compared_as_it_is() {
 
 #[test]
 fn a_device_in_the_middle_of_a_block() {
-    let mut guest = Guest::new(|a| {
+    let mut guest = in_lockstep(|a| {
         a.mov(edi, DATA)?;
         a.mov(dword_ptr(edi), 7)?;
         a.mov(eax, dword_ptr(0x80_0000))?; // no memory there
@@ -286,7 +203,7 @@ fn a_device_in_the_middle_of_a_block() {
 
 #[test]
 fn a_second_vcpu_is_refused() {
-    let guest = Guest::new(sums);
+    let guest = in_lockstep(sums);
     let refused = guest.vm.create_vcpu(1).map(|_| ()).unwrap_err();
     assert_eq!(
         refused.to_string(),

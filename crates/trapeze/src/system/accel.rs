@@ -72,6 +72,9 @@ fn open_soft(options: engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>
 }
 
 fn open_kvm(options: engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>> {
+    if options.profile {
+        bail!("-d profile needs the software engine: -accel soft");
+    }
     if options.lockstep {
         bail!("-d lockstep needs the software engine: -accel soft");
     }

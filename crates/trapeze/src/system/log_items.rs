@@ -16,12 +16,14 @@ enum Effect {
     Counters,
     /// Compare every block with the interpreter.
     Lockstep,
+    /// Print what time went into at the end.
+    Profile,
     /// Show the log records whose target matches one of these.
     Targets(&'static [&'static str]),
 }
 
 /// Every item.
-pub(crate) const ITEMS: [Item; 9] = [
+pub(crate) const ITEMS: [Item; 10] = [
     Item {
         name: "counters",
         help: "print the kvm_stat counters when the machine ends ('stats' is the same)",
@@ -54,6 +56,12 @@ pub(crate) const ITEMS: [Item; 9] = [
         effect: Effect::Lockstep,
     },
     Item {
+        name: "profile",
+        help: "print when the machine ends what guest code the vCPUs' time went into; for the \
+               software engine",
+        effect: Effect::Profile,
+    },
+    Item {
         name: "machine",
         help: "machine set-up, boot and run loop",
         effect: Effect::Targets(&["machine*"]),
@@ -77,6 +85,8 @@ pub(crate) struct Request {
     pub(crate) counters: bool,
     /// Compare every block with the interpreter.
     pub(crate) lockstep: bool,
+    /// Print what time went into at the end.
+    pub(crate) profile: bool,
     /// Patterns of log targets; `*` at the end matches the rest.
     pub(crate) targets: Vec<String>,
 }
@@ -84,7 +94,7 @@ pub(crate) struct Request {
 impl Request {
     /// Whether anything is to be written.
     pub(crate) fn asks(&self) -> bool {
-        self.counters || self.lockstep || !self.targets.is_empty()
+        self.counters || self.lockstep || self.profile || !self.targets.is_empty()
     }
 
     /// Adds the comma-separated items of `-d`.
@@ -97,6 +107,7 @@ impl Request {
             match item.effect {
                 Effect::Counters => self.counters = true,
                 Effect::Lockstep => self.lockstep = true,
+                Effect::Profile => self.profile = true,
                 Effect::Targets(patterns) => {
                     self.targets.extend(patterns.iter().map(|p| p.to_string()));
                 }

@@ -72,6 +72,7 @@ fn start(
     let code_cache = given.unwrap_or_else(|| engine::code_cache_for(ram));
     let engine = engine::Options {
         lockstep,
+        profile: options.log.profile,
         code_cache: Some(code_cache),
         ..options.engine
     };
@@ -87,6 +88,9 @@ fn start(
     let outcome = machine.run().map_err(|e| e.to_string())?;
     if options.log.counters {
         eprint!("{}", counters(&handle.counters()));
+    }
+    if options.log.profile {
+        eprint!("{}", handle.profile().unwrap_or_default());
     }
     Ok(outcome)
 }
