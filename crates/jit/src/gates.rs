@@ -11,9 +11,7 @@ use crate::asm::{Asm, cc, op};
 use crate::layout::{ExitKind, Layout, Realm};
 use crate::regs::{GUEST_RSP, RSP, T0, T1, T2};
 use crate::stubs::Stubs;
-use crate::translate::{
-    NO_BRANCH, TlbField, find_entry, probe, probe_other, tlb_field,
-};
+use crate::translate::{NO_BRANCH, TlbField, find_entry, probe, probe_other, tlb_field};
 use std::mem::offset_of;
 use x86::segment::attr;
 use x86::{Segment, efer, flags};

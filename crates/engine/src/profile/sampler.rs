@@ -171,7 +171,9 @@ fn install() -> io::Result<()> {
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
             match libc::sigaction(libc::SIGPROF, &raw const action, std::ptr::null_mut()) {
                 0 => 0,
-                _ => io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL),
+                _ => io::Error::last_os_error()
+                    .raw_os_error()
+                    .unwrap_or(libc::EINVAL),
             }
         }
     });

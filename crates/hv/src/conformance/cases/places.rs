@@ -149,7 +149,11 @@ fn atomics_of_user_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
         expect("vector", frame.vector, 6)?;
         let r = g.regs()?;
         let low = |v: u64| v & 0xffff_ffff;
-        expect("RAX, R9, RBX", (r.rax, r.r9, r.rbx), (cells[0], cells[1], cells[8]))?;
+        expect(
+            "RAX, R9, RBX",
+            (r.rax, r.r9, r.rbx),
+            (cells[0], cells[1], cells[8]),
+        )?;
         expect("RCX, R10", (r.rcx, r.r10), (low(cells[2]), cells[2] >> 32))?;
         expect("RDX", r.rdx, wide(5) & !0xffff | cells[3] & 0xffff)?;
         expect("RSI", r.rsi, cells[4])?;
