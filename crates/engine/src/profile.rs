@@ -18,6 +18,8 @@ use x86::paging::PAGE_MASK;
 /// CPU time between samples. Kernels look at it when their timer ticks, every 4 ms or
 /// so.
 pub(crate) const INTERVAL_NS: i64 = 1_000_000;
+/// Most blocks that are counted one by one: a guest may run through any number.
+const MOST_PLACES: usize = 1 << 17;
 /// Rows of each table.
 const ROWS: usize = 30;
 
@@ -78,8 +80,9 @@ impl Profile {
                 Part::Cold => &mut self.cold,
                 Part::Stubs => &mut self.stubs,
             } += 1;
-            if let Some(key) = key {
-                let place = Place::new(key, sample.page);
+            let place = key.map(|key| Place::new(key, sample.page));
+            let known = |p: &Place| self.blocks.len() < MOST_PLACES || self.blocks.contains_key(p);
+            if let Some(place) = place.filter(known) {
                 *self.blocks.entry(place).or_default() += 1;
             }
         });

@@ -51,21 +51,24 @@ unsafe impl Send for Sampler {}
 // SAFETY: as above; the rest is atomic.
 unsafe impl Sync for Sampler {}
 
-/// Who samples the thread that runs a vCPU, and who the thread is.
+/// The thread that runs a vCPU, and what samples it if that could be made.
 #[derive(Default)]
-pub(crate) struct Sampling(Option<(i32, Timer)>);
+pub(crate) struct Sampling(Option<(i32, Option<Timer>)>);
 
 impl Sampling {
     /// This thread runs the vCPU of `sampler` from now on, or one that has none.
     pub(crate) fn begin(&mut self, sampler: Option<&'static Sampler>) {
         MINE.set(sampler);
-        let me = ID.with(|id| *id);
-        if sampler.is_none() || self.0.as_ref().is_some_and(|(id, _)| *id == me) {
+        if sampler.is_none() {
             return;
         }
-        match Timer::start(me) {
-            Ok(timer) => self.0 = Some((me, timer)),
-            Err(e) => log::warn!("profile: no timer for the vCPU's thread: {e}"),
+        let me = ID.with(|id| *id);
+        if self.0.as_ref().is_none_or(|(thread, _)| *thread != me) {
+            let timer = Timer::start(me);
+            if let Err(e) = &timer {
+                log::warn!("profile: no timer for the vCPU's thread: {e}");
+            }
+            self.0 = Some((me, timer.ok()));
         }
     }
 }
