@@ -19,6 +19,7 @@ mod code;
 mod control;
 mod debug;
 mod delivery;
+mod escape;
 mod far;
 mod fault;
 mod fpstate;
@@ -80,6 +81,7 @@ pub static GROUPS: &[&[Case]] = &[
     processor::CASES,
     remap::CASES,
     places::CASES,
+    escape::CASES,
 ];
 
 /// Runs a check in each of several modes, naming the modes that fail.
