@@ -6,6 +6,7 @@
 //! | line | answer |
 //! |---|---|
 //! | `run ROW COUNT` | `result ROW NANOSECONDS CHECKSUM`, `absent ROW FEATURE` or `failed ROW WHY` |
+//! | `together COPIES ROW COUNT` | the same of so many processes at once, from the first one's start to the last one's end |
 //! | `program NAME LINE` | the same of a line of shell, whose checksum is that of what it prints |
 //! | `facts` | `fact NAME VALUE` for each |
 //! | `quit` | none, not even `done`; the guest powers off |

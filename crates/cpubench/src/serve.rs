@@ -2,8 +2,12 @@
 
 use crate::program;
 use crate::row::{self, Outcome, Row};
+use crate::system::together;
 use std::io::{self, BufRead, Write};
 use std::path::Path;
+
+/// Most processes that do something together.
+const MOST_COPIES: usize = 64;
 
 /// Serves standard input until `quit` or its end, with `folder`, a tmpfs, as
 /// current folder.
@@ -17,7 +21,8 @@ pub(crate) fn serve(folder: &str) -> io::Result<()> {
             [] => {}
             ["quit"] => break,
             ["facts"] => facts(),
-            ["run", name, count] => println!("{}", answer(name, count)),
+            ["run", name, count] => println!("{}", answer(name, count, "1")),
+            ["together", copies, name, count] => println!("{}", answer(name, count, copies)),
             ["program", name, _, ..] => println!("{}", shell(name, &line)),
             _ => println!("failed line unknown: {line}"),
         }
@@ -27,22 +32,29 @@ pub(crate) fn serve(folder: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn answer(name: &str, count: &str) -> String {
+fn answer(name: &str, count: &str, copies: &str) -> String {
     let Some(row) = row::all().find(|r| r.name == name) else {
         return format!("failed {name} there is no such row");
     };
-    match count.parse() {
-        Ok(count) => run(row, count),
-        Err(_) => format!("failed {name} '{count}' is no count"),
+    match (count.parse(), copies.parse()) {
+        (Ok(count), Ok(copies @ 1..=MOST_COPIES)) => run(row, count, copies),
+        (Ok(_), _) => format!("failed {name} '{copies}' is not 1 to {MOST_COPIES} copies"),
+        _ => format!("failed {name} '{count}' is no count"),
     }
 }
 
-fn run(row: &Row, count: u64) -> String {
+fn run(row: &Row, count: u64, copies: usize) -> String {
     let name = row.name;
     if let Some((missing, _)) = row.needs.iter().find(|(_, is_there)| !is_there()) {
         return format!("absent {name} {missing}");
     }
-    said(name, (row.run)(count))
+    said(
+        name,
+        match copies {
+            1 => (row.run)(count),
+            _ => together(row, copies, count),
+        },
+    )
 }
 
 fn shell(name: &str, line: &str) -> String {

@@ -1,7 +1,8 @@
 //! `cargo xtask bench boot`: process start to the guest's first process, and
 //! to the login of a Debian on a disk, here and under QEMU TCG, in turns so
 //! that both see the same weather.
-//! `cargo xtask bench cpu` is in [`cpu`], `cargo xtask bench io` in [`io`].
+//! `cargo xtask bench cpu` is in [`cpu`], `cargo xtask bench smp` in [`cpu::smp`],
+//! `cargo xtask bench io` in [`io`].
 
 mod cpu;
 mod io;
@@ -85,7 +86,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
         Some((name, rest)) if name == "boot" => boots(rest),
         Some((name, rest)) if name == "cpu" => cpu::run(rest),
         Some((name, rest)) if name == "io" => io::run(rest),
-        _ => bail!("which benchmark? there are: boot, cpu, io"),
+        Some((name, rest)) if name == "smp" => cpu::smp::run(rest),
+        _ => bail!("which benchmark? there are: boot, cpu, io, smp"),
     }
 }
 

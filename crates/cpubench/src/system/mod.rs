@@ -6,6 +6,9 @@ mod os;
 mod processes;
 mod signals;
 mod threads;
+mod together;
+
+pub(crate) use together::together;
 
 use crate::row::{Kind, Outcome, Row};
 use std::io;

@@ -7,6 +7,7 @@ mod config;
 mod contender;
 mod plot;
 mod report;
+pub(super) mod smp;
 
 use super::{QEMU, host, version};
 use crate::debian::Programs;

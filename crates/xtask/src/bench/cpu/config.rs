@@ -111,6 +111,11 @@ impl Row {
         }
     }
 
+    /// The same of so many copies at once; rows of programs have none.
+    pub(super) fn question_of_copies(&self, copies: usize) -> String {
+        format!("together {copies} {} {}", self.name, self.count)
+    }
+
     /// Says what is wrong.
     fn check(&self) -> Result<()> {
         let is_program = self.kind == Kind::Program;

@@ -102,6 +102,12 @@ impl Contender {
         parse(&row.name, &said).with_context(|| self.name)
     }
 
+    /// Runs copies of a row once, all at the same time.
+    pub(super) fn measure_copies(&mut self, row: &Row, copies: usize) -> Result<Answer> {
+        let said = self.ask(&row.question_of_copies(copies))?;
+        parse(&row.name, &said).with_context(|| self.name)
+    }
+
     /// Makes the files of programs.
     pub(super) fn prepare(&mut self, config: &Config) -> Result<()> {
         let said = self.ask(&config.preparation())?;
