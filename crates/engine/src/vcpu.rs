@@ -51,35 +51,39 @@ pub struct SoftVcpu {
     pub(crate) lockstep: Option<Box<Lockstep>>,
 }
 
+/// The memory and requests of a new vCPU with APIC id `id`.
+fn shared(vm: &SoftVm, id: u32) -> Shared {
+    let code = vm.code.lock();
+    let mut tlb = Tlb::new(crate::cpuid::phys_bits());
+    tlb.small = vm.options.stress.small_tlb;
+    let mut ctx = Box::new(Ctx {
+        jit: translated::jit_ctx(&code),
+        cpu: CpuState::reset(id),
+        tlb,
+        slow: Slow {
+            map: std::ptr::null(),
+            vm: std::ptr::null(),
+            fault: None,
+        },
+    });
+    ctx.cpu.xlayout = jit::native::components().1;
+    let ctx = CtxCell::new(ctx);
+    let this = ctx.ptr();
+    // SAFETY: no other thread knows this memory yet.
+    unsafe {
+        (*this).jit.this = this.cast();
+        (*this).jit.rip = &raw mut (*this).cpu.rip;
+    }
+    let sampler = || Sampler::create(code.range(), this);
+    let sampler = vm.options.profile.then(sampler);
+    Shared::new(ctx, sampler)
+}
+
 impl SoftVcpu {
     /// vCPU number `index` of `vm` with APIC id `id`, in power-up state.
     pub fn create(vm: Arc<SoftVm>, id: u32, index: usize) -> Result<Self> {
-        let code = vm.code.lock();
-        let mut tlb = Tlb::new(crate::cpuid::phys_bits());
-        tlb.small = vm.options.stress.small_tlb;
-        let mut ctx = Box::new(Ctx {
-            jit: translated::jit_ctx(&code),
-            cpu: CpuState::reset(id),
-            tlb,
-            slow: Slow {
-                map: std::ptr::null(),
-                vm: std::ptr::null(),
-                fault: None,
-            },
-        });
-        let enter_address = code.enter_address();
-        drop(code);
-        ctx.cpu.xlayout = jit::native::components().1;
-        let ctx = CtxCell::new(ctx);
-        let this = ctx.ptr();
-        let sampler = |this: *const Ctx| Sampler::create(vm.code.lock().range(), this);
-        let sampler = vm.options.profile.then(|| sampler(this));
-        let shared = Arc::new(Shared::new(ctx, sampler));
-        // SAFETY: no other thread knows this memory yet.
-        unsafe {
-            (*this).jit.this = this.cast();
-            (*this).jit.rip = &raw mut (*this).cpu.rip;
-        }
+        let shared = Arc::new(shared(&vm, id));
+        let enter_address = vm.code.lock().enter_address();
         let native = NativeExec::new().map_err(|source| Error::Os {
             what: "native execution",
             source,
