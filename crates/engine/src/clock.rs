@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// and one that was interrupted shows as a wide one.
 const ATTEMPTS: usize = 16;
 /// How long the TSC's frequency is measured, at least: about as long as it takes until
-/// a VM needs it. The ends are known to about 25 ns each, so the result is within 6
+/// a VM needs it. The ends are known to about 25 ns each, so the result is within 12
 /// ppm; kvmclock is corrected later.
-const MEASUREMENT: Duration = Duration::from_millis(8);
+const MEASUREMENT: Duration = Duration::from_millis(4);
 
 /// The host's time-stamp counter.
 #[allow(unsafe_code, reason = "RDTSC")]
