@@ -114,7 +114,7 @@ impl Block {
         while self.steps.len() < source.limit() && decoder.can_decode() {
             let mut insn = decoder.decode();
             normalise(&mut insn);
-            if source.alone && !orders_only(&insn) {
+            if source.alone && insn.has_lock_prefix() && !orders_only(&insn) {
                 insn.set_has_lock_prefix(false);
             }
             if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
@@ -162,17 +162,27 @@ impl Step {
         matches!(self.check, Check::Covered { .. })
     }
 
+    /// Its access is checked, which clobbers the host's flags and may leave the
+    /// block. Of what always does something else besides, this says nothing.
+    pub(crate) fn is_checked(&self) -> bool {
+        use Treatment as T;
+        match self.treatment {
+            T::ReadSelector => has_memory(&self.insn),
+            T::Copy => has_memory(&self.insn) && !self.is_covered(),
+            T::Push | T::Pop | T::Leave => !self.is_covered(),
+            _ => false,
+        }
+    }
+
     /// Execution surely goes on behind the instruction, so that nobody sees the
     /// flags before it but what follows.
     fn is_quiet(&self) -> bool {
         use Treatment as T;
-        let covered = self.is_covered();
         match self.treatment {
             T::Nothing | T::Lea | T::Cli | T::Direction => true,
             T::SwapGs | T::ReadBase | T::ReadControl | T::ReadTsc | T::Serialize => true,
-            T::ReadSelector => !has_memory(&self.insn),
-            T::Copy => (covered || !has_memory(&self.insn)) && !may_raise(&self.insn),
-            T::Push | T::Pop | T::Leave => covered,
+            T::Copy => !self.is_checked() && !may_raise(&self.insn),
+            T::ReadSelector | T::Push | T::Pop | T::Leave => !self.is_checked(),
             _ => false,
         }
     }

@@ -9,7 +9,7 @@
 use super::flags::Kept;
 use super::{Emitter, Mapping};
 use crate::asm::op;
-use crate::block::{Block, Step, has_memory};
+use crate::block::{Block, Step};
 use crate::classify::Treatment;
 use crate::regs::T0;
 
@@ -113,14 +113,9 @@ impl Emitter<'_> {
     /// What the step makes of the flags, if anything.
     fn wanted_by(&self, step: &Step) -> Option<Wanted> {
         use Treatment as T;
-        let (insn, covered) = (&step.insn, step.is_covered());
-        let checks = match step.treatment {
-            T::Copy | T::ReadSelector => has_memory(insn) && !covered,
-            T::Push | T::Pop | T::Leave => !covered,
-            _ => false,
-        };
+        let insn = &step.insn;
         match step.treatment {
-            _ if checks => Some(Wanted::Slot),
+            _ if step.is_checked() => Some(Wanted::Slot),
             T::Copy if super::flags::touches_flags(insn) => Some(Wanted::Host),
             T::Copy | T::ReadSelector | T::Push | T::Pop | T::Leave => None,
             T::Nothing | T::Lea | T::SwapGs | T::ReadBase | T::ReadControl | T::Serialize => None,

@@ -201,9 +201,8 @@ impl Emitter<'_> {
     }
 
     /// Jumps to the guest address in T0 through the jump cache, with the flags in
-    /// the slot. A branch to a
-    /// non-canonical address always misses: its number tells the engine whose
-    /// fault that is.
+    /// the slot. A branch to a non-canonical address always misses: its number
+    /// tells the engine whose fault that is.
     fn probe(&mut self, branch: u32) {
         let miss = probe(&mut self.hot, self.l);
         self.hot_to_cold(miss);
