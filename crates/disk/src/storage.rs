@@ -41,6 +41,11 @@ pub trait Storage: Send + Sync {
     /// The host's.
     fn length(&self) -> IoResult<u64>;
 
+    /// What is written behind the end makes it longer.
+    fn grows(&self) -> bool {
+        true
+    }
+
     /// Cuts or extends (with a hole).
     ///
     /// # Errors

@@ -168,6 +168,10 @@ impl Storage for HostFile {
         }
     }
 
+    fn grows(&self) -> bool {
+        !self.block_device
+    }
+
     fn set_len(&self, len: u64) -> IoResult<()> {
         if self.block_device {
             return Err(Errno::ENOTSUP);

@@ -6,6 +6,7 @@ use super::geometry::{
 };
 use super::slices::{Changed, Found, Slices};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// Memory for L2 pieces, in bytes: with clusters of 64 KiB enough for 256 GiB
 /// of disk at once.
@@ -179,6 +180,28 @@ impl Mapping {
             entry,
             skip,
             len: len.min((clusters << g.cluster_bits) - skip),
+        })
+    }
+
+    /// Where the first of some guest clusters would be, if they lay about one
+    /// of them that has data of ours as they do on the disk. They must be of
+    /// one piece, which must be loaded.
+    pub(super) fn surroundings(&self, clusters: Range<u64>) -> Option<u64> {
+        let g = self.geometry;
+        let guest = clusters.start << g.cluster_bits;
+        let table = self.table(guest).ok().filter(|t| *t != 0)?;
+        let (offset, index) = self.place(table, guest);
+        let Found::Ready(bytes) = self.slices.find(offset) else {
+            return None;
+        };
+        (0..clusters.end - clusters.start).find_map(|n| {
+            match g.decode(entry_at(bytes, index + n as usize)) {
+                Ok(Entry::Data {
+                    offset,
+                    copied: true,
+                }) => (offset >> g.cluster_bits).checked_sub(n),
+                _ => None,
+            }
         })
     }
 

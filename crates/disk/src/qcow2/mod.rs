@@ -66,6 +66,7 @@ use header::{CORRUPT, DIRTY, Header, LAZY_REFCOUNTS};
 use mapping::{Lookup, Mapping, Run};
 use parking_lot::{Condvar, Mutex, RwLock};
 use refcounts::{Home, Refcounts};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use writeback::Writeback;
@@ -318,6 +319,10 @@ impl Home for Qcow2 {
 
     fn is_table(&self, cluster: u64) -> bool {
         self.mapping.read().is_own(cluster)
+    }
+
+    fn surroundings(&self, clusters: Range<u64>) -> Option<u64> {
+        self.mapping.read().surroundings(clusters)
     }
 }
 

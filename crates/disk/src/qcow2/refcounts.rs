@@ -5,10 +5,13 @@
 //! increments may reach the file at any time before what they protect, and a
 //! decrement enters this table only when the reference is gone from the file.
 
+mod plots;
+
 use super::geometry::{Geometry, from_bytes, to_bytes};
 use super::slices::{Found, Slices};
 use crate::errno::{Errno, IoResult};
 use crate::storage::{Storage, StorageExt};
+use plots::Plots;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -28,6 +31,10 @@ pub(super) trait Home {
 
     /// The cluster holds a table, whatever its count says.
     fn is_table(&self, cluster: u64) -> bool;
+
+    /// Where the first of these guest clusters would be, judged by those of
+    /// them that the file has.
+    fn surroundings(&self, clusters: Range<u64>) -> Option<u64>;
 }
 
 /// Free clusters that have been taken.
@@ -48,9 +55,10 @@ pub(super) struct Refcounts {
     table: Vec<u64>,
     table_offset: u64,
     slices: Slices,
-    /// No cluster before this one is free.
+    plots: Plots,
+    /// No cluster before this one is free, but those of plots.
     hint: u64,
-    /// No cluster from this one on was ever written.
+    /// No cluster from this one on was ever written or set aside.
     fresh: u64,
     /// Where the next compressed cluster goes, inside a cluster that has some.
     packed_end: Option<u64>,
@@ -77,6 +85,7 @@ impl Refcounts {
             table,
             table_offset,
             slices: Slices::new(CACHED_SLICES),
+            plots: Plots::new(geometry),
             hint: 0,
             fresh,
             packed_end: None,
@@ -194,6 +203,7 @@ impl Refcounts {
                     self.packed_end = None;
                 }
                 self.hint = self.hint.min(cluster);
+                self.plots.gave_back(self.fresh);
                 freed.push(cluster);
             }
         }
@@ -215,7 +225,10 @@ impl Refcounts {
             let order = self.geometry.refcount_order;
             let entries = (bytes.len() as u64 * 8) >> order;
             match (index..entries).find(|&i| read_count(bytes, i, order) == 0) {
-                Some(free) => return Ok(cluster - index + free),
+                Some(free) => match self.plots.around(cluster - index + free) {
+                    Some(plot) => cluster = plot.end,
+                    None => return Ok(cluster - index + free),
+                },
                 None => cluster += entries - index,
             }
         }
@@ -224,6 +237,12 @@ impl Refcounts {
 
     /// Length of the free run at `first`, at most `max`.
     fn free_run(&mut self, home: &dyn Home, first: u64, max: u64) -> IoResult<u64> {
+        let max = max.min(self.plots.distance(first));
+        self.unused_run(home, first, max)
+    }
+
+    /// The same, of clusters that may be set aside.
+    fn unused_run(&mut self, home: &dyn Home, first: u64, max: u64) -> IoResult<u64> {
         for n in 0..max {
             if self.get(home, first + n)? != 0 {
                 return Ok(n);
@@ -254,7 +273,19 @@ impl Refcounts {
 
     /// Takes exactly so many clusters that follow each other.
     pub(super) fn allocate_exactly(&mut self, home: &dyn Home, wanted: u64) -> IoResult<Run> {
-        let mut from = self.hint;
+        let first = self.find_run(home, self.hint, wanted)?;
+        let run = self.take(home, first, wanted)?;
+        let mut taken = first..first + wanted;
+        match !run.fresh && taken.any(|c| self.is_used(home, c)) {
+            true => Err(Errno::EIO),
+            false => Ok(run),
+        }
+    }
+
+    /// The first of so many free clusters that follow each other, from `from`
+    /// on. Their blocks are there.
+    fn find_run(&mut self, home: &dyn Home, from: u64, wanted: u64) -> IoResult<u64> {
+        let mut from = from;
         loop {
             let first = self.next_free(home, from)?;
             let run = self.free_run(home, first, wanted)?;
@@ -264,12 +295,7 @@ impl Refcounts {
             }
             let clusters = first..first + wanted;
             if self.missing_blocks(clusters.clone())?.is_empty() {
-                let run = self.take(home, first, wanted)?;
-                let mut taken = clusters;
-                return match !run.fresh && taken.any(|c| self.is_used(home, c)) {
-                    true => Err(Errno::EIO),
-                    false => Ok(run),
-                };
+                return Ok(first);
             }
             self.extend(home, clusters.end.max(self.fresh), clusters)?;
         }

@@ -123,6 +123,8 @@ impl Qcow2 {
     /// From here on, counts and marks may disagree.
     fn begin_recount(&self) -> IoResult<()> {
         self.settle()?;
+        // Regions of the disk may have to move on.
+        self.refcounts.lock().forget_plots();
         if self.version >= 3 {
             self.update_header(|h| h.incompatible |= DIRTY)?;
             self.dirty.store(true, Ordering::Release);

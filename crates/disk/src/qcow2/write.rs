@@ -4,7 +4,7 @@
 use super::Qcow2;
 use super::geometry::{COPIED, Entry};
 use super::mapping::{Dropped, Run};
-use super::refcounts;
+use super::refcounts::{self, Refcounts};
 use crate::buffer::{Cursor, Parts, Source, total_len};
 use crate::errno::{Errno, IoResult};
 use crate::storage::StorageExt;
@@ -63,7 +63,7 @@ impl Qcow2 {
             return self.write_in_place(&run, cursor);
         }
         self.own_table(at)?;
-        let place = self.place_for(&run)?;
+        let place = self.place_for(&run, at)?;
         run.len = run.len.min((place.clusters << g.cluster_bits) - run.skip);
         let parts = cursor.take(run.len as usize);
         let first = at - run.skip;
@@ -77,9 +77,9 @@ impl Qcow2 {
         result.map(|()| run.len)
     }
 
-    /// Host clusters for the clusters that a run touches, or for the first of
-    /// them.
-    fn place_for(&self, run: &Run) -> IoResult<Place> {
+    /// Host clusters for the clusters that a run at `guest` touches, or for the
+    /// first of them.
+    fn place_for(&self, run: &Run, guest: u64) -> IoResult<Place> {
         let g = self.geometry;
         let clusters = g.clusters(run.skip + run.len);
         if let Entry::ZeroAllocated {
@@ -94,7 +94,7 @@ impl Qcow2 {
                 reused: true,
             });
         }
-        let taken = self.allocate(clusters)?;
+        let taken = self.allocate_for(guest >> g.cluster_bits, clusters)?;
         Ok(Place {
             host: taken.first << g.cluster_bits,
             clusters: taken.count,
@@ -145,10 +145,22 @@ impl Qcow2 {
 
     /// Takes free clusters.
     pub(super) fn allocate(&self, wanted: u64) -> IoResult<refcounts::Run> {
+        self.take_free(|refcounts| refcounts.allocate(self, wanted))
+    }
+
+    /// Takes free clusters for guest clusters from number `guest` on.
+    fn allocate_for(&self, guest: u64, wanted: u64) -> IoResult<refcounts::Run> {
+        self.take_free(|refcounts| refcounts.allocate_for(self, guest, wanted))
+    }
+
+    fn take_free(
+        &self,
+        take: impl FnOnce(&mut Refcounts) -> IoResult<refcounts::Run>,
+    ) -> IoResult<refcounts::Run> {
         self.writable()?;
         self.mark_dirty()?;
         let mut refcounts = self.refcounts.lock();
-        let run = refcounts.allocate(self, wanted)?;
+        let run = take(&mut refcounts)?;
         let mut clusters = run.first..run.first + run.count;
         if !run.fresh && clusters.any(|c| refcounts.is_used(self, c)) {
             // Tables that are counted as free: writing there would destroy
