@@ -2,7 +2,11 @@
 //! executable, never both at one address.
 #![allow(unsafe_code, reason = "maps memory and hands out executable addresses")]
 
+mod tmpfs;
+
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,6 +24,8 @@ pub struct Arena {
     rw: NonNull<u8>,
     rx: NonNull<u8>,
     len: usize,
+    /// The host makes large pages of it by itself.
+    large: bool,
 }
 
 // SAFETY: the arena is two mappings that live as long as it does and belong to
@@ -60,23 +66,39 @@ fn aligned_space(len: usize) -> *mut libc::c_void {
     }
 }
 
-/// New shared memory of `len` bytes. `MAP_FAILED` if the host refuses.
-///
-/// Shared anonymous memory needs no file system and no memfd, both of which a
-/// container may deny.
-fn first_view(len: usize) -> *mut libc::c_void {
+/// New shared memory of `len` bytes, and whether the host makes large pages of it.
+/// `MAP_FAILED` if the host refuses.
+fn first_view(len: usize) -> (*mut libc::c_void, bool) {
+    if len.is_multiple_of(HUGE)
+        && let Ok(file) = tmpfs::file(len)
+    {
+        let view = map_shared(len, Some(&file));
+        if view != libc::MAP_FAILED {
+            return (view, true);
+        }
+    }
+    // Shared anonymous memory needs no file system and no memfd, both of which a
+    // container may deny.
+    (map_shared(len, None), false)
+}
+
+fn map_shared(len: usize, file: Option<&File>) -> *mut libc::c_void {
     let at = aligned_space(len);
     if at == libc::MAP_FAILED {
         return at;
     }
+    let (anonymous, fd) = match file {
+        Some(file) => (0, file.as_raw_fd()),
+        None => (libc::MAP_ANONYMOUS, -1),
+    };
     // SAFETY: replaces the space, which is ours and unused.
     unsafe {
         let view = libc::mmap(
             at,
             len,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
-            -1,
+            libc::MAP_SHARED | anonymous | libc::MAP_NORESERVE | libc::MAP_FIXED,
+            fd,
             0,
         );
         if view == libc::MAP_FAILED {
@@ -113,7 +135,7 @@ impl Arena {
     /// policy that forbids executable shared memory).
     pub fn new(len: usize) -> io::Result<Self> {
         let len = len.max(1).next_multiple_of(4096);
-        let rw = first_view(len);
+        let (rw, large) = first_view(len);
         if rw == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -128,6 +150,7 @@ impl Arena {
             rw: NonNull::new(rw.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             rx: NonNull::new(rx.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             len,
+            large,
         };
         // SAFETY: `rx` is `len` bytes of our own second view.
         if unsafe { libc::mprotect(rx, len, libc::PROT_READ | libc::PROT_EXEC) } != 0 {
@@ -142,7 +165,7 @@ impl Arena {
     pub fn collapse(&self, offset: usize) {
         const MADV_COLLAPSE: libc::c_int = 25; // Linux 6.1
         let start = offset / HUGE * HUGE;
-        if start + HUGE > self.len {
+        if self.large || start + HUGE > self.len {
             return;
         }
         // SAFETY: inside the executable view; what it holds does not change.
