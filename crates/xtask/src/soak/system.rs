@@ -42,8 +42,12 @@ pub(super) fn stressors(seconds: usize) -> Result<bool> {
          --timeout {seconds} --verify --oomable"
     );
     let what = format!("{line} in Debian, {VCPUS} vCPUs");
+    // stress-ng makes the semaphores of `sem-sysv` before all else, and when its
+    // `resources` ends it removes those with id 0, whosever they are: not these then.
+    const FIRST: &str = "ipcmk --semaphore 1 > /dev/null";
     // Some want all memory there is; who else runs in their unit is to live on.
     let line = format!("systemd-run --wait --pipe --quiet -p OOMPolicy=continue {line}");
+    let line = format!("{FIRST} && {line}");
     let guest = &Debian::get()?.version;
     attempt(&what, "stressors", guest, |session| {
         let patience = PATIENCE + Duration::from_secs(400 * seconds as u64);
