@@ -83,6 +83,9 @@ impl SoftVcpu {
             }
         }
         let made = found.or_else(|| self.translate(&mut code, key, place, bank, allowed));
+        if let Some(room) = code.take_wanted() {
+            self.vm.ahead.requests().ask(room);
+        }
         let Some(block) = made else {
             return Ok(Found::Nothing);
         };

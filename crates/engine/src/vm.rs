@@ -15,7 +15,8 @@ use hv::{Error, MemFlags, MemSlot, Result};
 use irqchip::{Chipset, Clock, Route, Routing};
 use jit::cache::CodeCache;
 use parking_lot::{Mutex, RwLock};
-use softmmu::{GuestMemory, SlotError, SlotMap};
+use softmmu::ahead::Ahead;
+use softmmu::{GuestMemory, NewSlot, SlotError, SlotMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -50,6 +51,8 @@ pub struct SoftVm {
     pub(crate) profile: Mutex<Profile>,
     /// Slots whose writes are logged for [`Options::stress`] only.
     logged: Mutex<Vec<u32>>,
+    /// Has the host provide memory before it is needed.
+    pub(crate) ahead: Ahead,
 }
 
 impl SoftVm {
@@ -60,9 +63,10 @@ impl SoftVm {
             CodeCache::new(LAYOUT, options.code_cache_bytes()).map_err(os("code cache"))?;
         // In lockstep every block is compared on its own.
         code.link_early = !options.lockstep;
+        let ahead = Ahead::start().map_err(os("thread for memory"))?;
         let clock = VmClock::new();
         let vm = Arc::new_cyclic(|this| Self {
-            memory: GuestMemory::new(),
+            memory: GuestMemory::with_ahead(ahead.requests().clone()),
             chipset: Mutex::new(Chipset::new(crate::cpuid::phys_bits() as u8)),
             has_irqchip: AtomicBool::new(false),
             code: Mutex::new(code),
@@ -77,6 +81,7 @@ impl SoftVm {
             this: this.clone(),
             profile: Mutex::default(),
             logged: Mutex::default(),
+            ahead,
         });
         timer::start(&vm).map_err(os("timer thread"))?;
         Ok(vm)
@@ -230,10 +235,7 @@ impl hv::Vm for SoftVm {
                 why: "slot number above 508",
             });
         }
-        let (ro, log) = (
-            s.flags.has(MemFlags::READONLY),
-            s.flags.has(MemFlags::LOG_DIRTY),
-        );
+        let log = s.flags.has(MemFlags::LOG_DIRTY);
         self.logged.lock().retain(|slot| *slot != s.slot);
         let stress = self.options.stress.logged && !log;
         if stress && s.size > 0 {
@@ -242,12 +244,19 @@ impl hv::Vm for SoftVm {
         let log = log || stress;
         // No vCPU may use the old slots when the caller unmaps their memory.
         let _stopped = self.stop_world(usize::MAX);
+        let new = NewSlot {
+            id: s.slot,
+            gpa: s.gpa,
+            size: s.size,
+            hva: s.hva,
+            readonly: s.flags.has(MemFlags::READONLY),
+            log_dirty: log,
+            anonymous: s.flags.has(MemFlags::ANONYMOUS),
+        };
         // SAFETY: the caller's contract is this trait method's.
-        unsafe { self.memory.set_slot(s.slot, s.gpa, s.size, s.hva, ro, log) }.map_err(|e| {
-            Error::BadSlot {
-                slot: s.slot,
-                why: why(e),
-            }
+        unsafe { self.memory.set_slot(new) }.map_err(|e| Error::BadSlot {
+            slot: s.slot,
+            why: why(e),
         })?;
         self.flush(&mut self.code.lock());
         Ok(())

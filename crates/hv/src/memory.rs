@@ -9,6 +9,12 @@ impl MemFlags {
     pub const LOG_DIRTY: Self = Self(1);
     /// Writes leave as [`crate::VcpuExit::MmioWrite`].
     pub const READONLY: Self = Self(2);
+    /// The backing is private anonymous memory: a backend that maps it itself
+    /// may have the host provide pages before the guest touches them. Ours, not
+    /// KVM's, whose host does so as it likes.
+    pub const ANONYMOUS: Self = Self(1 << 31);
+    /// What KVM knows of.
+    pub const KVM: Self = Self(Self::LOG_DIRTY.0 | Self::READONLY.0);
     /// No flag.
     pub const NONE: Self = Self(0);
     /// True if every flag of `other` is set.

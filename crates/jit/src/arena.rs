@@ -165,11 +165,21 @@ impl Arena {
     pub fn collapse(&self, offset: usize) {
         const MADV_COLLAPSE: libc::c_int = 25; // Linux 6.1
         let start = offset / HUGE * HUGE;
-        if self.large || start + HUGE > self.len {
+        if start + HUGE > self.len {
             return;
         }
         // SAFETY: inside the executable view; what it holds does not change.
         unsafe { libc::madvise(self.rx.as_ptr().add(start).cast(), HUGE, MADV_COLLAPSE) };
+    }
+    /// The host makes large pages of it by itself.
+    pub fn is_large(&self) -> bool {
+        self.large
+    }
+    /// Addresses in the writable view of the 2 MiB around `offset`.
+    pub fn large_page(&self, offset: usize) -> Option<std::ops::Range<u64>> {
+        let start = offset / HUGE * HUGE;
+        let at = self.rw.as_ptr() as u64 + start as u64;
+        (start + HUGE <= self.len).then_some(at..at + HUGE as u64)
     }
     /// Start of the writable view.
     pub fn rw(&self) -> *mut u8 {

@@ -232,6 +232,8 @@ pub struct CodeCache {
     hot: usize,
     cold: usize,
     cold_start: usize,
+    /// See [`Self::take_wanted`].
+    wanted: Option<Range<u64>>,
     map: Map<Key, u32>,
     entries: Vec<Entry>,
     links: Vec<Link>,
@@ -308,6 +310,7 @@ impl CodeCache {
             hot: stubs_end,
             cold: cold_start,
             cold_start,
+            wanted: None,
             map: Map::default(),
             // Room for about as many as there will be: memory that is not used
             // costs nothing, tables that grow do.
@@ -450,8 +453,8 @@ impl CodeCache {
         let (hot, cold) = (self.hot, self.cold);
         self.hot = (hot + out.hot.len()).next_multiple_of(16);
         self.cold += out.cold.len();
-        self.enlarge_pages(hot, self.hot);
-        self.enlarge_pages(cold, self.cold);
+        self.grow(hot, self.hot);
+        self.grow(cold, self.cold);
         let links = self.links.len() as u32..(self.links.len() + out.links.len()) as u32;
         self.links.extend_from_slice(&out.links);
         let own = &mut self.links[links.start as usize..];
@@ -467,17 +470,30 @@ impl CodeCache {
         Some(id)
     }
 
-    /// A stream of code went on from one offset to another. Its first 2 MiB, with
-    /// which small guests make do, become a large page when they are full, what
-    /// comes then when it is begun.
-    fn enlarge_pages(&self, from: usize, to: usize) {
-        if from / HUGE == to / HUGE || self.stats.flushes > 0 {
+    /// A stream of code went on from one offset to another.
+    fn grow(&mut self, from: usize, to: usize) {
+        if self.stats.flushes > 0 {
             return;
         }
-        if from < HUGE {
-            self.arena.collapse(from);
+        if self.arena.is_large() {
+            // Half of a large page takes longer to fill than the next one to make.
+            let half = HUGE / 2;
+            if from / half != to / half && to % HUGE >= half {
+                self.wanted = self.arena.large_page(to + HUGE);
+            }
+        } else if from / HUGE != to / HUGE {
+            // The first 2 MiB, with which small guests make do, become a large page
+            // when they are full, what comes then when it is begun.
+            if from < HUGE {
+                self.arena.collapse(from);
+            }
+            self.arena.collapse(to);
         }
-        self.arena.collapse(to);
+    }
+
+    /// Host addresses that code will be written to soon, once.
+    pub fn take_wanted(&mut self) -> Option<Range<u64>> {
+        self.wanted.take()
     }
 
     /// No room for another block: [`Self::flush`] it first.

@@ -47,7 +47,7 @@ impl hv::Vm for KvmVm {
     unsafe fn set_memory(&self, slot: MemSlot) -> Result<()> {
         let region = kvm_userspace_memory_region {
             slot: slot.slot,
-            flags: slot.flags.0,
+            flags: slot.flags.0 & hv::MemFlags::KVM.0,
             guest_phys_addr: slot.gpa,
             memory_size: slot.size,
             userspace_addr: slot.hva,

@@ -184,7 +184,10 @@ fn map(ram: &GuestRam, vm: &dyn Vm) -> Result<()> {
             gpa: range.gpa,
             size: range.size,
             hva,
-            flags: MemFlags::NONE,
+            flags: match ram.is_anonymous(&range) {
+                true => MemFlags::ANONYMOUS,
+                false => MemFlags::NONE,
+            },
         };
         // SAFETY: the mapping lives in `ram`, which the board drops after
         // vCPUs and VM, and is accessed through raw pointers only.

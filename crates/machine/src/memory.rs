@@ -106,6 +106,11 @@ impl Part {
         self.page > crate::layout::PAGE
     }
 
+    /// Its pages are ordinary ones of this process alone.
+    pub fn is_anonymous(&self) -> bool {
+        self.file.is_none() && !self.is_huge() && !self.backend.share
+    }
+
     /// Where in the file it begins.
     pub fn file_offset(&self) -> u64 {
         match &self.backend.source {

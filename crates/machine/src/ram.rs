@@ -86,6 +86,12 @@ impl GuestRam {
         self.ranges.iter().map(move |r| (*r, base + r.offset))
     }
 
+    /// All of the range is private memory of this process alone.
+    pub fn is_anonymous(&self, range: &RamRange) -> bool {
+        self.mapping
+            .is_anonymous(range.offset..range.offset + range.size)
+    }
+
     /// Copies `bytes` to guest memory.
     pub fn write(&self, gpa: u64, bytes: &[u8]) -> std::result::Result<(), NotRam> {
         let to = self.host(gpa, bytes.len())?;

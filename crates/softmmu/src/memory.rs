@@ -5,7 +5,9 @@
 //! atomic through raw pointers.
 #![allow(unsafe_code, reason = "guest RAM is reached through raw pointers only")]
 
+use crate::ahead::{LARGE, Requests};
 use parking_lot::{Mutex, RwLock};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
@@ -27,6 +29,29 @@ pub struct Slot {
     dirty: Option<Box<[AtomicU64]>>,
     /// One bit per page that translations were made from.
     code: Box<[AtomicU64]>,
+    /// One bit per large page of the host that was written to, if those next to
+    /// one may be provided.
+    used: Option<Box<[AtomicU64]>>,
+}
+
+/// A slot to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewSlot {
+    /// See [`Slot::id`].
+    pub id: u32,
+    /// See [`Slot::gpa`].
+    pub gpa: u64,
+    /// Bytes; 0 removes the slot.
+    pub size: u64,
+    /// See [`Slot::hva`].
+    pub hva: u64,
+    /// See [`Slot::readonly`].
+    pub readonly: bool,
+    /// Writes are recorded for [`GuestMemory::dirty_log`].
+    pub log_dirty: bool,
+    /// The memory is private and anonymous: what the guest will come to next may
+    /// be provided before it does.
+    pub anonymous: bool,
 }
 
 /// Why a slot was refused.
@@ -69,8 +94,53 @@ fn bitmap(pages: u64) -> Box<[AtomicU64]> {
 }
 
 impl Slot {
+    fn new(new: &NewSlot) -> Self {
+        let pages = new.size / PAGE_SIZE;
+        Self {
+            id: new.id,
+            gpa: new.gpa,
+            size: new.size,
+            hva: new.hva,
+            readonly: new.readonly,
+            dirty: new.log_dirty.then(|| bitmap(pages)),
+            code: bitmap(pages),
+            // Two more: neither end need lie at a large page's.
+            used: new.anonymous.then(|| bitmap(new.size / LARGE + 2)),
+        }
+    }
     fn end(&self) -> u64 {
         self.gpa + self.size
+    }
+    fn host(&self) -> Range<u64> {
+        self.hva..self.hva + self.size
+    }
+    /// Number of the large page of the host at an address.
+    fn large_page(&self, hva: u64) -> usize {
+        (hva / LARGE - self.hva / LARGE) as usize
+    }
+    /// The large page of the host that a guest comes to next, when it first writes
+    /// to the one of `hva` and wrote to the one on the other side of it before: to
+    /// provide more would be a guess.
+    fn next_large_page(&self, hva: u64) -> Option<Range<u64>> {
+        let used = self.used.as_deref()?;
+        let is_used = |at: Option<usize>| {
+            let word = at.and_then(|at| Some((at, used.get(at / 64)?)));
+            word.is_some_and(|(at, w)| w.load(Ordering::Relaxed) & (1 << (at % 64)) != 0)
+        };
+        let at = self.large_page(hva);
+        if is_used(Some(at)) {
+            return None;
+        }
+        used[at / 64].fetch_or(1 << (at % 64), Ordering::Relaxed);
+        let start = hva / LARGE * LARGE;
+        let (before, behind) = (is_used(at.checked_sub(1)), is_used(Some(at + 1)));
+        let next = match (before, behind) {
+            (true, false) => start + LARGE,
+            (false, true) => start.checked_sub(LARGE)?,
+            _ => return None,
+        };
+        let host = self.host();
+        Some(next.max(host.start)..(next + LARGE).min(host.end))
     }
     /// True if written pages are recorded.
     pub fn logs_dirty(&self) -> bool {
@@ -112,6 +182,7 @@ impl HostPage<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct SlotMap {
     slots: Vec<Arc<Slot>>,
+    ahead: Option<Arc<Requests>>,
 }
 
 impl SlotMap {
@@ -133,6 +204,15 @@ impl SlotMap {
             slot,
             index: (offset / PAGE_SIZE) as usize,
         })
+    }
+    /// The guest writes to a page.
+    pub(crate) fn written(&self, page: &HostPage<'_>) {
+        page.mark_dirty();
+        if let Some(ahead) = &self.ahead
+            && let Some(next) = page.slot.next_large_page(page.hva)
+        {
+            ahead.ask(next);
+        }
     }
     /// The slots.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -376,6 +456,17 @@ impl GuestMemory {
     pub fn new() -> Self {
         Self::default()
     }
+    /// The same, of whose memory the host provides what the guest will come to.
+    pub fn with_ahead(ahead: Arc<Requests>) -> Self {
+        let map = SlotMap {
+            slots: Vec::new(),
+            ahead: Some(ahead),
+        };
+        Self {
+            map: RwLock::new(Arc::new(map)),
+            ..Self::default()
+        }
+    }
     /// The slots now.
     pub fn map(&self) -> Arc<SlotMap> {
         self.map.read().clone()
@@ -388,15 +479,8 @@ impl GuestMemory {
     ///
     /// # Safety
     /// The host range stays mapped while the slot exists.
-    pub unsafe fn set_slot(
-        &self,
-        id: u32,
-        gpa: u64,
-        size: u64,
-        hva: u64,
-        readonly: bool,
-        log_dirty: bool,
-    ) -> Result<(), SlotError> {
+    pub unsafe fn set_slot(&self, new: NewSlot) -> Result<(), SlotError> {
+        let NewSlot { id, gpa, size, .. } = new;
         let _guard = self.writer.lock();
         let mut map = SlotMap::clone(&self.map());
         let old = map
@@ -405,9 +489,9 @@ impl GuestMemory {
             .position(|s| s.id == id)
             .map(|i| map.slots.remove(i));
         if size == 0 {
-            old.ok_or(SlotError::NoSuchSlot)?;
+            old.as_ref().ok_or(SlotError::NoSuchSlot)?;
         } else {
-            check_range(gpa, size, hva)?;
+            check_range(gpa, size, new.hva)?;
             if old.as_ref().is_some_and(|s| s.size != size) {
                 return Err(SlotError::Resize);
             }
@@ -418,20 +502,14 @@ impl GuestMemory {
             {
                 return Err(SlotError::Overlap);
             }
-            let pages = size / PAGE_SIZE;
             let at = map.slots.partition_point(|s| s.gpa < gpa);
-            let slot = Slot {
-                id,
-                gpa,
-                size,
-                hva,
-                readonly,
-                dirty: log_dirty.then(|| bitmap(pages)),
-                code: bitmap(pages),
-            };
-            map.slots.insert(at, Arc::new(slot));
+            map.slots.insert(at, Arc::new(Slot::new(&new)));
         }
+        let ahead = map.ahead.clone();
         *self.map.write() = Arc::new(map);
+        if let (Some(old), Some(ahead)) = (old, ahead) {
+            ahead.forget(&old.host());
+        }
         self.version.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

@@ -218,7 +218,7 @@ impl Tlb {
         let mut plain_write = false;
         if let Some(page) = &page {
             if need.write && !page.slot.readonly {
-                page.mark_dirty();
+                mem.written(page);
             }
             plain_write =
                 !page.slot.readonly && !page.has_code() && !page.needs_dirty() && mapping.dirty;

@@ -4,7 +4,7 @@
 use super::discipline::Turn;
 use super::{KvmClock, SIZE, TSC_STABLE};
 use crate::clock::{Reading, host_tsc, host_tsc_ordered};
-use softmmu::{GuestMemory, SlotMap};
+use softmmu::{GuestMemory, NewSlot, SlotMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -20,14 +20,19 @@ fn memory() -> Arc<SlotMap> {
     let memory = GuestMemory::new();
     // SAFETY: the memory is leaked, so it stays mapped; it is long enough for
     // five pages after rounding up.
-    unsafe {
-        memory
-            .set_slot(0, 0x4000, 0x4000, hva, false, false)
-            .unwrap();
-        memory
-            .set_slot(1, ROM, 0x1000, hva + 0x4000, true, false)
-            .unwrap();
-    }
+    let add = |id, gpa, size, hva, readonly| unsafe {
+        let slot = NewSlot {
+            id,
+            gpa,
+            size,
+            hva,
+            readonly,
+            ..NewSlot::default()
+        };
+        memory.set_slot(slot).unwrap();
+    };
+    add(0, 0x4000, 0x4000, hva, false);
+    add(1, ROM, 0x1000, hva + 0x4000, true);
     memory.map()
 }
 

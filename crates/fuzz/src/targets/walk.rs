@@ -4,7 +4,7 @@ use crate::input::Input;
 use parking_lot::Mutex;
 use softmmu::tlb::Tlb;
 use softmmu::walk::{Need, Roots, peek, read_pdptes, translate};
-use softmmu::{GuestMemory, SlotMap};
+use softmmu::{GuestMemory, NewSlot, SlotMap};
 use std::sync::LazyLock;
 use x86::{CpuState, Seg, cr0, cr4, efer, flags};
 
@@ -32,7 +32,11 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
 fn map(memory: &GuestMemory, hva: u64) {
     // SAFETY: the caller leaked a page more than `RAM` bytes from before
     // `hva` on; nobody else uses them.
-    let mapped = unsafe { memory.set_slot(0, 0, RAM as u64, hva, false, false) };
+    let mapped = unsafe { memory.set_slot(NewSlot {
+            size: RAM as u64,
+            hva,
+            ..NewSlot::default()
+        }) };
     assert!(mapped.is_ok());
 }
 

@@ -5,7 +5,18 @@ use crate::memory::{Merge, Part};
 use crate::outcome::{Error, Result};
 use std::io::Error as IoError;
 use std::os::fd::AsRawFd;
+use std::ops::Range;
 use std::ptr::NonNull;
+
+/// A part that is mapped.
+struct Mapped {
+    /// Where the next one begins.
+    end: usize,
+    /// Its pages are a file's.
+    shared: bool,
+    /// It is nobody else's, of ordinary pages.
+    anonymous: bool,
+}
 
 /// The host mapping.
 pub(super) struct Mapping {
@@ -13,8 +24,7 @@ pub(super) struct Mapping {
     pub(super) base: NonNull<u8>,
     /// Bytes of guest RAM.
     pub(super) len: usize,
-    /// End of each part, and whether it is shared.
-    parts: Vec<(usize, bool)>,
+    parts: Vec<Mapped>,
     /// What was reserved, to be given back.
     reserved: (NonNull<u8>, usize),
 }
@@ -63,9 +73,23 @@ impl Mapping {
             // SAFETY: the sum of all sizes is inside the room.
             map_part(part, unsafe { base.add(at) })?;
             at += size;
-            mapping.parts.push((at, part.backend.share));
+            mapping.parts.push(Mapped {
+                end: at,
+                shared: part.backend.share,
+                anonymous: part.is_anonymous(),
+            });
         }
         Ok(mapping)
+    }
+
+    /// All of these bytes are nobody else's.
+    pub(super) fn is_anonymous(&self, bytes: Range<u64>) -> bool {
+        let mut start = 0;
+        self.parts.iter().all(|part| {
+            let inside = bytes.start < part.end as u64 && start < bytes.end;
+            start = part.end as u64;
+            part.anonymous || !inside
+        })
     }
 
     /// Gives whole pages back to the host. They read as zero afterwards, those
@@ -74,13 +98,13 @@ impl Mapping {
         let end = offset.checked_add(len).filter(|&end| end <= self.len);
         let end = end.ok_or_else(|| IoError::other("not in RAM"))?;
         let mut first = offset;
-        for &(part_end, shared) in &self.parts {
-            let last = end.min(part_end);
+        for part in &self.parts {
+            let last = end.min(part.end);
             if first >= last {
                 continue;
             }
             // What is shared has its pages in a file, from where they must go.
-            let advice = match shared {
+            let advice = match part.shared {
                 true => libc::MADV_REMOVE,
                 false => libc::MADV_DONTNEED,
             };
