@@ -472,9 +472,6 @@ impl CodeCache {
 
     /// A stream of code went on from one offset to another.
     fn grow(&mut self, from: usize, to: usize) {
-        if self.stats.flushes > 0 {
-            return;
-        }
         if self.arena.is_large() {
             // Half of a large page takes longer to fill than the next one to make.
             let half = HUGE / 2;

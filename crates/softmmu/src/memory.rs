@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 
+/// Large pages of the host that are provided together.
+const DISTANCE: u64 = 2;
+
 /// One memory slot.
 #[derive(Debug)]
 pub struct Slot {
@@ -135,12 +138,12 @@ impl Slot {
         let start = hva / LARGE * LARGE;
         let (before, behind) = (is_used(at.checked_sub(1)), is_used(Some(at + 1)));
         let next = match (before, behind) {
-            (true, false) => start + LARGE,
-            (false, true) => start.checked_sub(LARGE)?,
+            (true, false) => start + LARGE..start + (1 + DISTANCE) * LARGE,
+            (false, true) => start.saturating_sub(DISTANCE * LARGE)..start,
             _ => return None,
         };
         let host = self.host();
-        Some(next.max(host.start)..(next + LARGE).min(host.end))
+        Some(next.start.max(host.start)..next.end.min(host.end))
     }
     /// True if written pages are recorded.
     pub fn logs_dirty(&self) -> bool {
