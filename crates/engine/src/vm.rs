@@ -392,3 +392,6 @@ impl hv::Vm for SoftVm {
         self.counters.list()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,10 @@
 //! host is itself a guest; a thread on another CPU does it meanwhile.
 #![allow(unsafe_code, reason = "madvise")]
 
+mod used;
+
+pub(crate) use used::Used;
+
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// Size of a large page.
-pub const LARGE: u64 = 2 << 20;
+const LARGE: u64 = 2 << 20;
 
 /// Requests that may wait: who is so far behind is no help.
 const MOST: usize = 8;

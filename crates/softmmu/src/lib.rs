@@ -13,6 +13,6 @@ pub mod tlb;
 pub mod walk;
 
 pub use memory::{
-    GuestMemory, HostPage, NewSlot, Slot, SlotError, SlotMap, atomic_cmpxchg16, atomic_update, host_read,
-    host_write, pages_of,
+    GuestMemory, HostPage, NewSlot, Slot, SlotError, SlotMap, atomic_cmpxchg16, atomic_update,
+    host_read, host_write, pages_of,
 };

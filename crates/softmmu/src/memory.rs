@@ -5,15 +5,12 @@
 //! atomic through raw pointers.
 #![allow(unsafe_code, reason = "guest RAM is reached through raw pointers only")]
 
-use crate::ahead::{LARGE, Requests};
+use crate::ahead::{Requests, Used};
 use parking_lot::{Mutex, RwLock};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
-
-/// Large pages of the host that are provided together.
-const DISTANCE: u64 = 2;
 
 /// One memory slot.
 #[derive(Debug)]
@@ -32,9 +29,8 @@ pub struct Slot {
     dirty: Option<Box<[AtomicU64]>>,
     /// One bit per page that translations were made from.
     code: Box<[AtomicU64]>,
-    /// One bit per large page of the host that was written to, if those next to
-    /// one may be provided.
-    used: Option<Box<[AtomicU64]>>,
+    /// What was written to, if the host may provide what is next.
+    used: Option<Used>,
 }
 
 /// A slot to be.
@@ -107,8 +103,9 @@ impl Slot {
             readonly: new.readonly,
             dirty: new.log_dirty.then(|| bitmap(pages)),
             code: bitmap(pages),
-            // Two more: neither end need lie at a large page's.
-            used: new.anonymous.then(|| bitmap(new.size / LARGE + 2)),
+            used: new
+                .anonymous
+                .then(|| Used::new(new.hva..new.hva + new.size)),
         }
     }
     fn end(&self) -> u64 {
@@ -116,34 +113,6 @@ impl Slot {
     }
     fn host(&self) -> Range<u64> {
         self.hva..self.hva + self.size
-    }
-    /// Number of the large page of the host at an address.
-    fn large_page(&self, hva: u64) -> usize {
-        (hva / LARGE - self.hva / LARGE) as usize
-    }
-    /// The large page of the host that a guest comes to next, when it first writes
-    /// to the one of `hva` and wrote to the one on the other side of it before: to
-    /// provide more would be a guess.
-    fn next_large_page(&self, hva: u64) -> Option<Range<u64>> {
-        let used = self.used.as_deref()?;
-        let is_used = |at: Option<usize>| {
-            let word = at.and_then(|at| Some((at, used.get(at / 64)?)));
-            word.is_some_and(|(at, w)| w.load(Ordering::Relaxed) & (1 << (at % 64)) != 0)
-        };
-        let at = self.large_page(hva);
-        if is_used(Some(at)) {
-            return None;
-        }
-        used[at / 64].fetch_or(1 << (at % 64), Ordering::Relaxed);
-        let start = hva / LARGE * LARGE;
-        let (before, behind) = (is_used(at.checked_sub(1)), is_used(Some(at + 1)));
-        let next = match (before, behind) {
-            (true, false) => start + LARGE..start + (1 + DISTANCE) * LARGE,
-            (false, true) => start.saturating_sub(DISTANCE * LARGE)..start,
-            _ => return None,
-        };
-        let host = self.host();
-        Some(next.start.max(host.start)..next.end.min(host.end))
     }
     /// True if written pages are recorded.
     pub fn logs_dirty(&self) -> bool {
@@ -212,7 +181,7 @@ impl SlotMap {
     pub(crate) fn written(&self, page: &HostPage<'_>) {
         page.mark_dirty();
         if let Some(ahead) = &self.ahead
-            && let Some(next) = page.slot.next_large_page(page.hva)
+            && let Some(next) = page.slot.used.as_ref().and_then(|u| u.next(page.hva))
         {
             ahead.ask(next);
         }

@@ -30,6 +30,9 @@ use vm_memory::GuestMemoryMmap;
 
 /// Most threads of a queue: requests in flight.
 const MAX_THREADS: u32 = 32;
+/// While so many wait for the host, watching for more takes the time of those who
+/// are at it.
+const DEEP: u32 = 4;
 /// So many requests after a slow one are taken for slow, too.
 const SLOW_FOR: u32 = 16;
 
@@ -319,7 +322,8 @@ impl Crew {
     fn watch(&self, state: &mut MutexGuard<'_, State>) -> Result<(), Broken> {
         let begin = Instant::now();
         state.watched = true;
-        let found = self.poll(state, begin)? || self.sleep(state)?;
+        let busy = state.slow > 0 && state.serving >= DEEP;
+        let found = !busy && self.poll(state, begin)? || self.sleep(state)?;
         state.watched = false;
         if found {
             state.pace.came(begin.elapsed());

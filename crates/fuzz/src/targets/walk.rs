@@ -32,11 +32,13 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
 fn map(memory: &GuestMemory, hva: u64) {
     // SAFETY: the caller leaked a page more than `RAM` bytes from before
     // `hva` on; nobody else uses them.
-    let mapped = unsafe { memory.set_slot(NewSlot {
+    let mapped = unsafe {
+        memory.set_slot(NewSlot {
             size: RAM as u64,
             hva,
             ..NewSlot::default()
-        }) };
+        })
+    };
     assert!(mapped.is_ok());
 }
 

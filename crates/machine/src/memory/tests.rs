@@ -124,6 +124,7 @@ fn backends_lie_one_after_the_other() {
     let opened = parts(memory, 8 * MIB).unwrap();
     let ram = ram(&opened, 8 * MIB);
     assert_eq!(ram.slots().count(), 2, "slots follow the layout only");
+    assert!(!ram.slots().any(|(range, _)| ram.is_anonymous(&range)));
     ram.write(4 * MIB - 2, b"seam").unwrap();
     ram.write(6 * MIB, b"last").unwrap();
     let read = |part: usize, at| {
@@ -143,7 +144,13 @@ fn backends_lie_one_after_the_other() {
 fn memory_is_taken_when_touched_or_at_once() {
     let bytes = 32 * MIB;
     let lazy = parts(Vec::new(), bytes).unwrap();
-    assert_eq!(resident(&ram(&lazy, bytes), 1), 0);
+    let untouched = ram(&lazy, bytes);
+    assert_eq!(resident(&untouched, 1), 0);
+    assert!(
+        untouched
+            .slots()
+            .all(|(range, _)| untouched.is_anonymous(&range))
+    );
     for backend in [MemoryBackend::anonymous("m", bytes), memfd(bytes)] {
         let all = MemoryBackend {
             prealloc: true,

@@ -4,8 +4,8 @@
 use crate::memory::{Merge, Part};
 use crate::outcome::{Error, Result};
 use std::io::Error as IoError;
-use std::os::fd::AsRawFd;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 /// A part that is mapped.
