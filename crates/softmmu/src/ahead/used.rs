@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn only_who_goes_through_memory_is_provided_for() {
         let used = Used::new(HOST);
-        let mut next = |page: u64| pages(used.next(page * LARGE + LARGE / 2));
+        let next = |page: u64| pages(used.next(page * LARGE + LARGE / 2));
         assert_eq!(next(1010), None, "who knows");
         assert_eq!(next(1050), None, "elsewhere");
         assert_eq!(next(1011), Some((1012, 1014)), "upwards");
