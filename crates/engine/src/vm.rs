@@ -23,6 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 /// A VM of the software backend. Lock order: `chipset`, then a vCPU's sleep
 /// lock; `code` is taken alone or first; `kvmclock` is taken alone.
 pub struct SoftVm {
+    /// Has the host provide memory before it is needed. The first to be dropped,
+    /// since it touches what the others have.
+    pub(crate) ahead: Ahead,
     /// Guest-physical memory.
     pub memory: GuestMemory,
     /// PIC, I/O APIC, local APICs, PIT; empty of vCPUs until created.
@@ -51,8 +54,6 @@ pub struct SoftVm {
     pub(crate) profile: Mutex<Profile>,
     /// Slots whose writes are logged for [`Options::stress`] only.
     logged: Mutex<Vec<u32>>,
-    /// Has the host provide memory before it is needed.
-    pub(crate) ahead: Ahead,
 }
 
 impl SoftVm {
@@ -67,6 +68,7 @@ impl SoftVm {
         let clock = VmClock::new();
         let vm = Arc::new_cyclic(|this| Self {
             memory: GuestMemory::with_ahead(ahead.requests().clone()),
+            ahead,
             chipset: Mutex::new(Chipset::new(crate::cpuid::phys_bits() as u8)),
             has_irqchip: AtomicBool::new(false),
             code: Mutex::new(code),
@@ -81,7 +83,6 @@ impl SoftVm {
             this: this.clone(),
             profile: Mutex::default(),
             logged: Mutex::default(),
-            ahead,
         });
         timer::start(&vm).map_err(os("timer thread"))?;
         Ok(vm)
