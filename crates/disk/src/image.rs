@@ -32,6 +32,8 @@ pub struct ImageOptions {
     pub backing: bool,
     /// To be checked or repaired, see [`Qcow2Options::checking`].
     pub checking: bool,
+    /// See [`Qcow2Options::in_order`].
+    pub in_order: bool,
 }
 
 impl ImageOptions {
@@ -45,6 +47,7 @@ impl ImageOptions {
             access: Access::Read,
             backing: true,
             checking: false,
+            in_order: false,
         }
     }
 
@@ -168,6 +171,7 @@ impl Image {
                 read_only: !options.writable,
                 backing: backing.as_ref().map(|b| b.device()),
                 checking: options.checking,
+                in_order: options.in_order,
                 ..Qcow2Options::default()
             },
         )?;

@@ -122,6 +122,26 @@ fn what_is_written_later_comes_to_its_neighbours() {
 }
 
 #[test]
+fn in_order_clusters_follow_each_other_as_they_are_written() {
+    let (file, _) = image(SIZE);
+    let options = Qcow2Options {
+        in_order: true,
+        ..Qcow2Options::default()
+    };
+    let image = Qcow2::open(file, options).expect("whole");
+    let mut places = Vec::new();
+    for cluster in shuffled(3) {
+        write(&image, cluster, 1);
+        let status = image.status(cluster * CLUSTER, 1).expect("in memory");
+        places.push(status.host_offset.expect("data"));
+    }
+    let follows = |w: &[u64]| w[1] == w[0] + CLUSTER;
+    let breaks = places.windows(2).filter(|w| !follows(w)).count();
+    // A table for each 512 of them lies between.
+    assert!(breaks <= 2, "{breaks} of {}", places.len());
+}
+
+#[test]
 fn regions_move_on_from_what_a_snapshot_keeps() {
     let (_, image) = image(SIZE);
     let order = shuffled(9);

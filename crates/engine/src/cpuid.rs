@@ -189,16 +189,14 @@ fn xsave_leaves() -> Vec<kvm_cpuid_entry2> {
 }
 
 fn hypervisor() -> Vec<kvm_cpuid_entry2> {
-    let khz = crate::clock::host_tsc_khz();
     vec![
         entry(
             0x4000_0000,
             0,
             0,
-            [0x4000_0010, 0x4b4d_564b, 0x564b_4d56, 0x4d],
+            [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d],
         ),
         entry(0x4000_0001, 0, 0, [offered::KVM, 0, 0, 0]),
-        entry(0x4000_0010, 0, 0, [khz, 1_000_000, 0, 0]),
     ]
 }
 

@@ -131,7 +131,6 @@ impl hv::Hypervisor for Soft {
             phys_bits: cpuid::phys_bits() as u8,
             readonly_mem: true,
             guest_debug: true,
-            tsc_khz: Some(clock::host_tsc_khz()),
         }
     }
     fn supported_cpuid(&self) -> hv::Result<Vec<kvm_cpuid_entry2>> {

@@ -45,8 +45,6 @@ pub struct Capabilities {
     pub readonly_mem: bool,
     /// `set_guest_debug` with single-step and hardware breakpoints works.
     pub guest_debug: bool,
-    /// Guest TSC frequency in kHz, if known before a vCPU exists.
-    pub tsc_khz: Option<u32>,
 }
 
 /// A backend: something that makes VMs.

@@ -65,7 +65,6 @@ impl Hypervisor for Kvm {
             phys_bits,
             readonly_mem: self.fd.check_extension(Cap::ReadonlyMem),
             guest_debug: self.fd.check_extension(Cap::SetGuestDebug),
-            tsc_khz: self.tsc_khz,
         }
     }
 

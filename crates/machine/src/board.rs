@@ -207,12 +207,11 @@ fn create_vcpus(
     let mut vcpus = Vec::new();
     for (index, id) in (0..).zip(config.topology.apic_ids()) {
         let mut vcpu = vm.create_vcpu(id)?;
-        vcpu.set_cpuid(&cpu::for_vcpu(
-            &supported,
-            index,
-            &config.cpu,
-            &config.topology,
-        ))?;
+        let mut cpuid = cpu::for_vcpu(&supported, index, &config.cpu, &config.topology);
+        if let Ok(khz) = vcpu.tsc_khz() {
+            cpu::tell_frequency(&mut cpuid, khz);
+        }
+        vcpu.set_cpuid(&cpuid)?;
         boot::firmware_state(&mut *vcpu, id)?;
         if id == 0 {
             boot::apply(start, ram, &mut *vcpu)?;

@@ -92,6 +92,9 @@ pub struct Qcow2Options {
     pub checking: bool,
     /// Show this internal snapshot's contents; read-only.
     pub snapshot: Option<String>,
+    /// Clusters are taken in the order in which they are written; otherwise those
+    /// of a region of the disk lie together in the file.
+    pub in_order: bool,
     /// Memory for pieces of L2 tables, in bytes; enough for 256 GiB of disk
     /// with clusters of 64 KiB if `None`.
     pub l2_cache: Option<u64>,
@@ -173,8 +176,9 @@ impl Qcow2 {
             let (offset, clusters) = (header.reftable_offset, header.reftable_clusters);
             Refcounts::open(&*file, g, offset, clusters, g.clusters(len))
         });
-        let refcounts =
+        let mut refcounts =
             refcounts.map_err(|e| Error::io("Could not initialize refcount handling", e))?;
+        refcounts.in_order = options.in_order;
         Ok(Self {
             geometry: g,
             version: header.version,

@@ -56,6 +56,8 @@ pub(super) struct Refcounts {
     table_offset: u64,
     slices: Slices,
     plots: Plots,
+    /// See [`super::Qcow2Options::in_order`].
+    pub(super) in_order: bool,
     /// No cluster before this one is free, but those of plots.
     hint: u64,
     /// No cluster from this one on was ever written or set aside.
@@ -86,6 +88,7 @@ impl Refcounts {
             table_offset,
             slices: Slices::new(CACHED_SLICES),
             plots: Plots::new(geometry),
+            in_order: false,
             hint: 0,
             fresh,
             packed_end: None,

@@ -2,7 +2,7 @@
 //!
 //! A guest sends single bytes; a host call for each would dominate a boot.
 //! Bytes for files and terminals gather in a buffer that a writer thread
-//! empties, after a short wait in which more may come.
+//! empties at once, but not again within a short time in which more may come.
 
 use crate::memory_serial::MemorySerial;
 use devices::uart::ByteSink;
@@ -11,11 +11,11 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A guest that sends faster than the host reads waits beyond this.
 const CAPACITY: usize = 64 << 10;
-/// How long the writer lets bytes gather.
+/// How long the writer lets bytes gather after others.
 const GATHER: Duration = Duration::from_micros(500);
 /// How often a guest that waits for the host looks whether the machine ends.
 const LOOK: Duration = Duration::from_millis(50);
@@ -211,6 +211,7 @@ impl Shared {
     /// swallows the rest: the guest goes on.
     fn write_until_closed(&self, file: &mut impl Write) {
         let mut broken = false;
+        let mut gathered = Instant::now();
         let mut state = self.state.lock();
         loop {
             while state.buffer.is_empty() {
@@ -220,7 +221,10 @@ impl Shared {
                 self.work.wait(&mut state);
             }
             state.writing = true;
-            parking_lot::MutexGuard::unlocked(&mut state, || std::thread::sleep(GATHER));
+            let rest = gathered.saturating_duration_since(Instant::now());
+            if !rest.is_zero() {
+                parking_lot::MutexGuard::unlocked(&mut state, || std::thread::sleep(rest));
+            }
             let bytes = std::mem::take(&mut state.buffer);
             self.drained.notify_all();
             parking_lot::MutexGuard::unlocked(&mut state, || {
@@ -228,6 +232,7 @@ impl Shared {
             });
             state.writing = false;
             self.drained.notify_all();
+            gathered = Instant::now() + GATHER;
         }
     }
 }

@@ -7,7 +7,7 @@ mod topology;
 
 pub use features::{FEATURES, Feature};
 pub use models::{MODELS, Model};
-pub use table::{Unsupported, for_vcpu, missing};
+pub use table::{Unsupported, for_vcpu, missing, tell_frequency};
 pub use topology::{Smp, Topology};
 
 /// What `-cpu` asks for.

@@ -12,6 +12,8 @@ const CACHES: u32 = 4;
 const TOPOLOGY: u32 = 0xb;
 const XSTATE: u32 = 0xd;
 const TOPOLOGY_V2: u32 = 0x1f;
+const HYPERVISOR_LEAVES: u32 = 0x4000_0000;
+const FREQUENCIES: u32 = 0x4000_0010;
 const EXT_FEATURES: u32 = 0x8000_0001;
 const BRAND: u32 = 0x8000_0002;
 const EXT_SIZES: u32 = 0x8000_0008;
@@ -92,6 +94,23 @@ pub fn for_vcpu(
         table.extend(topology_leaf(id, topology));
     }
     table
+}
+
+/// Tells the frequencies of the TSC and of the local APIC's timer in kHz, as
+/// hypervisors do, if one shows itself.
+pub fn tell_frequency(table: &mut Vec<kvm_cpuid_entry2>, tsc_khz: u32) {
+    let Some(hypervisor) = table.iter_mut().find(|e| e.function == HYPERVISOR_LEAVES) else {
+        return;
+    };
+    hypervisor.eax = hypervisor.eax.max(FREQUENCIES);
+    table.retain(|e| e.function != FREQUENCIES);
+    table.push(kvm_cpuid_entry2 {
+        function: FREQUENCIES,
+        eax: tsc_khz,
+        // KVM's runs at 1 GHz.
+        ebx: 1_000_000,
+        ..Default::default()
+    });
 }
 
 fn apply_model(table: &mut Vec<kvm_cpuid_entry2>, cpu: &CpuConfig) {
@@ -283,6 +302,19 @@ mod tests {
                 .collect(),
             enforce: false,
         }
+    }
+
+    #[test]
+    fn frequencies_are_told_where_a_hypervisor_shows_itself() {
+        let mut table = intel();
+        for khz in [2_000_000, 2_500_000] {
+            tell_frequency(&mut table, khz);
+            assert_eq!(find(&table, HYPERVISOR_LEAVES, 0)[0], FREQUENCIES);
+            assert_eq!(find(&table, FREQUENCIES, 0), [khz, 1_000_000, 0, 0]);
+        }
+        let mut bare = vec![leaf(0, 0, [1, 0, 0, 0])];
+        tell_frequency(&mut bare, 2_000_000);
+        assert_eq!(bare.len(), 1);
     }
 
     fn intel() -> Vec<kvm_cpuid_entry2> {

@@ -8,6 +8,9 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
+/// Size of a large page.
+const LARGE: u64 = 2 << 20;
+
 /// A part that is mapped.
 struct Mapped {
     /// Where the next one begins.
@@ -40,7 +43,9 @@ impl Mapping {
     /// Maps the parts, `bytes` in all.
     pub(super) fn new(parts: &[Part], bytes: u64) -> Result<Self> {
         let refuse = |why: String| Error::Ram { bytes, why };
-        let largest = parts.iter().map(|p| p.page).max().unwrap_or(1) as usize;
+        // What is aligned in the guest is aligned in the host: large pages of both
+        // coincide, which the page tables of a backend with hardware need.
+        let largest = parts.iter().map(|p| p.page).fold(LARGE, u64::max) as usize;
         let len = usize::try_from(bytes).ok();
         let sizes = len.and_then(|len| Some((len, len.checked_add(largest)?)));
         let (len, room) = sizes.ok_or_else(|| refuse("too large for this host".into()))?;

@@ -58,7 +58,6 @@ impl Hypervisor for Scripted {
             phys_bits: 39,
             readonly_mem: true,
             guest_debug: false,
-            tsc_khz: None,
         }
     }
     fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>> {

@@ -38,6 +38,8 @@ impl Use {
             access,
             backing,
             checking: matches!(self, Self::Check | Self::Repair),
+            // As `qemu-img` does, whose images are to be the same.
+            in_order: true,
             ..ImageOptions::read()
         }
     }

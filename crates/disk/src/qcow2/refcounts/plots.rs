@@ -165,7 +165,7 @@ impl Refcounts {
             return Ok(Some(plot));
         }
         // There may be no room for holes.
-        if !home.file().grows() {
+        if self.in_order || !home.file().grows() {
             return Ok(None);
         }
         let clusters = region * size..(region + 1) * size;
