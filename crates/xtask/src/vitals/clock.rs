@@ -14,6 +14,8 @@ const TRIPS: usize = 60;
 /// back, as on a busy host.
 const MOST_TRIPS: usize = 600;
 const GOOD_NS: f64 = 800_000.0;
+/// Between two: a console's writer lets bytes gather that follow others at once.
+const BETWEEN: Duration = Duration::from_millis(1);
 /// Allowed drift in 10 minutes.
 pub(crate) const LIMIT_US: f64 = 1000.0;
 /// Length of the test that is not a soak test.
@@ -37,7 +39,7 @@ pub(crate) struct Sample {
     pub(crate) seconds: f64,
     /// Guest minus host since boot, less that of the first one.
     pub(crate) drift_us: f64,
-    /// Half the shortest round trip.
+    /// Half the shortest round trips, this one's and the first one's.
     pub(crate) error_us: f64,
 }
 
@@ -109,7 +111,7 @@ fn compare(
     each: &mut impl FnMut(&Sample),
 ) -> Result<Vec<Sample>> {
     let start = Instant::now();
-    let (first, _) = offset(session, start)?;
+    let (first, first_error) = offset(session, start)?;
     let mut samples: Vec<Sample> = Vec::new();
     while samples
         .last()
@@ -120,7 +122,7 @@ fn compare(
         let sample = Sample {
             seconds: start.elapsed().as_secs_f64(),
             drift_us: (offset - first) / 1e3,
-            error_us: error / 1e3,
+            error_us: (error + first_error) / 1e3,
         };
         each(&sample);
         samples.push(sample);
@@ -136,6 +138,7 @@ fn offset(session: &mut Session, start: Instant) -> Result<(f64, f64)> {
         if trip >= TRIPS && good(best) {
             break;
         }
+        std::thread::sleep(BETWEEN);
         let sent = start.elapsed();
         session.send("?")?;
         session.expect(".", PATIENCE)?;
