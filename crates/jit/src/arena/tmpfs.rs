@@ -26,8 +26,8 @@ pub(super) fn file(len: usize) -> io::Result<File> {
     Ok(file)
 }
 
-/// A file on a tmpfs of our own, of `size` bytes. Makes system calls only, which is all that a
-/// child of a process with threads may do.
+/// A file on a tmpfs of our own, of `size` bytes. Makes system calls only, which is
+/// all that a child of a process with threads may do.
 fn unnamed(size: &CStr) -> io::Result<OwnedFd> {
     // SAFETY: strings and numbers as the calls want them (fsopen(2) and the
     // others); what they return is ours.

@@ -4,10 +4,8 @@
 //!
 //! They are set aside in memory only: the file counts them as free.
 
-use super::{Refcounts, Run};
+use super::{Geometry, Home, Refcounts, Run};
 use crate::errno::IoResult;
-use crate::qcow2::geometry::Geometry;
-use crate::qcow2::refcounts::Home;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
