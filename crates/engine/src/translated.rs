@@ -393,6 +393,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         exit_kind: 0,
         exit_site: 0,
         host_rsp: 0,
+        frame: 0,
         temp: 0,
         page: 0,
         jump_cache: 0.into(),

@@ -28,6 +28,7 @@ fn layout() -> Layout {
         fs_base: 0x490,
         gs_base: 0x498,
         tlb: 0x600,
+        array_size: 1 << 18,
         xsave: 0x1000,
         entry: [0, 8, 16],
         entry_shift: 5,

@@ -81,8 +81,10 @@ pub struct JitCtx {
     pub exit_kind: u32,
     /// Argument of the last return.
     pub exit_site: u32,
-    /// Host stack pointer at entry.
+    /// Host stack pointer in Rust's part of the stack.
     pub host_rsp: u64,
+    /// That of generated code, at the slot for flags.
+    pub frame: u64,
     /// A value set aside across a second check.
     pub temp: u64,
     /// What has to be added to the addresses in translations that run wherever
@@ -149,8 +151,12 @@ pub struct Layout {
     pub gates: GateLayout,
     /// The XSAVE image.
     pub xsave: u32,
-    /// Addresses of the first-level TLB arrays by bank.
+    /// Addresses of the first-level TLB arrays by bank. In front of the first there is
+    /// a stack.
     pub tlb: u32,
+    /// Bytes from the first array to the second, and from that to the third, as
+    /// generated code finds them behind its stack.
+    pub array_size: u32,
     /// Offsets of the fields of a TLB entry: read tag, write tag, host page.
     pub entry: [u32; 3],
     /// log2 of the size of a TLB entry.
@@ -201,6 +207,7 @@ impl Layout {
         exit_kind,
         exit_site,
         host_rsp,
+        frame,
         temp,
         page,
         jump_cache,

@@ -1,6 +1,6 @@
 //! Where guest registers live while translated code runs.
 //!
-//! RSP is the host's stack and three registers are scratch, so of the guest's
+//! RSP is generated code's stack and three registers are scratch, so of the guest's
 //! sixteen twelve stay in host registers: all but R8..R11, which compilers use
 //! least, and guest RSP moves to host R8.
 
@@ -8,7 +8,7 @@ use iced_x86::Register;
 
 /// Host register that holds guest RSP.
 pub const GUEST_RSP: u8 = 8;
-/// The host's own stack pointer.
+/// The host's own stack pointer. The TLB arrays lie at fixed distances from it.
 pub const RSP: u8 = 4;
 /// Scratch: the linear address, then the offset inside the page.
 pub const T0: u8 = 9;

@@ -16,9 +16,11 @@ const RSI: u8 = 6;
 const RDI: u8 = 7;
 /// Callee-saved registers of the System V ABI.
 const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
-/// What generated code has on the host's stack: the slot for flags, then those
-/// for windows. Keeps the stack aligned to 16.
-const FRAME: i32 = 8 + 8 * SLOTS as i32;
+/// What generated code has on its stack: the slot for flags, then those for windows.
+/// Behind them the TLB arrays begin. Keeps the stack aligned to 32.
+pub(crate) const FRAME: i32 = 8 + 8 * SLOTS as i32;
+/// Between the saved registers and calls of Rust, whose stack is aligned to 16.
+const ALIGN: i32 = 8;
 /// CF, PF, AF, ZF, SF, OF.
 const ARITH: u32 = 0x8d5;
 /// Set in the host's flags, and so in the slot.
@@ -128,8 +130,11 @@ fn emit_enter(a: &mut Asm, l: &Layout) -> usize {
     for r in SAVED {
         a.push(r);
     }
-    a.mem(true, op::LEA, RSP, RSP, None, -FRAME);
+    a.mem(true, op::LEA, RSP, RSP, None, -ALIGN);
     a.gs(true, op::MOV_STORE, RSP, l.host_rsp());
+    a.gs(true, op::MOV, RSP, l.tlb);
+    a.mem(true, op::LEA, RSP, RSP, None, -FRAME);
+    a.gs(true, op::MOV_STORE, RSP, l.frame());
     a.rr(true, op::MOV, T1, RSI);
     a.gs(true, op::MOV, T0, l.rip); // as jumps through the jump cache have it
     a.gs(true, op::MOV, RAX, l.rflags);
@@ -172,7 +177,7 @@ fn emit_return(a: &mut Asm, l: &Layout) -> usize {
     let at = a.len();
     save_vector(a, l);
     a.gs(true, op::MOV, RSP, l.host_rsp());
-    a.mem(true, op::LEA, RSP, RSP, None, FRAME);
+    a.mem(true, op::LEA, RSP, RSP, None, ALIGN);
     for r in SAVED.into_iter().rev() {
         a.pop(r);
     }
@@ -225,10 +230,12 @@ fn emit_slow(a: &mut Asm, l: &Layout, restore: usize, function: u32) -> usize {
     a.rr(true, op::MOV, RSI, T0);
     a.rr(false, op::MOV, RDX, T2);
     a.mem(true, op::MOV, RCX, RSP, None, 0);
-    a.push(T2); // the return address's neighbour: the stack is 16-aligned again
+    a.gs(true, op::MOV, RSP, l.host_rsp());
     a.gs(true, op::MOV, RAX, function);
     a.bytes(&[0xff, 0xd0]); // call rax
-    a.pop(T2);
+    // Below the frame there is but the return address.
+    a.gs(true, op::MOV, RSP, l.frame());
+    a.mem(true, op::LEA, RSP, RSP, None, -8);
     a.rr(false, op::MOV, T1, RAX);
     bring_vector_back(a, l);
     a.test_rr(false, T1, T1);

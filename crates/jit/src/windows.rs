@@ -16,8 +16,9 @@ use crate::classify::{AccessTable, Treatment, Vector, vector_class};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::LONGEST_INSTRUCTION;
 
-/// Most windows of a block.
-pub const SLOTS: usize = 16;
+/// Most windows of a block: their addresses lie between the stack pointer and the TLB
+/// arrays, which are the cheaper to reach the nearer they are.
+pub const SLOTS: usize = 11;
 /// Longest window in bytes: the longer, the more often it lies in two pages.
 const LONGEST: i64 = 256;
 /// The general registers and RIP.

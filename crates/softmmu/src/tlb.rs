@@ -11,14 +11,17 @@
 //! The second level is keyed by *space*: a number that stands for one PCID
 //! since its last flush, so that flushing a PCID is assigning it a new number
 //! (law 1 of the design: entries survive only when the guest said so).
+#![allow(unsafe_code, reason = "first levels in memory that is mapped here")]
 
 mod first;
+mod place;
 
-pub use first::{Entry, L1_ENTRIES, OTHER_SHIFT};
+pub use first::{ARRAY_SIZE, Entry, L1_ENTRIES, OTHER_SHIFT};
 
 use crate::SlotMap;
 use crate::walk::{self, Mapping, Need};
 use first::First;
+use place::{Kernel, Place};
 use std::collections::HashMap;
 use x86::{CpuState, Exception, cr0, cr4, flags};
 
@@ -64,6 +67,8 @@ impl Bank {
 /// The first level of user accesses in one address space.
 struct UserLevel {
     first: First,
+    /// Where its array is.
+    _place: Place,
     /// The space, 0 for none.
     space: u32,
     /// When it was selected last.
@@ -106,10 +111,13 @@ pub struct TlbStats {
 /// The TLBs of one vCPU.
 #[repr(C)]
 pub struct Tlb {
-    /// Addresses of the arrays in force by [`Bank`]; translated code reads them.
+    /// Addresses of the arrays in force by [`Bank`]; translated code reads them. Those
+    /// of the kernel are also [`ARRAY_SIZE`] and twice that behind the user's.
     pub arrays: [u64; 1 + KERNEL_BANKS],
     /// The first level of [`Bank::Kernel`] and [`Bank::KernelAc`].
     kernel: [First; KERNEL_BANKS],
+    /// Where their arrays are.
+    kernel_memory: Kernel,
     users: Vec<UserLevel>,
     user_now: usize,
     clock: u64,
@@ -133,9 +141,13 @@ pub struct Tlb {
 impl Tlb {
     /// Empty TLBs for `phys_bits` of guest-physical address.
     pub fn new(phys_bits: u32) -> Self {
+        let kernel_memory = Kernel::new();
+        // SAFETY: each array is used once, and its memory is there with it.
+        let kernel = [0, 1].map(|bank| unsafe { First::new(kernel_memory.array(bank)) });
         let mut tlb = Self {
             arrays: [0; _],
-            kernel: [First::new(), First::new()],
+            kernel,
+            kernel_memory,
             users: Vec::new(),
             user_now: 0,
             clock: 0,
@@ -341,8 +353,11 @@ impl Tlb {
     fn replace_user(&mut self) -> usize {
         let space = self.current;
         if self.users.len() < USER_SPACES {
+            let place = Place::new(&self.kernel_memory);
             self.users.push(UserLevel {
-                first: First::new(),
+                // SAFETY: used once, and its memory is there with it.
+                first: unsafe { First::new(place.array()) },
+                _place: place,
                 space,
                 used: 0,
             });

@@ -41,6 +41,7 @@ const LAYOUT: Layout = Layout {
     },
     xsave: 0x400,
     tlb: 0x2a0,
+    array_size: 1 << 18,
     entry: [0, 8, 16],
     entry_shift: 5,
     other_shift: 23,

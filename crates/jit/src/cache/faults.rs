@@ -134,6 +134,6 @@ impl JitCtx {
     /// The thread is in generated code, or called by it.
     pub unsafe fn flags_aside(&self) -> u64 {
         // SAFETY: the entry keeps these bytes free.
-        unsafe { *(self.host_rsp as *const u64) }
+        unsafe { *(self.frame as *const u64) }
     }
 }

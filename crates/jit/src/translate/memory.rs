@@ -7,7 +7,7 @@ use crate::asm::{Asm, cc, op};
 use crate::block::{Step, has_memory};
 use crate::classify::{Treatment, Vector, vector_class};
 use crate::layout::Layout;
-use crate::regs::{Home, RSP, T0, T1, T2, home};
+use crate::regs::{Home, RSP, T0, T1, home};
 use crate::windows::Check;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::flags;
@@ -68,7 +68,7 @@ pub(crate) fn find_entry(a: &mut Asm, l: &Layout, bank: usize) {
 }
 
 /// Where the address of a bank's TLB array is, relative to GS.
-pub(super) fn array(l: &Layout, bank: usize) -> u32 {
+fn array(l: &Layout, bank: usize) -> u32 {
     l.tlb + 8 * bank as u32
 }
 
@@ -83,10 +83,18 @@ pub(crate) fn tlb_field(a: &mut Asm, l: &Layout, (op, reg): (u8, u8), field: Tlb
     a.mem(true, op, reg, T1, None, at.cast_signed());
 }
 
-/// The same of the one at `[T2 + T1]`, where [`Emitter::tlb_entry`] finds it.
-pub(super) fn indexed_field(a: &mut Asm, l: &Layout, (op, reg): (u8, u8), field: TlbField) {
-    let at = l.entry[field as usize];
-    a.mem(true, op, reg, T2, Some((T1, 0)), at.cast_signed());
+/// `op reg, field` of the entry of a bank's array whose index in bytes is in T1, see
+/// [`Emitter::tlb_index`], with `pushed` bytes on the stack.
+pub(super) fn indexed_field(
+    a: &mut Asm,
+    l: &Layout,
+    (bank, pushed): (usize, i32),
+    (op, reg): (u8, u8),
+    field: TlbField,
+) {
+    let at = bank as u32 * l.array_size + l.entry[field as usize];
+    let at = pushed + crate::stubs::FRAME + at.cast_signed();
+    a.mem(true, op, reg, RSP, Some((T1, 0)), at);
 }
 
 /// Where a checked operand is in host memory: `[T1 + disp]` or `[T1 + T0]`.
@@ -289,7 +297,7 @@ impl Emitter<'_> {
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(operand.write);
         add_to_t0(&mut self.hot, -before);
-        self.tlb_entry();
+        self.tlb_index();
         self.tlb_field(op::XOR, T0, field);
         self.hot.cmp_imm(T0, 4096 - span);
         let miss = self.hot.jcc(cc::A);
@@ -350,7 +358,7 @@ impl Emitter<'_> {
         } = operand;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(write);
-        self.tlb_entry();
+        self.tlb_index();
         self.tlb_field(op::XOR, T0, field);
         if locked && size > 1 {
             self.hot.test_imm8(T0, size as u8 - 1);
@@ -364,12 +372,11 @@ impl Emitter<'_> {
         self.slow_path(rip, self.miss(operand), self.hot.len());
     }
 
-    /// `[T2 + T1]` = the TLB entry for the linear address in T0: an addition less
-    /// to wait for than its address in one register.
-    pub(super) fn tlb_entry(&mut self) {
+    /// T1 = the index, in bytes, of the TLB entry for the linear address in T0: an
+    /// addition less to wait for than its address.
+    pub(super) fn tlb_index(&mut self) {
         let l = self.l;
         let shift = 12 - l.entry_shift;
-        self.hot.gs(true, op::MOV, T2, array(l, self.to.bank));
         if self.to.bmi2 {
             self.hot.rorx(T1, T0, shift);
         } else {
@@ -379,9 +386,9 @@ impl Emitter<'_> {
         self.hot.and_imm(T1, index_mask(l));
     }
 
-    /// `op reg, field` of the TLB entry at `[T2 + T1]`.
+    /// `op reg, field` of the TLB entry with index T1.
     pub(super) fn tlb_field(&mut self, op: u8, reg: u8, field: TlbField) {
-        indexed_field(&mut self.hot, self.l, (op, reg), field);
+        indexed_field(&mut self.hot, self.l, (self.to.bank, 0), (op, reg), field);
     }
 
     /// The cold half of a check that goes on at hot offset `hit`.

@@ -7,7 +7,7 @@
 
 use super::Emitter;
 use super::memory::{
-    TlbField, add_to_t0, array, entry_address, find_entry, indexed_field, info, tlb_field,
+    TlbField, add_to_t0, entry_address, find_entry, indexed_field, info, tlb_field,
 };
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
@@ -89,10 +89,8 @@ fn window_address(a: &mut Asm, miss: Miss) {
 fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
     let Miss { info, before, span } = miss;
     let tag = TlbField::tag(info & info::WRITE != 0);
-    // T0 = the address again, of the window if there is one. A recipe may have
-    // clobbered T2.
-    a.gs(true, op::MOV, T2, array(l, bank(info)));
-    indexed_field(a, l, (op::XOR, T0), tag);
+    // T0 = the address again, of the window if there is one.
+    indexed_field(a, l, (bank(info), 8), (op::XOR, T0), tag);
     if span > 0 {
         a.rr(false, op::MOV, T2, T0);
         a.and_imm(T2, 0xfff);

@@ -151,7 +151,7 @@ impl Emitter<'_> {
     /// lie in one page that the first-level TLB has. Clobbers T1 and T2.
     fn host_range(&mut self, pointer: u8, scale: u8, write: bool, misses: &mut Misses) {
         self.hot.rr(true, op::MOV, T0, pointer);
-        self.tlb_entry();
+        self.tlb_index();
         self.tlb_field(op::XOR, T0, TlbField::tag(write));
         self.hot.cmp_imm(T0, PAGE - 1);
         misses.push(self.hot.jcc(cc::A));

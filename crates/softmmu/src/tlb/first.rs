@@ -1,7 +1,8 @@
 //! One array of the first level, whose layout translated code knows.
-#![allow(unsafe_code, reason = "an array of zeros without touching it")]
+#![allow(unsafe_code, reason = "an array in memory that somebody else maps")]
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 
 /// Entries per first-level array.
@@ -83,22 +84,32 @@ fn other(la: u64) -> usize {
 
 /// The entries, by bits 12..=24 of the linear address, see [`OTHER_SHIFT`].
 #[repr(C, align(64))]
-struct Array([Entry; L1_ENTRIES]);
+pub(super) struct Array([Entry; L1_ENTRIES]);
 
-impl Array {
-    fn new() -> Box<Self> {
-        let layout = Layout::new::<Self>();
-        // SAFETY: the layout is that of an array which is not empty. Zeros are an
-        // entry, and the box frees what the global allocator gave.
-        let mut array = unsafe {
-            let p = alloc_zeroed(layout).cast::<Self>();
-            if p.is_null() {
-                handle_alloc_error(layout);
-            }
-            Box::from_raw(p)
-        };
-        array.0[0] = Entry::empty(0);
-        array
+/// Bytes of an array.
+pub const ARRAY_SIZE: usize = size_of::<Array>();
+
+/// An array that lies in a [`super::place`].
+struct Placed {
+    at: NonNull<Array>,
+}
+
+// SAFETY: whoever made it gave the array to nobody else.
+unsafe impl Send for Placed {}
+
+impl Deref for Placed {
+    type Target = Array;
+    fn deref(&self) -> &Array {
+        // SAFETY: `First::new` demands it. Generated code, which reads the array,
+        // does so while nobody has a reference to it.
+        unsafe { self.at.as_ref() }
+    }
+}
+
+impl DerefMut for Placed {
+    fn deref_mut(&mut self) -> &mut Array {
+        // SAFETY: as above.
+        unsafe { self.at.as_mut() }
     }
 }
 
@@ -146,7 +157,7 @@ impl Writable {
 
 /// A first-level array.
 pub(super) struct First {
-    array: Box<Array>,
+    array: Placed,
     writable: Writable,
     /// Where mappings of one address space are, or were.
     local: Filled,
@@ -155,9 +166,13 @@ pub(super) struct First {
 }
 
 impl First {
-    pub(super) fn new() -> Self {
+    /// # Safety
+    /// The array is all zeros, nobody else's, and there as long as this is used.
+    pub(super) unsafe fn new(array: NonNull<Array>) -> Self {
+        let mut array = Placed { at: array };
+        array.0[0] = Entry::empty(0);
         Self {
-            array: Array::new(),
+            array,
             writable: Writable([0; _]),
             local: Filled::new(),
             global: Filled::new(),
@@ -166,7 +181,7 @@ impl First {
 
     /// Where translated code finds it.
     pub(super) fn address(&self) -> u64 {
-        &raw const *self.array as u64
+        self.array.at.as_ptr() as u64
     }
 
     /// Host address of an access that lies in one page. Not of one in its other
