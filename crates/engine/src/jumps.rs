@@ -1,8 +1,8 @@
 //! Jump caches of the address spaces used last.
 
 use crate::translated::{BANK, Modes, mode_of, modes_around};
-use jit::JitCtx;
 use jit::cache::{Area, Dropped, JumpCache, JumpCaches};
+use jit::{JitCtx, Realm};
 use softmmu::SlotMap;
 use softmmu::tlb::{Bank, Tlb};
 use softmmu::walk;
@@ -79,8 +79,8 @@ pub struct Jumps {
     clock: u64,
     /// The spaces and modes whose caches were brought into reach last.
     reached: Option<([CodeSpace; 2], Modes)>,
-    /// Something was forgotten, or other caches were brought into reach.
-    forgot: bool,
+    /// By [`Realm`]: something was forgotten, or another cache was brought into reach.
+    forgot: [bool; Realm::ALL.len()],
 }
 
 struct Cached {
@@ -89,6 +89,8 @@ struct Cached {
     used: u64,
     cache: JumpCache,
 }
+
+const EVERYWHERE: [bool; Realm::ALL.len()] = [true; _];
 
 /// Address spaces whose jump caches are kept.
 const KEPT: usize = 10;
@@ -109,6 +111,7 @@ impl Jumps {
         if cached.space.epoch != space.epoch {
             cached.space.epoch = space.epoch;
             cached.recheck(Area::ALL, now);
+            self.forgot = EVERYWHERE;
         }
         &mut cached.cache
     }
@@ -118,9 +121,12 @@ impl Jumps {
         let (mode, _, _) = mode_of(now.cpu);
         let reached = (now.spaces(), modes_around(now.cpu, mode));
         if self.reached != Some(reached) {
-            jit.jump_caches = reached.1.map(|mode| self.in_mode(mode, now).address());
+            let caches = reached.1.map(|mode| self.in_mode(mode, now).address());
+            for realm in Realm::ALL.map(|realm| realm as usize) {
+                self.forgot[realm] |= jit.jump_caches[realm] != caches[realm];
+            }
+            jit.jump_caches = caches;
             self.reached = Some(reached);
-            self.forgot = true;
         }
         let cache = self.in_mode(mode, now);
         jit.jump_cache.store(cache.address(), Ordering::SeqCst);
@@ -146,6 +152,7 @@ impl Jumps {
             return self.caches.len() - 1;
         }
         self.reached = None;
+        self.forgot = EVERYWHERE;
         let oldest = self.caches.iter().enumerate().min_by_key(|(_, c)| c.used);
         let i = oldest.map_or(0, |(i, _)| i);
         let c = &mut self.caches[i];
@@ -153,22 +160,22 @@ impl Jumps {
         (c.space, c.mode) = (space, mode);
         i
     }
-    /// Whether what is known of code elsewhere is void, too: something was
-    /// forgotten since the last call, or there are other spaces or modes now.
-    pub(crate) fn take_forgot(&mut self) -> bool {
+    /// Whether what is known of code elsewhere is void, too, by [`Realm`]: something
+    /// was forgotten since the last call, or there are other spaces or modes now.
+    pub(crate) fn take_forgot(&mut self) -> [bool; Realm::ALL.len()] {
         let caches = self.caches.iter_mut();
         let remapped = caches.fold(false, |any, c| c.cache.take_remapped() | any);
-        std::mem::take(&mut self.forgot) | remapped
+        std::mem::take(&mut self.forgot).map(|forgot| forgot | remapped)
     }
     /// Forgets translations everywhere.
     pub fn forget(&mut self, dropped: &[Dropped]) {
-        self.forgot = true;
+        self.forgot = EVERYWHERE;
         self.caches.iter_mut().for_each(|c| c.cache.forget(dropped));
     }
     /// The TLB forgot what is in `area` in the present user space and in the
     /// kernel's.
     pub(crate) fn recheck(&mut self, area: Area, now: &Now<'_>) {
-        self.forgot = true;
+        self.forgot = EVERYWHERE;
         let epoch = now.user_space().epoch;
         let present = |c: &Cached| c.space.root.is_none() || c.space.epoch == epoch;
         let concerned = self.caches.iter_mut().filter(|c| present(c));
@@ -176,13 +183,13 @@ impl Jumps {
     }
     /// Forgets the addresses of kernel code.
     pub fn clear_kernel(&mut self) {
-        self.forgot = true;
+        self.forgot = EVERYWHERE;
         let kernel = self.caches.iter_mut().filter(|c| c.space.root.is_none());
         kernel.for_each(|c| c.cache.clear());
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.forgot = true;
+        self.forgot = EVERYWHERE;
         self.caches.iter_mut().for_each(|c| c.cache.clear());
     }
 }

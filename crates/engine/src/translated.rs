@@ -13,7 +13,7 @@ use isa::Stop;
 use jit::cache::{CodeCache, JumpCache};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::stack_change;
-use jit::{ExitKind, Gathered, JitCtx, Realm, Returns, moved};
+use jit::{ExitKind, Gathered, JitCtx, Realm, moved};
 use softmmu::tlb::Bank;
 use std::sync::atomic::Ordering;
 use x86::cpu::XsaveArea;
@@ -197,8 +197,11 @@ impl SoftVcpu {
     pub(crate) fn enter(&mut self, code: u64) -> Left {
         crate::counters::bump(&self.vm.counters.exits);
         let ctx = self.ctx_mut();
-        if self.local.jumps.take_forgot() {
-            ctx.jit.returns.iter_mut().for_each(Returns::forget);
+        let returns = ctx.jit.returns.iter_mut();
+        for (returns, forgot) in returns.zip(self.local.jumps.take_forgot()) {
+            if forgot {
+                returns.forget();
+            }
         }
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         ctx.jit.tsc_offset = self.local.clock.tsc_offset;

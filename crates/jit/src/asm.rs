@@ -64,12 +64,13 @@ impl Asm {
         self.bytes(&[op, (reg & 7) << 3 | 4, 0x25]);
         self.u32(disp);
     }
-    /// `op reg, gs:[index + disp]`.
+    /// `op reg, gs:[index * 2^scale + disp]`.
     #[inline]
-    pub fn gs_index(&mut self, w: bool, op: u8, reg: u8, index: u8, disp: u32) {
+    pub fn gs_index(&mut self, w: bool, op: u8, reg: u8, (index, scale): (u8, u8), disp: u32) {
         self.buf.push(0x65);
         self.rex(w, reg, index, 0);
-        self.bytes(&[op, (reg & 7) << 3 | 4, (index & 7) << 3 | 5]);
+        let sib = scale << 6 | (index & 7) << 3 | 5;
+        self.bytes(&[op, (reg & 7) << 3 | 4, sib]);
         self.u32(disp);
     }
     /// `mov dword gs:[disp], imm32`.
@@ -277,11 +278,6 @@ impl Asm {
     pub fn shl_imm(&mut self, reg: u8, imm: u8) {
         self.rex(true, 0, 0, reg);
         self.bytes(&[0xc1, 0xe0 | reg & 7, imm]);
-    }
-    /// `movzx dst32, src8` of a register's low byte.
-    pub fn movzx8(&mut self, dst: u8, src: u8) {
-        let rex = 0x40 | (dst >> 3) << 2 | src >> 3;
-        self.bytes(&[rex, 0x0f, 0xb6, 0xc0 | (dst & 7) << 3 | src & 7]);
     }
     /// `lea reg, [rip + disp32]`; returns the offset of the displacement.
     pub fn lea_rip(&mut self, reg: u8) -> usize {

@@ -357,7 +357,7 @@ impl CodeCache {
     /// What [`crate::JitCtx::returns`] is when nothing is known.
     pub fn no_returns(&self) -> [Returns; Realm::ALL.len()] {
         let probe = self.arena.rx() as u64 + self.stubs.probe as u64;
-        [Returns::new(probe); Realm::ALL.len()]
+        std::array::from_fn(|_| Returns::new(probe))
     }
 
     /// The table for [`crate::JitCtx::faults`].

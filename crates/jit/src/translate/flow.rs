@@ -96,22 +96,24 @@ impl Emitter<'_> {
     }
 
     /// Notes where the return from the call `insn` leads, whose address may be in
-    /// T2. Leaves flags alone, clobbers T0, T1 and T2.
+    /// T2. Clobbers T1 and T2.
     fn expect_return(&mut self, insn: &Instruction, known: bool) {
         let next = insn.next_ip();
         if !self.linkable(insn.ip(), next) || !self.same_page(insn.ip(), next) {
             return;
         }
-        match known {
-            true => self.hot.rr(true, op::MOV, T0, T2),
-            false => self.linear(T0, next),
+        self.save_flags(flags::ARITH);
+        if !known {
+            self.linear(T2, next);
         }
+        let (l, bank) = (self.l, self.to.bank);
+        returns::remember_address(&mut self.hot, l, bank);
         self.align_link(3);
-        let at = self.hot.lea_rip(T1);
+        let at = self.hot.lea_rip(T2);
         let probe = self.stubs.probe;
         self.hot_to_stub(at, probe);
         self.note_link(self.to.hot + at, next, probe, Leads::Return);
-        returns::push(&mut self.hot, self.l, self.to.bank);
+        returns::remember_code(&mut self.hot, l, bank);
     }
 
     /// Pads so that the displacement behind `opcode` bytes is aligned: other
@@ -325,6 +327,8 @@ impl Emitter<'_> {
         self.pop_return(step, extra);
         let branch = self.number(&step.insn);
         self.flags_for_jump();
+        let slot = -self.word() - extra;
+        self.hot.mem(false, op::LEA, T2, GUEST_RSP, None, slot);
         self.hot.mov_imm(T1, branch.into());
         let pop = self.hot.jmp();
         self.hot_to_stub(pop, self.stubs.pop_return[self.to.bank]);
