@@ -62,7 +62,7 @@ pub const LAYOUT: Layout = {
         },
         xsave: (cpu + offset_of!(CpuState, xsave)) as u32,
         tlb: (offset_of!(Ctx, tlb) + offset_of!(Tlb, arrays)) as u32,
-        array_size: softmmu::tlb::ARRAY_SIZE as u32,
+        array_size: softmmu::tlb::BETWEEN_ARRAYS as u32,
         entry: [
             offset_of!(Entry, read) as u32,
             offset_of!(Entry, write) as u32,

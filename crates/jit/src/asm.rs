@@ -178,6 +178,14 @@ impl Asm {
         self.bytes(&[0x0f, 0xb7, 0x44 | (reg & 7) << 3, 0x20 | base & 7]);
         self.buf.push(disp.cast_unsigned());
     }
+    /// `dst = src + by`, without touching flags: the host renames what it moves, and
+    /// waits for what it computes.
+    pub fn copy_and(&mut self, w: bool, dst: u8, src: u8, by: i32) {
+        match by {
+            0 => self.rr(w, op::MOV, dst, src),
+            _ => self.mem(w, op::LEA, dst, src, None, by),
+        }
+    }
     /// `lea reg, [index * 2^scale + disp32]`.
     pub fn lea_scaled(&mut self, w: bool, reg: u8, index: u8, scale: u8, disp: i32) {
         self.rex(w, reg, index, 0);

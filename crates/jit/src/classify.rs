@@ -74,6 +74,14 @@ pub enum Treatment {
 }
 
 impl Treatment {
+    /// The instruction's implicit operand is at the stack pointer.
+    pub fn is_on_stack(self) -> bool {
+        matches!(
+            self,
+            Self::Push | Self::PushFlags | Self::Pop | Self::Call | Self::CallIndirect | Self::Ret
+        )
+    }
+
     /// Nothing of the block follows such an instruction.
     pub fn ends_block(self) -> bool {
         matches!(

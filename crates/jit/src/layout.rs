@@ -152,7 +152,7 @@ pub struct Layout {
     /// The XSAVE image.
     pub xsave: u32,
     /// Addresses of the first-level TLB arrays by bank. In front of the first there is
-    /// a stack.
+    /// a stack, in front of the entries of each the copy of one.
     pub tlb: u32,
     /// Bytes from the first array to the second, and from that to the third, as
     /// generated code finds them behind its stack.

@@ -17,7 +17,7 @@ const RDI: u8 = 7;
 /// Callee-saved registers of the System V ABI.
 const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
 /// What generated code has on its stack: the slot for flags, then those for windows.
-/// Behind them the TLB arrays begin. Keeps the stack aligned to 32.
+/// Behind them the TLB arrays begin. Keeps the stack aligned to 8.
 pub(crate) const FRAME: i32 = 8 + 8 * SLOTS as i32;
 /// Between the saved registers and calls of Rust, whose stack is aligned to 16.
 const ALIGN: i32 = 8;

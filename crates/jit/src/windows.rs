@@ -18,7 +18,7 @@ use x86::LONGEST_INSTRUCTION;
 
 /// Most windows of a block: their addresses lie between the stack pointer and the TLB
 /// arrays, which are the cheaper to reach the nearer they are.
-pub const SLOTS: usize = 11;
+pub const SLOTS: usize = 8;
 /// Longest window in bytes: the longer, the more often it lies in two pages.
 const LONGEST: i64 = 256;
 /// The general registers and RIP.

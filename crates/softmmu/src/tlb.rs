@@ -16,7 +16,8 @@
 mod first;
 mod place;
 
-pub use first::{ARRAY_SIZE, Entry, L1_ENTRIES, OTHER_SHIFT};
+pub use place::BETWEEN_ARRAYS;
+pub use first::{Entry, L1_ENTRIES, OTHER_SHIFT};
 
 use crate::SlotMap;
 use crate::walk::{self, Mapping, Need};
@@ -112,7 +113,7 @@ pub struct TlbStats {
 #[repr(C)]
 pub struct Tlb {
     /// Addresses of the arrays in force by [`Bank`]; translated code reads them. Those
-    /// of the kernel are also [`ARRAY_SIZE`] and twice that behind the user's.
+    /// of the kernel are also [`BETWEEN_ARRAYS`] and twice that behind the user's.
     pub arrays: [u64; 1 + KERNEL_BANKS],
     /// The first level of [`Bank::Kernel`] and [`Bank::KernelAc`].
     kernel: [First; KERNEL_BANKS],

@@ -43,7 +43,7 @@ impl Emitter<'_> {
             write,
             ..Operand::read(insn.memory_size().size() as i32)
         };
-        self.access(step, operand.of(insn), |e| e.linear_address(insn));
+        self.access(step, operand.of(insn), |e, by| e.linear_address_and(insn, by));
         let start = self.load_flags_for(step);
         self.copy_with_memory(insn);
         self.flags_copied(insn, start);
@@ -55,7 +55,7 @@ impl Emitter<'_> {
         let insn = &step.insn;
         let wide = insn.memory_size().size() == 8;
         let operand = Operand::write(if wide { 8 } else { 4 });
-        self.access(step, operand, |e| e.linear_address(insn));
+        self.access(step, operand, |e, by| e.linear_address_and(insn, by));
         let (index, disp) = (self.place.index(), self.place.disp());
         let (l, a) = (self.l, &mut self.hot);
         a.mem(wide, op::MOV, T2, T1, index, disp);

@@ -54,13 +54,14 @@ pub(super) fn add_to_t0(a: &mut Asm, by: i32) {
 }
 
 /// `entry`, an index in a TLB array's bytes with other bits around it, becomes the
-/// address of the entry.
+/// address of the entry in front, see [`tlb_field`].
 pub(super) fn entry_address(a: &mut Asm, l: &Layout, bank: usize, entry: u8) {
     a.and_imm(entry, index_mask(l));
     a.gs(true, op::ADD, entry, array(l, bank));
 }
 
-/// T1 = address of the TLB entry for the linear address in T0.
+/// T1 = address of the entry in front of the TLB entry for the linear address in T0:
+/// each array has one more in front.
 pub(crate) fn find_entry(a: &mut Asm, l: &Layout, bank: usize) {
     a.rr(true, op::MOV, T1, T0);
     a.shr_imm(T1, 12 - l.entry_shift);
@@ -73,14 +74,14 @@ fn array(l: &Layout, bank: usize) -> u32 {
 }
 
 /// Bits of an index in a TLB array's bytes.
-fn index_mask(l: &Layout) -> u32 {
+pub(super) fn index_mask(l: &Layout) -> u32 {
     (l.entries - 1) << l.entry_shift
 }
 
-/// `op reg, field` of the TLB entry at T1.
+/// `op reg, field` of the TLB entry behind T1, see [`find_entry`].
 pub(crate) fn tlb_field(a: &mut Asm, l: &Layout, (op, reg): (u8, u8), field: TlbField) {
-    let at = l.entry[field as usize];
-    a.mem(true, op, reg, T1, None, at.cast_signed());
+    let at = l.entry[field as usize].cast_signed() + (1 << l.entry_shift);
+    a.mem(true, op, reg, T1, None, at);
 }
 
 /// `op reg, field` of the entry of a bank's array whose index in bytes is in T1, see
@@ -92,9 +93,14 @@ pub(super) fn indexed_field(
     (op, reg): (u8, u8),
     field: TlbField,
 ) {
+    let at = stack_entry(l, bank, field) + (1 << l.entry_shift);
+    a.mem(true, op, reg, RSP, Some((T1, 0)), pushed + at);
+}
+
+/// Where a bank's entry for the stack's page is, from generated code's stack pointer.
+pub(super) fn stack_entry(l: &Layout, bank: usize, field: TlbField) -> i32 {
     let at = bank as u32 * l.array_size + l.entry[field as usize];
-    let at = pushed + crate::stubs::FRAME + at.cast_signed();
-    a.mem(true, op, reg, RSP, Some((T1, 0)), at);
+    crate::stubs::FRAME + at.cast_signed()
 }
 
 /// Where a checked operand is in host memory: `[T1 + disp]` or `[T1 + T0]`.
@@ -133,6 +139,13 @@ struct Window {
     span: u32,
 }
 
+/// The operand's address is the stack pointer and a constant.
+fn on_stack(insn: &Instruction) -> bool {
+    insn.memory_base() == Register::RSP
+        && insn.memory_index() == Register::None
+        && !matches!(insn.memory_segment(), Register::FS | Register::GS)
+}
+
 /// The guest register has no host register.
 fn in_memory(r: Register) -> bool {
     matches!(home(r.full_register().number()), Home::Slot(_))
@@ -152,6 +165,8 @@ pub(super) struct Operand {
     pub masked: bool,
     pub noted: bool,
     pub aligned: bool,
+    /// Relative to the guest's stack pointer.
+    pub stack: bool,
 }
 
 impl Operand {
@@ -163,6 +178,7 @@ impl Operand {
             masked: false,
             noted: false,
             aligned: false,
+            stack: false,
         }
     }
     pub fn write(size: i32) -> Self {
@@ -178,6 +194,7 @@ impl Operand {
             masked: insn.op_mask() != Register::None,
             noted: vector_class(insn) == Vector::X87,
             aligned: must_be_aligned(insn, self.size),
+            stack: on_stack(insn) && !insn.has_lock_prefix(),
             ..self
         }
     }
@@ -210,7 +227,12 @@ impl Emitter<'_> {
 
     /// T0 = linear address of the memory operand. Leaves flags alone.
     pub(super) fn linear_address(&mut self, insn: &Instruction) {
-        self.effective_address(insn);
+        self.linear_address_and(insn, 0);
+    }
+
+    /// The same and `by`, which is 0 unless the address is as long as the code's.
+    pub(super) fn linear_address_and(&mut self, insn: &Instruction, by: i32) {
+        self.effective_address(insn, by);
         let base = match insn.memory_segment() {
             Register::FS => self.l.fs_base,
             Register::GS => self.l.gs_base,
@@ -221,29 +243,26 @@ impl Emitter<'_> {
             .mem(self.to.wide, op::LEA, T0, T0, Some((T1, 0)), 0);
     }
 
-    fn effective_address(&mut self, insn: &Instruction) {
+    fn effective_address(&mut self, insn: &Instruction, by: i32) {
         if insn.is_ip_rel_memory_operand() {
-            return self.rip_relative(T0, self.to.wide, insn);
+            self.rip_relative(T0, self.to.wide, insn);
+            return add_to_t0(&mut self.hot, by);
         }
         let (base, index) = (insn.memory_base(), insn.memory_index());
         let disp = insn.memory_displacement64();
-        let short = disp as i32;
+        let near = (disp as i32).checked_add(by);
+        let (short, rest) = near.map_or((disp as i32, by), |near| (near, 0));
         let any = if base != Register::None { base } else { index };
         let w = any.size() == 8;
         let scale = insn.memory_index_scale().trailing_zeros() as u8;
         match (base != Register::None, index != Register::None) {
             (false, false) if self.to.wide => self.hot.mov_imm(T0, disp),
             (false, false) => self.hot.mov_imm(T0, disp & 0xffff_ffff),
-            // The host renames what it moves, and waits for what it computes.
-            (true, false) if short == 0 => {
-                let b = self.fetch(base, T0);
-                if b != T0 || !w {
-                    self.hot.rr(w, op::MOV, T0, b);
-                }
-            }
             (true, false) => {
                 let b = self.fetch(base, T0);
-                self.hot.mem(w, op::LEA, T0, b, None, short);
+                if b != T0 || !w || short != 0 {
+                    self.hot.copy_and(w, T0, b, short);
+                }
             }
             (false, true) => {
                 let i = self.fetch(index, T1);
@@ -255,6 +274,7 @@ impl Emitter<'_> {
                 self.hot.mem(w, op::LEA, T0, b, Some((i, scale)), short);
             }
         }
+        add_to_t0(&mut self.hot, rest);
     }
 
     /// `reg` = the address of a RIP-relative operand; 32 bits of it unless
@@ -265,9 +285,14 @@ impl Emitter<'_> {
         linear(&mut self.hot, self.l, mapping, reg, wide, value);
     }
 
-    /// Makes the step's operand [`Emitter::place`]; `address` puts its linear
-    /// address into T0.
-    pub(super) fn access(&mut self, step: &Step, operand: Operand, address: impl Fn(&mut Self)) {
+    /// Makes the step's operand [`Emitter::place`]; `address` puts the sum of its
+    /// linear address and of what it is given into T0.
+    pub(super) fn access(
+        &mut self,
+        step: &Step,
+        operand: Operand,
+        address: impl Fn(&mut Self, i32),
+    ) {
         if let Check::Covered { slot, offset } = step.check {
             if self.held != Some(slot) {
                 self.hot
@@ -277,7 +302,10 @@ impl Emitter<'_> {
             self.place = Place::behind(offset);
             return;
         }
-        address(self);
+        let operand = Operand {
+            stack: operand.stack || step.treatment.is_on_stack(),
+            ..operand
+        };
         match step.check {
             Check::First { slot, before, span } => {
                 let window = Window {
@@ -285,19 +313,22 @@ impl Emitter<'_> {
                     before: before.into(),
                     span: span.into(),
                 };
+                address(self, -window.before);
                 self.check_window(step.insn.ip(), operand, window);
             }
-            _ => self.check(step.insn.ip(), operand),
+            _ => {
+                address(self, 0);
+                self.check(step.insn.ip(), operand);
+            }
         }
     }
 
-    /// Checks the access at T0 with all of its window.
+    /// Checks an access with all of its window, which begins at T0.
     fn check_window(&mut self, rip: u64, operand: Operand, window: Window) {
         let Window { slot, before, span } = window;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(operand.write);
-        add_to_t0(&mut self.hot, -before);
-        self.tlb_index();
+        self.look_up(operand.stack);
         self.tlb_field(op::XOR, T0, field);
         self.hot.cmp_imm(T0, 4096 - span);
         let miss = self.hot.jcc(cc::A);
@@ -341,6 +372,7 @@ impl Emitter<'_> {
     fn miss(&self, operand: Operand) -> Miss {
         Miss {
             info: operand.info(self.to.bank),
+            stack: operand.stack,
             before: 0,
             span: 0,
         }
@@ -354,11 +386,12 @@ impl Emitter<'_> {
             size,
             write,
             locked,
+            stack,
             ..
         } = operand;
         self.save_flags(flags::ARITH);
         let field = TlbField::tag(write);
-        self.tlb_index();
+        self.look_up(stack);
         self.tlb_field(op::XOR, T0, field);
         if locked && size > 1 {
             self.hot.test_imm8(T0, size as u8 - 1);
@@ -375,6 +408,7 @@ impl Emitter<'_> {
     /// T1 = the index, in bytes, of the TLB entry for the linear address in T0: an
     /// addition less to wait for than its address.
     pub(super) fn tlb_index(&mut self) {
+        self.stack = false;
         let l = self.l;
         let shift = 12 - l.entry_shift;
         if self.to.bmi2 {
@@ -386,8 +420,20 @@ impl Emitter<'_> {
         self.hot.and_imm(T1, index_mask(l));
     }
 
-    /// `op reg, field` of the TLB entry with index T1.
+    /// The next fields asked for are those of the entry for T0, or of the stack's.
+    fn look_up(&mut self, stack: bool) {
+        self.stack = stack;
+        if !stack {
+            self.tlb_index();
+        }
+    }
+
+    /// `op reg, field` of the TLB entry with index T1, or of the stack's.
     pub(super) fn tlb_field(&mut self, op: u8, reg: u8, field: TlbField) {
+        if self.stack {
+            let at = stack_entry(self.l, self.to.bank, field);
+            return self.hot.mem(true, op, reg, RSP, None, at);
+        }
         indexed_field(&mut self.hot, self.l, (self.to.bank, 0), (op, reg), field);
     }
 

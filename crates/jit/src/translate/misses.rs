@@ -7,12 +7,13 @@
 
 use super::Emitter;
 use super::memory::{
-    TlbField, add_to_t0, entry_address, find_entry, indexed_field, info, tlb_field,
+    TlbField, add_to_t0, entry_address, find_entry, index_mask, indexed_field, info, stack_entry,
+    tlb_field,
 };
 use crate::asm::{Asm, cc, op};
 use crate::cache::Map;
 use crate::layout::{Layout, WIDEST};
-use crate::regs::{T0, T1, T2};
+use crate::regs::{RSP, T0, T1, T2};
 
 /// Bytes of the jump behind the call, to where a hit goes on.
 const JUMP_BACK: usize = 5;
@@ -22,6 +23,8 @@ const JUMP_BACK: usize = 5;
 pub(super) struct Miss {
     /// The slow path's argument, see [`info`].
     pub info: u32,
+    /// The stack's entry was looked at.
+    pub stack: bool,
     /// Bytes of its window below it.
     pub before: u32,
     /// Bytes of its window; 0 if it is checked alone.
@@ -87,10 +90,20 @@ fn window_address(a: &mut Asm, miss: Miss) {
 
 /// Emits the code; where the displacement of its jump to the slow path is.
 fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
-    let Miss { info, before, span } = miss;
+    let Miss {
+        info,
+        stack,
+        before,
+        span,
+    } = miss;
     let tag = TlbField::tag(info & info::WRITE != 0);
     // T0 = the address again, of the window if there is one.
-    indexed_field(a, l, (bank(info), 8), (op::XOR, T0), tag);
+    if stack {
+        let at = 8 + stack_entry(l, bank(info), tag);
+        a.mem(true, op::XOR, T0, RSP, None, at);
+    } else {
+        indexed_field(a, l, (bank(info), 8), (op::XOR, T0), tag);
+    }
     if span > 0 {
         a.rr(false, op::MOV, T2, T0);
         a.and_imm(T2, 0xfff);
@@ -100,6 +113,10 @@ fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
         a.buf.push(0xc3);
         a.land(inside);
         add_to_t0(a, before.cast_signed());
+    }
+    let home = stack.then(|| look_at_home(a, l, info, tag));
+    if let Some(home) = home {
+        a.land(home);
     }
     let (split, elsewhere) = look_elsewhere(a, l, info, tag);
     a.land(elsewhere);
@@ -120,6 +137,27 @@ fn step_over(a: &mut Asm, miss: Miss) {
     window_address(&mut skipped, miss);
     let skip = skipped.len() + JUMP_BACK;
     a.bytes(&[0x48, 0x83, 0x04, 0x24, skip as u8]); // add qword [rsp], imm8
+}
+
+/// Returns with the operand at `[T1 + T0]` if its page, at T0, is in its first place,
+/// and makes that the stack's entry; the displacement of the jump taken otherwise.
+fn look_at_home(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> usize {
+    let bank = bank(info);
+    a.rr(true, op::MOV, T1, T0);
+    a.shr_imm(T1, 12 - l.entry_shift);
+    a.and_imm(T1, index_mask(l));
+    a.rr(true, op::MOV, T2, T0);
+    indexed_field(a, l, (bank, 8), (op::XOR, T2), tag);
+    a.cmp_imm(T2, 4096 - (info & info::SIZE));
+    let elsewhere = a.jcc(cc::A);
+    for field in [TlbField::ReadTag, TlbField::WriteTag, TlbField::Host] {
+        indexed_field(a, l, (bank, 8), (op::MOV, T0), field);
+        a.mem(true, op::MOV_STORE, T0, RSP, None, 8 + stack_entry(l, bank, field));
+    }
+    a.rr(true, op::MOV, T1, T0);
+    a.rr(true, op::MOV, T0, T2);
+    a.buf.push(0xc3);
+    elsewhere
 }
 
 /// Returns with the operand at `[T1 + T0]` if its page, at T0, is in its other

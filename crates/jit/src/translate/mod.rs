@@ -162,6 +162,8 @@ struct Emitter<'a> {
     place: Place,
     /// The window whose host address is in T1.
     held: Option<u8>,
+    /// Fields asked for are those of the stack's entry.
+    stack: bool,
 }
 
 impl Translator {
@@ -238,6 +240,7 @@ impl Translator {
             spoils: false,
             place: Place::INDEXED,
             held: None,
+            stack: false,
         };
         e.block(block);
         e.emit_misses();

@@ -16,16 +16,16 @@ impl Emitter<'_> {
     /// A new stack slot, to be written.
     pub(super) fn check_push(&mut self, step: &Step) {
         let (word, wide) = (self.word(), self.to.wide);
-        self.access(step, Operand::write(word), |e| {
-            e.hot.mem(wide, op::LEA, T0, GUEST_RSP, None, -word);
+        self.access(step, Operand::write(word), |e, by| {
+            e.hot.mem(wide, op::LEA, T0, GUEST_RSP, None, by - word);
         });
     }
 
     /// The slot that guest RSP points to, to be read.
     fn check_pop(&mut self, step: &Step) {
         let (word, wide) = (self.word(), self.to.wide);
-        self.access(step, Operand::read(word), |e| {
-            e.hot.rr(wide, op::MOV, T0, GUEST_RSP);
+        self.access(step, Operand::read(word), |e, by| {
+            e.hot.copy_and(wide, T0, GUEST_RSP, by);
         });
     }
 
@@ -97,8 +97,8 @@ impl Emitter<'_> {
         const RBP: u8 = 5;
         let word = self.word();
         let wide = self.to.wide;
-        self.access(step, Operand::read(word), |e| {
-            e.hot.rr(wide, op::MOV, T0, RBP);
+        self.access(step, Operand::read(word), |e, by| {
+            e.hot.copy_and(wide, T0, RBP, by);
         });
         self.hot.mem(wide, op::LEA, GUEST_RSP, RBP, None, word);
         self.load_top(RBP);

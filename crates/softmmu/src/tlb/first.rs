@@ -1,8 +1,10 @@
 //! One array of the first level, whose layout translated code knows.
 #![allow(unsafe_code, reason = "an array in memory that somebody else maps")]
 
+use std::hash::{BuildHasher, RandomState};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::LazyLock;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 
 /// Entries per first-level array.
@@ -83,11 +85,46 @@ fn other(la: u64) -> usize {
 }
 
 /// The entries, by bits 12..=24 of the linear address, see [`OTHER_SHIFT`].
-#[repr(C, align(64))]
-pub(super) struct Array([Entry; L1_ENTRIES]);
+#[repr(C)]
+pub(super) struct Array {
+    /// A copy of the entry of the page that the stack is in, which generated code
+    /// makes and looks at for accesses relative to RSP.
+    stack: Entry,
+    entries: [Entry; L1_ENTRIES],
+}
 
 /// Bytes of an array.
-pub const ARRAY_SIZE: usize = size_of::<Array>();
+pub(super) const ARRAY_SIZE: usize = size_of::<Array>();
+
+impl Array {
+    /// No entry is that of the stack's page.
+    fn forget_stack(&mut self) {
+        self.stack = Entry {
+            read: *NO_STACK,
+            write: *NO_STACK,
+            host: nothing(),
+            gpa: 0,
+        };
+    }
+}
+
+/// A tag that matches no address but those of one page among the 2^52 that are not
+/// canonical, of which nobody knows. What is there instead of a fault is a page of
+/// zeros.
+static NO_STACK: LazyLock<u64> = LazyLock::new(|| {
+    let random = RandomState::new().hash_one(0);
+    random & !PAGE_MASK & !(1 << 47) | 1 << 63
+});
+
+/// Host address of memory that is nobody's.
+fn nothing() -> u64 {
+    static NOTHING: LazyLock<Box<Page>> = LazyLock::new(|| Box::new(Page([0; _])));
+    &raw const **NOTHING as u64
+}
+
+/// A host page.
+#[repr(align(4096))]
+struct Page(#[expect(dead_code, reason = "generated code may read it")] [u8; PAGE_SIZE as usize]);
 
 /// An array that lies in a [`super::place`].
 struct Placed {
@@ -170,7 +207,8 @@ impl First {
     /// The array is all zeros, nobody else's, and there as long as this is used.
     pub(super) unsafe fn new(array: NonNull<Array>) -> Self {
         let mut array = Placed { at: array };
-        array.0[0] = Entry::empty(0);
+        array.entries[0] = Entry::empty(0);
+        array.forget_stack();
         Self {
             array,
             writable: Writable([0; _]),
@@ -187,7 +225,7 @@ impl First {
     /// Host address of an access that lies in one page. Not of one in its other
     /// place: who asks here will insert it anew, where strings and gates look.
     pub(super) fn hit(&self, la: u64, len: u32, write: bool) -> Option<u64> {
-        let e = &self.array.0[index(la)];
+        let e = &self.array.entries[index(la)];
         let offset = (if write { e.write } else { e.read }) ^ la;
         (offset <= PAGE_SIZE - u64::from(len)).then(|| e.host + offset)
     }
@@ -230,7 +268,7 @@ impl First {
     pub(super) fn clear_local(&mut self) {
         let (array, writable) = (&mut self.array, &mut self.writable);
         self.local.drain(|i| {
-            if !array.0[i].is_global() {
+            if !array.entries[i].is_global() {
                 replace(array, writable, i, Entry::empty(i));
             }
         });
@@ -239,7 +277,7 @@ impl First {
     /// Drops the page at `la`; unless `local`, only if it is global.
     pub(super) fn drop_page(&mut self, la: u64, local: bool) {
         for i in [index(la), other(la)] {
-            let e = &self.array.0[i];
+            let e = &self.array.entries[i];
             if (e.read ^ la) < PAGE_SIZE && (local || e.is_global()) {
                 replace(&mut self.array, &mut self.writable, i, Entry::empty(i));
             }
@@ -253,9 +291,10 @@ impl First {
         }
         for &i in self.local.list.iter().chain(&self.global.list) {
             let i = usize::from(i);
-            let e = &mut self.array.0[i];
+            let e = &mut self.array.entries[i];
             if e.is_writable() && (e.gpa ^ gpa) < PAGE_SIZE {
                 e.write = empty_tag(i);
+                self.array.forget_stack();
                 *self.writable.of(gpa) -= 1;
             }
         }
@@ -265,7 +304,7 @@ impl First {
     pub(super) fn linear_of(&self, host: u64) -> Option<u64> {
         let page = host & !PAGE_MASK;
         let filled = self.local.list.iter().chain(&self.global.list);
-        let entries = filled.map(|&i| &self.array.0[usize::from(i)]);
+        let entries = filled.map(|&i| &self.array.entries[usize::from(i)]);
         let mut entries = entries.filter(|e| e.is_filled());
         let found = entries.find(|e| e.host == page);
         found.map(|e| e.read | host & PAGE_MASK)
@@ -274,7 +313,8 @@ impl First {
 
 /// Makes `new` entry `index`; the one that was there.
 fn replace(array: &mut Array, writable: &mut Writable, index: usize, new: Entry) -> Entry {
-    let old = std::mem::replace(&mut array.0[index], new);
+    array.forget_stack();
+    let old = std::mem::replace(&mut array.entries[index], new);
     if old.is_writable() {
         *writable.of(old.gpa) -= 1;
     }

@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "maps memory")]
 
 use super::KERNEL_BANKS;
-use super::first::{ARRAY_SIZE, Array};
+use super::first::{ARRAY_SIZE, Array, Entry};
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::{self, NonNull};
 
@@ -16,8 +16,12 @@ use std::ptr::{self, NonNull};
 const STACK: usize = 64 << 10;
 /// A page in front of the stack that nobody may touch.
 const GUARD: usize = 4096;
-const KERNEL: usize = KERNEL_BANKS * ARRAY_SIZE;
-const PLACE: usize = GUARD + STACK + ARRAY_SIZE + KERNEL;
+/// Bytes from one array to the next.
+pub const BETWEEN_ARRAYS: usize = (FRONT + ARRAY_SIZE).next_multiple_of(4096);
+/// Bytes in front of an array: with them its entries begin at a cache line.
+const FRONT: usize = 64 - size_of::<Entry>();
+const KERNEL: usize = KERNEL_BANKS * BETWEEN_ARRAYS;
+const PLACE: usize = GUARD + STACK + BETWEEN_ARRAYS + KERNEL;
 
 /// A mapping of zeros, gone when this is dropped.
 struct Mapping {
@@ -74,7 +78,7 @@ impl Kernel {
 
     /// One of the arrays: all zeros, to be used while this is there.
     pub(super) fn array(&self, bank: usize) -> NonNull<Array> {
-        self.0.array(bank * ARRAY_SIZE)
+        self.0.array(FRONT + bank * BETWEEN_ARRAYS)
     }
 }
 
@@ -101,7 +105,7 @@ impl Place {
 
     /// The user array: all zeros, to be used while this is there.
     pub(super) fn array(&self) -> NonNull<Array> {
-        self.0.array(GUARD + STACK)
+        self.0.array(GUARD + STACK + FRONT)
     }
 }
 
@@ -121,7 +125,7 @@ mod tests {
         let places = [Place::new(&kernel), Place::new(&kernel)];
         for bank in 0..KERNEL_BANKS {
             let own = kernel.array(bank).cast::<u8>().as_ptr();
-            let behind = ((bank + 1) * ARRAY_SIZE) as isize;
+            let behind = ((bank + 1) * BETWEEN_ARRAYS) as isize;
             // SAFETY: all inside their mappings.
             unsafe {
                 *own = bank as u8 + 1;
