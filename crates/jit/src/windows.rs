@@ -13,6 +13,7 @@
 
 use crate::block::{Step, has_memory};
 use crate::classify::{AccessTable, Treatment, Vector, vector_class};
+use crate::translate::keeps_window;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::LONGEST_INSTRUCTION;
 
@@ -41,6 +42,8 @@ pub enum Check {
         before: u16,
         /// Bytes of the window.
         span: u16,
+        /// Its host address is asked for once more when T1 is not it any more.
+        again: bool,
     },
     /// Not at all: it lies in a window.
     Covered {
@@ -217,6 +220,7 @@ impl Windows {
                 slot: slot as u8,
                 before: (group.at - group.low) as u16,
                 span: (group.high - group.low) as u16,
+                again: false,
             };
         }
         for &(step, id, at) in &self.members {
@@ -224,6 +228,31 @@ impl Windows {
                 let offset = (at - self.groups[id].low) as u16;
                 steps[step].check = Check::Covered { slot, offset };
             }
+        }
+        find_asked_again(steps);
+    }
+}
+
+/// Finds the windows whose host address is asked for again.
+fn find_asked_again(steps: &mut [Step]) {
+    let mut held = None;
+    let mut begins = [0; SLOTS];
+    for i in 0..steps.len() {
+        match steps[i].check {
+            Check::First { slot, .. } => {
+                begins[usize::from(slot)] = i;
+                held = Some(slot);
+            }
+            Check::Covered { slot, .. } if held != Some(slot) => {
+                if let Check::First { again, .. } = &mut steps[begins[usize::from(slot)]].check {
+                    *again = true;
+                }
+                held = Some(slot);
+            }
+            _ => {}
+        }
+        if !keeps_window(&steps[i]) {
+            held = None;
         }
     }
 }
@@ -398,7 +427,13 @@ mod tests {
     }
 
     fn first(slot: u8, before: u16, span: u16) -> Check {
-        Check::First { slot, before, span }
+        let again = false;
+        Check::First {
+            slot,
+            before,
+            span,
+            again,
+        }
     }
 
     fn covered(slot: u8, offset: u16) -> Check {
@@ -462,6 +497,17 @@ mod tests {
         // mov eax, [rbx+rcx]; mov cl, 1; mov eax, [rbx+rcx]
         let code = [0x8b, 4, 0x0b, 0xb1, 1, 0x8b, 4, 0x0b];
         assert_eq!(checks(0, &code), [Check::Alone; 3]);
+    }
+
+    #[test]
+    fn addresses_of_windows_are_kept_where_others_come_between() {
+        // mov eax, [rbx]; mov ecx, [rsi]; mov eax, [rbx+4]
+        let found = checks(0, &[0x8b, 3, 0x8b, 0x0e, 0x8b, 0x43, 4]);
+        let again = |check: &Check| matches!(check, Check::First { again: true, .. });
+        assert!(again(&found[0]), "{found:?}");
+        // mov eax, [rbx]; mov ecx, esi; mov eax, [rbx+4]; mov ecx, [rsi]
+        let found = checks(0, &[0x8b, 3, 0x89, 0xf1, 0x8b, 0x43, 4, 0x8b, 0x0e]);
+        assert_eq!(found[..3], [first(0, 0, 8), Check::Alone, covered(0, 4)]);
     }
 
     #[test]

@@ -16,8 +16,8 @@
 mod first;
 mod place;
 
-pub use place::BETWEEN_ARRAYS;
 pub use first::{Entry, L1_ENTRIES, OTHER_SHIFT};
+pub use place::BETWEEN_ARRAYS;
 
 use crate::SlotMap;
 use crate::walk::{self, Mapping, Need};

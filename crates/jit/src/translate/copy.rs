@@ -43,7 +43,9 @@ impl Emitter<'_> {
             write,
             ..Operand::read(insn.memory_size().size() as i32)
         };
-        self.access(step, operand.of(insn), |e, by| e.linear_address_and(insn, by));
+        self.access(step, operand.of(insn), |e, by| {
+            e.linear_address_and(insn, by)
+        });
         let start = self.load_flags_for(step);
         self.copy_with_memory(insn);
         self.flags_copied(insn, start);
@@ -102,7 +104,7 @@ impl Emitter<'_> {
         });
         let scratch: &[u8] = match index {
             None => &[T2, T0],
-            Some(_) if self.count_slots(insn) > 1 => {
+            Some(_) if count_slots(insn) > 1 => {
                 self.hot.mem(true, op::LEA, T0, T1, index, 0);
                 copy.set_memory_base(named(T0, 8));
                 &[T2, T1]
@@ -113,17 +115,6 @@ impl Emitter<'_> {
             }
         };
         self.rename_and_emit(insn, &mut copy, scratch);
-    }
-
-    /// Distinct register operands that live in memory.
-    pub(super) fn count_slots(&self, insn: &Instruction) -> usize {
-        let mut seen = 0u32;
-        for i in 0..insn.op_count() {
-            if let Some(Home::Slot(n)) = register_home(insn, i) {
-                seen |= 1 << n;
-            }
-        }
-        seen.count_ones() as usize
     }
 
     fn rename_and_emit(&mut self, insn: &Instruction, copy: &mut Instruction, scratch: &[u8]) {
@@ -227,6 +218,17 @@ impl Emitter<'_> {
             self.hot.gs(true, op::MOV_STORE, host, self.l.reg(n));
         }
     }
+}
+
+/// Distinct register operands that live in memory.
+pub(super) fn count_slots(insn: &Instruction) -> usize {
+    let mut seen = 0u32;
+    for i in 0..insn.op_count() {
+        if let Some(Home::Slot(n)) = register_home(insn, i) {
+            seen |= 1 << n;
+        }
+    }
+    seen.count_ones() as usize
 }
 
 /// The operands have 32 or 64 bits.

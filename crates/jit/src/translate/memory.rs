@@ -1,5 +1,6 @@
 //! Effective addresses and the inline TLB check.
 
+use super::copy::count_slots;
 use super::misses::Miss;
 use super::{Emitter, Site, linear};
 use crate::alignment::must_be_aligned;
@@ -7,7 +8,7 @@ use crate::asm::{Asm, cc, op};
 use crate::block::{Step, has_memory};
 use crate::classify::{Treatment, Vector, vector_class};
 use crate::layout::Layout;
-use crate::regs::{Home, RSP, T0, T1, home};
+use crate::regs::{GUEST_RSP, Home, RSP, T0, T1, home};
 use crate::windows::Check;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::flags;
@@ -137,6 +138,33 @@ struct Window {
     slot: u8,
     before: i32,
     span: u32,
+    again: bool,
+}
+
+/// Whether T1 is behind the step what its access made it, or was before.
+pub(crate) fn keeps_window(step: &Step) -> bool {
+    let (insn, in_window) = (&step.insn, step.check != Check::Alone);
+    match step.treatment {
+        Treatment::Nothing | Treatment::Jcc => true,
+        Treatment::Copy if has_memory(insn) => in_window,
+        Treatment::Copy => count_slots(insn) < 2,
+        Treatment::Push => in_window && insn.op0_kind() != OpKind::Memory,
+        Treatment::Pop | Treatment::Leave => in_window,
+        Treatment::Lea => {
+            let index = insn.memory_index();
+            index == Register::None || !in_memory(index)
+        }
+        _ => false,
+    }
+}
+
+/// Where the operand of 64-bit code is that is [`Operand::stack`], from RSP.
+fn stack_offset(step: &Step) -> Option<i32> {
+    match step.treatment {
+        Treatment::Copy => i32::try_from(step.insn.memory_displacement64().cast_signed()).ok(),
+        Treatment::Pop | Treatment::Ret => Some(0),
+        _ => Some(-8),
+    }
 }
 
 /// The operand's address is the stack pointer and a constant.
@@ -295,6 +323,7 @@ impl Emitter<'_> {
     ) {
         if let Check::Covered { slot, offset } = step.check {
             if self.held != Some(slot) {
+                debug_assert!(self.stored & 1 << slot != 0);
                 self.hot
                     .mem(true, op::MOV, T1, RSP, None, slot_offset(slot));
                 self.held = Some(slot);
@@ -307,14 +336,19 @@ impl Emitter<'_> {
             ..operand
         };
         match step.check {
-            Check::First { slot, before, span } => {
+            Check::First {
+                slot,
+                before,
+                span,
+                again,
+            } => {
                 let window = Window {
                     slot,
                     before: before.into(),
                     span: span.into(),
+                    again,
                 };
-                address(self, -window.before);
-                self.check_window(step.insn.ip(), operand, window);
+                self.check_window(step, operand, window, address);
             }
             _ => {
                 address(self, 0);
@@ -323,49 +357,83 @@ impl Emitter<'_> {
         }
     }
 
-    /// Checks an access with all of its window, which begins at T0.
-    fn check_window(&mut self, rip: u64, operand: Operand, window: Window) {
-        let Window { slot, before, span } = window;
-        self.save_flags(flags::ARITH);
+    /// Checks an access with all of its window, whose host address becomes T1.
+    fn check_window(
+        &mut self,
+        step: &Step,
+        operand: Operand,
+        window: Window,
+        address: impl Fn(&mut Self, i32),
+    ) {
+        let Window {
+            slot,
+            before,
+            span,
+            again,
+        } = window;
         let field = TlbField::tag(operand.write);
-        self.look_up(operand.stack);
-        self.tlb_field(op::XOR, T0, field);
-        self.hot.cmp_imm(T0, 4096 - span);
-        let miss = self.hot.jcc(cc::A);
-        self.hot_to_cold(miss);
-        self.tlb_field(op::ADD, T0, TlbField::Host);
+        let from_stack = match operand.stack {
+            true => stack_offset(step).and_then(|offset| offset.checked_sub(before)),
+            false => None,
+        };
+        let operand = Operand {
+            stack: from_stack.is_some(),
+            ..operand
+        };
+        if from_stack.is_none() {
+            address(self, -before);
+        }
+        self.save_flags(flags::ARITH);
+        let miss = match from_stack {
+            Some(offset) => self.window_on_stack(field, offset, span),
+            None => self.window_at_t0(field, span),
+        };
         let hit = self.hot.len();
-        self.hot.rr(true, op::MOV, T1, T0);
-        self.hot
-            .mem(true, op::MOV_STORE, T1, RSP, None, slot_offset(slot));
+        if again {
+            self.hot
+                .mem(true, op::MOV_STORE, T1, RSP, None, slot_offset(slot));
+            self.stored |= 1 << slot;
+        }
         self.place = Place::behind(before as u16);
         self.held = Some(slot);
+        self.hot_to_cold(miss);
+        if operand.stack {
+            self.cold.rr(true, op::MOV, T0, T1);
+        }
         let miss = Miss {
             before: before.cast_unsigned(),
             span,
             ..self.miss(operand)
         };
+        let rip = step.insn.ip();
         self.slow_path(rip, miss, hit);
         // Where the window lies in two pages: the translation of this
         // instruction and what follows that has no windows.
         self.narrow_link(rip);
     }
 
-    /// Whether T1 is behind the step what its access made it, or was before.
-    pub(super) fn keeps_window(&self, step: &Step) -> bool {
-        let (insn, in_window) = (&step.insn, step.check != Check::Alone);
-        match step.treatment {
-            Treatment::Nothing | Treatment::Jcc => true,
-            Treatment::Copy if has_memory(insn) => in_window,
-            Treatment::Copy => self.count_slots(insn) < 2,
-            Treatment::Push => in_window && insn.op0_kind() != OpKind::Memory,
-            Treatment::Pop | Treatment::Leave => in_window,
-            Treatment::Lea => {
-                let index = insn.memory_index();
-                index == Register::None || !in_memory(index)
-            }
-            _ => false,
-        }
+    /// T1 = host address of the window `offset` bytes from guest RSP; where the
+    /// displacement of the jump taken on a miss is, with what T0 is otherwise in T1.
+    fn window_on_stack(&mut self, field: TlbField, offset: i32, span: u32) -> usize {
+        self.hot.copy_and(true, T1, GUEST_RSP, offset);
+        self.look_up(true);
+        self.tlb_field(op::XOR, T1, field);
+        self.hot.cmp_imm(T1, 4096 - span);
+        let miss = self.hot.jcc(cc::A);
+        self.tlb_field(op::ADD, T1, TlbField::Host);
+        miss
+    }
+
+    /// T1 = host address of the window at T0; where the displacement of the jump taken
+    /// on a miss is.
+    fn window_at_t0(&mut self, field: TlbField, span: u32) -> usize {
+        self.look_up(false);
+        self.tlb_field(op::XOR, T0, field);
+        self.hot.cmp_imm(T0, 4096 - span);
+        let miss = self.hot.jcc(cc::A);
+        self.tlb_field(op::MOV, T1, TlbField::Host);
+        self.hot.rr(true, op::ADD, T1, T0);
+        miss
     }
 
     /// A miss of an access that is checked alone.

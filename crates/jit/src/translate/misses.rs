@@ -49,7 +49,7 @@ impl Misses {
 
 impl Emitter<'_> {
     /// Calls the code for `miss`: T0 and T1 are what the check left. Then it goes
-    /// on at hot offset `hit` with the operand at `[T1 + T0]`, or with T0 the host
+    /// on at hot offset `hit` with the operand at `[T1 + T0]`, or with T1 the host
     /// address of its window. A window in two pages goes on behind the jump there.
     /// The flags are in the slot. The result is where in the cold stream the call
     /// returns to.
@@ -80,11 +80,11 @@ impl Emitter<'_> {
     }
 }
 
-/// T0 = host address of the window, if there is one, of the access at `[T1 + T0]`.
+/// T1 = host address of the window, if there is one, of the access at `[T1 + T0]`.
 fn window_address(a: &mut Asm, miss: Miss) {
     if miss.span > 0 {
         let before = -miss.before.cast_signed();
-        a.mem(true, op::LEA, T0, T1, Some((T0, 0)), before);
+        a.mem(true, op::LEA, T1, T1, Some((T0, 0)), before);
     }
 }
 
@@ -152,7 +152,14 @@ fn look_at_home(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> usize {
     let elsewhere = a.jcc(cc::A);
     for field in [TlbField::ReadTag, TlbField::WriteTag, TlbField::Host] {
         indexed_field(a, l, (bank, 8), (op::MOV, T0), field);
-        a.mem(true, op::MOV_STORE, T0, RSP, None, 8 + stack_entry(l, bank, field));
+        a.mem(
+            true,
+            op::MOV_STORE,
+            T0,
+            RSP,
+            None,
+            8 + stack_entry(l, bank, field),
+        );
     }
     a.rr(true, op::MOV, T1, T0);
     a.rr(true, op::MOV, T0, T2);

@@ -17,7 +17,7 @@ pub(crate) use flags::{restore_flags_from, set_aside};
 pub use flow::stack_change;
 pub(crate) use flow::{NO_BRANCH, probe, probe_other};
 pub use memory::info;
-pub(crate) use memory::{TlbField, find_entry, tlb_field};
+pub(crate) use memory::{TlbField, find_entry, keeps_window, tlb_field};
 pub use string::string_info;
 
 use crate::asm::Asm;
@@ -162,6 +162,10 @@ struct Emitter<'a> {
     place: Place,
     /// The window whose host address is in T1.
     held: Option<u8>,
+    /// Windows whose host addresses are in their slots, a bit each.
+    stored: u32,
+    /// What has to be added to the guest's RSP yet.
+    rsp_behind: i32,
     /// Fields asked for are those of the stack's entry.
     stack: bool,
 }
@@ -240,6 +244,8 @@ impl Translator {
             spoils: false,
             place: Place::INDEXED,
             held: None,
+            stored: 0,
+            rsp_behind: 0,
             stack: false,
         };
         e.block(block);
@@ -269,13 +275,17 @@ impl Emitter<'_> {
         let live_in = block.steps.iter().skip(1).map(|s| s.live_in);
         let live_out = live_in.chain([x86::flags::ARITH]);
         for (step, live) in block.steps.iter().zip(live_out) {
+            if !stack::moves_with_stack(step) {
+                self.settle_rsp();
+            }
             self.flags_before(step, live);
             self.step(step);
             self.flags_after();
-            if !self.keeps_window(step) {
+            if !keeps_window(step) {
                 self.held = None;
             }
         }
+        self.settle_rsp();
         if block.steps.last().is_none_or(|s| !s.treatment.ends_block()) {
             self.jump_to(block.end);
         }

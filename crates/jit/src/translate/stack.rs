@@ -4,8 +4,9 @@ use super::memory::Operand;
 use super::{Emitter, Mapping};
 use crate::asm::op;
 use crate::block::Step;
+use crate::classify::Treatment;
 use crate::regs::{GUEST_RSP, Home, T0, T1, T2, home};
-use iced_x86::OpKind;
+use iced_x86::{OpKind, Register};
 
 impl Emitter<'_> {
     /// Bytes of a stack slot.
@@ -29,9 +30,18 @@ impl Emitter<'_> {
         });
     }
 
+    /// The guest's RSP moves, once for several instructions that surely execute.
     pub(super) fn adjust_rsp(&mut self, by: i32) {
-        self.hot
-            .mem(self.to.wide, op::LEA, GUEST_RSP, GUEST_RSP, None, by);
+        self.rsp_behind += by;
+    }
+
+    /// Makes the guest's RSP what it is.
+    pub(super) fn settle_rsp(&mut self) {
+        let by = std::mem::take(&mut self.rsp_behind);
+        if by != 0 {
+            self.hot
+                .mem(self.to.wide, op::LEA, GUEST_RSP, GUEST_RSP, None, by);
+        }
     }
 
     pub(super) fn store_top(&mut self, reg: u8) {
@@ -117,6 +127,7 @@ impl Emitter<'_> {
             self.store_top(T2);
         }
         self.adjust_rsp(-self.word());
+        self.settle_rsp();
         !constant
     }
 
@@ -125,5 +136,22 @@ impl Emitter<'_> {
         self.check_pop(step);
         self.load_top(T0);
         self.adjust_rsp(self.word() + extra);
+        self.settle_rsp();
+    }
+}
+
+/// The step's operand is in a window and it does nothing with RSP but move it, so that
+/// RSP need not be right before it.
+pub(super) fn moves_with_stack(step: &Step) -> bool {
+    let insn = &step.insn;
+    let plain = match insn.op0_kind() {
+        OpKind::Register => insn.op0_register() != Register::RSP,
+        OpKind::Memory => false,
+        _ => true,
+    };
+    match step.treatment {
+        Treatment::Push | Treatment::Pop => step.is_covered() && plain,
+        Treatment::Ret => step.is_covered(),
+        _ => false,
     }
 }
