@@ -82,7 +82,7 @@ impl SoftVcpu {
                 return Ok(Found::LookAgain);
             }
         }
-        let made = found.or_else(|| self.translate(&mut code, key, place, bank, allowed));
+        let made = found.or_else(|| self.translate(&mut code, key, place, (bank, allowed), link.is_some()));
         if let Some(room) = code.take_wanted() {
             self.vm.ahead.requests().ask(room);
         }
@@ -165,8 +165,8 @@ impl SoftVcpu {
         code: &mut CodeCache,
         key: Key,
         place: Place,
-        bank: Bank,
-        allowed: Allowed,
+        (bank, allowed): (Bank, Allowed),
+        linked: bool,
     ) -> Option<u32> {
         let bytes = &mut *self.local.code_bytes;
         let (mut len, mut from) = (0, (key.gpa & PAGE_MASK) as usize);
@@ -192,6 +192,7 @@ impl SoftVcpu {
             bank: bank as usize,
             user: bank == Bank::User,
             narrow: key.mode & NARROW != 0,
+            linked,
         })
     }
 

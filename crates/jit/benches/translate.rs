@@ -133,6 +133,7 @@ impl Work<'_> {
                 bank: usize::from(!self.user),
                 user: self.user,
                 narrow: false,
+                linked: false,
             });
             assert!(made.is_some(), "no translation at {at:#x}");
         }

@@ -134,7 +134,7 @@ struct Entry {
     at: u32,
     /// That of its cold code.
     cold: u32,
-    /// Where links lead in it, relative to that.
+    /// Where links lead in it.
     entrances: Entrances,
     /// 64-byte granules of its page that it was made from.
     granules: u64,
@@ -169,7 +169,7 @@ impl Entry {
 
     /// Arena offset of one of its entrances.
     fn entrance(&self, which: Entrance) -> u32 {
-        self.at + self.entrances.get(which) as u32
+        self.entrances.get(which) as u32
     }
 
     /// Granules of the guest-physical page at `gpa` that it was made from.
@@ -268,6 +268,8 @@ pub struct Request<'a> {
     pub user: bool,
     /// Every access is checked on its own; the key's mode says so, too.
     pub narrow: bool,
+    /// A link led to it, not a jump through the jump cache.
+    pub linked: bool,
 }
 
 impl Request<'_> {
@@ -441,6 +443,7 @@ impl CodeCache {
             wide: request.source.allowed.wide,
             windows: request.source.allowed.wide && !request.narrow,
             alone: request.source.alone && request.user,
+            linked: request.linked,
         };
         let out = self
             .translator

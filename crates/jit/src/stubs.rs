@@ -119,9 +119,11 @@ fn emit_link(a: &mut Asm, l: &Layout, exit: usize) -> usize {
 
 fn emit_lookup(a: &mut Asm, l: &Layout, exit: usize) -> usize {
     let at = a.len();
-    a.gs(true, op::MOV_STORE, T0, l.rip);
     let miss = probe_other(a, l);
-    a.link(miss, exit);
+    a.land(miss);
+    a.gs(true, op::MOV_STORE, T0, l.rip);
+    let out = a.jmp();
+    a.link(out, exit);
     at
 }
 

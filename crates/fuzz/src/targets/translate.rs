@@ -149,6 +149,7 @@ impl Plan {
             bank: self.bank,
             user: self.user,
             narrow: self.narrow,
+            linked: self.narrow,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! check that clobbers the host's, and what comes with the flags in the slot needs
 //! not bring them back only to have them set aside again.
 
-use super::flags::Kept;
+use super::flags::{Kept, set_aside};
 use super::{Emitter, Mapping};
 use crate::asm::op;
 use crate::block::{Block, Step};
@@ -24,7 +24,7 @@ pub enum Entrance {
     Slot,
 }
 
-/// Where a block's entrances are, relative to its code's start.
+/// Where a block's entrances are: arena offsets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entrances {
     address: usize,
@@ -58,30 +58,38 @@ impl Emitter<'_> {
     pub(super) fn enter(&mut self, block: &Block) {
         self.set_page(block.start);
         let behind_page = self.hot.len();
+        let here = |e: &Self| e.to.hot + e.hot.len();
         let mut at = Entrances {
-            address: 0,
-            host: behind_page,
-            slot: behind_page,
+            address: self.to.hot,
+            host: here(self),
+            slot: here(self),
         };
         match self.wanted(block) {
             Wanted::Nowhere => {}
             Wanted::Slot if behind_page == 0 => {
                 self.set_flags_aside();
-                (at.address, at.slot) = (self.hot.len(), self.hot.len());
+                (at.address, at.slot) = (here(self), here(self));
+                self.flags = Kept::Slot;
+            }
+            Wanted::Slot if self.to.linked => {
+                let over = self.hot.jmp8();
+                at.host = here(self);
+                self.set_flags_aside();
+                self.hot.land8(over);
+                at.slot = here(self);
                 self.flags = Kept::Slot;
             }
             Wanted::Slot => {
-                let over = self.hot.jmp8();
-                at.host = self.hot.len();
-                self.set_flags_aside();
-                self.hot.land8(over);
-                at.slot = self.hot.len();
+                at.host = self.to.cold + self.cold.len();
+                set_aside(&mut self.cold);
+                let over = self.cold.jmp();
+                self.cold_to_hot(over, behind_page);
                 self.flags = Kept::Slot;
             }
             Wanted::Host => {
                 self.flags = Kept::Slot;
                 self.restore_flags(x86::flags::ARITH);
-                at.host = self.hot.len();
+                at.host = here(self);
             }
         }
         self.out.entrances = at;

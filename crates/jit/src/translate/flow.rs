@@ -162,12 +162,17 @@ impl Emitter<'_> {
             let crosses = !self.same_page(from, target);
             self.add_link(at, target, crosses);
         } else {
-            let branch = branch.filter(|_| self.may_be_refused());
-            let branch = branch.map_or(NO_BRANCH, |insn| self.number(insn));
-            self.flags_for_jump();
             self.linear(T0, target);
-            self.probe(branch);
+            self.jump_to_t0(branch);
         }
+    }
+
+    /// Through the jump cache to the known address in T0.
+    fn jump_to_t0(&mut self, branch: Option<&Instruction>) {
+        let branch = branch.filter(|_| self.may_be_refused());
+        let branch = branch.map_or(NO_BRANCH, |insn| self.number(insn));
+        self.flags_for_jump();
+        self.probe(branch);
     }
 
     /// Leaves for `rip` with [`ExitKind::Poll`] if the poll word is set. A loop
@@ -266,10 +271,23 @@ impl Emitter<'_> {
 
     /// Near CALL of a known address.
     pub(super) fn call(&mut self, step: &Step) {
+        let insn = &step.insn;
         let known = self.push_return(step);
-        self.expect_return(&step.insn, known);
-        let (ip, target) = (step.insn.ip(), step.insn.near_branch_target());
-        self.jump_from(ip, target, Some(&step.insn));
+        let (ip, target) = (insn.ip(), insn.near_branch_target());
+        let distance = target.wrapping_sub(insn.next_ip()).cast_signed();
+        let near = i32::try_from(distance).ok().filter(|_| known);
+        match near.filter(|_| !self.linkable(ip, target)) {
+            Some(distance) => {
+                self.hot
+                    .mem(self.to.wide, op::LEA, T0, T2, None, distance);
+                self.expect_return(insn, known);
+                self.jump_to_t0(Some(insn));
+            }
+            None => {
+                self.expect_return(insn, known);
+                self.jump_from(ip, target, Some(insn));
+            }
+        }
     }
 
     /// T0 = the target operand of an indirect branch.
@@ -360,10 +378,11 @@ pub(crate) fn probe(a: &mut Asm, l: &Layout) -> usize {
     probe_at(a, l)
 }
 
-/// Jumps to the guest address in T0, which is in `rip`, too, if it is in its
-/// other place; as [`probe`] otherwise.
+/// Jumps to the guest address in T0 if it is in its other place; as [`probe`]
+/// otherwise.
 pub(crate) fn probe_other(a: &mut Asm, l: &Layout) -> usize {
-    a.gs(false, op::MOV, T1, l.rip + 2);
+    a.rr(true, op::MOV, T1, T0);
+    a.shr_imm(T1, 16);
     a.mem(true, op::LEA, T1, T0, Some((T1, OTHER_SHIFT)), 0);
     probe_at(a, l)
 }

@@ -69,6 +69,8 @@ pub struct Target {
     pub windows: bool,
     /// User code that no other processor looks at, see [`crate::block::Source`].
     pub alone: bool,
+    /// A link led to it, so that its way in for links is the one to be short.
+    pub linked: bool,
 }
 
 /// A direct jump that can be patched to its target's translation.
@@ -114,7 +116,7 @@ pub struct Site {
 pub struct Output {
     /// Hot stream.
     pub hot: Buffer,
-    /// Where in it links lead.
+    /// Where links lead in it.
     pub entrances: Entrances,
     /// Cold stream.
     pub cold: Buffer,
