@@ -82,7 +82,8 @@ impl SoftVcpu {
                 return Ok(Found::LookAgain);
             }
         }
-        let made = found.or_else(|| self.translate(&mut code, key, place, (bank, allowed), link.is_some()));
+        let made = found
+            .or_else(|| self.translate(&mut code, key, place, (bank, allowed), link.is_some()));
         if let Some(room) = code.take_wanted() {
             self.vm.ahead.requests().ask(room);
         }

@@ -72,7 +72,7 @@ pub unsafe extern "sysv64" fn string_path(ctx: *mut Ctx, _: u64, arg: u32, _: u6
     let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
     let bulk = Bulk::from_info(arg);
     // A rehearsal does all of it or nothing.
-    if ctx.cpu.rflags & flags::DF == 0 && !vm.options.lockstep {
+    if !vm.options.lockstep {
         while ctx.jit.poll.load(Ordering::Relaxed) == 0 {
             if bulk.left(&ctx.cpu) == 0 {
                 return GO_ON;

@@ -1,5 +1,5 @@
-//! `rep movs` and `rep stos` page by page, for RAM in both directions; devices
-//! are left to the interpreter.
+//! `rep movs` and `rep stos` page by page, upwards and downwards, between places in
+//! RAM; devices are left to the interpreter.
 #![allow(unsafe_code, reason = "copies between host pages found by the TLBs")]
 
 use crate::ctx::Ctx;
@@ -75,6 +75,8 @@ impl Bulk {
 struct Piece {
     elements: u64,
     bytes: u64,
+    /// From the last byte to the first.
+    down: bool,
     to: Ram,
     from: Option<Ram>,
 }
@@ -96,27 +98,33 @@ impl Piece {
         let Bulk { size, source, mask } = bulk;
         let gpr = &ctx.cpu.gpr;
         let (to, from) = (gpr[gpr::RDI] & mask, gpr[gpr::RSI] & mask);
-        let room = |la: u64| PAGE_SIZE - (la & PAGE_MASK);
+        let down = ctx.cpu.rflags & flags::DF != 0;
+        let room = |la: u64| elements_in_page(la, size, down);
         let room = if source {
             room(to).min(room(from))
         } else {
             room(to)
         };
-        let elements = (room / size).min(bulk.left(&ctx.cpu));
+        let elements = room.min(bulk.left(&ctx.cpu));
         if elements == 0 {
             return None;
         }
         let bytes = elements * size;
-        let to = ram(ctx, map, to, true)?;
+        let start = |la: u64| if down { la - (bytes - size) } else { la };
+        let to = ram(ctx, map, start(to), true)?;
         let from = match source {
-            true => Some(ram(ctx, map, from, false)?),
+            true => Some(ram(ctx, map, start(from), false)?),
             false => None,
         };
-        // A forward copy onto itself repeats its source.
-        let unfit = |from: &Ram| to.host.wrapping_sub(from.host) < bytes;
+        // A copy onto what it has yet to read repeats its source.
+        let unfit = |from: &Ram| match down {
+            false => to.host.wrapping_sub(from.host) < bytes,
+            true => from.host.wrapping_sub(to.host) < bytes,
+        };
         (!from.as_ref().is_some_and(unfit)).then_some(Self {
             elements,
             bytes,
+            down,
             to,
             from,
         })
@@ -139,12 +147,26 @@ impl Piece {
     /// Registers are as behind it.
     fn finish(&self, cpu: &mut CpuState, bulk: Bulk) {
         let mask = bulk.mask;
-        let behind = |pointer: u64| pointer.wrapping_add(self.bytes) & mask;
+        let by = match self.down {
+            true => self.bytes.wrapping_neg(),
+            false => self.bytes,
+        };
+        let behind = |pointer: u64| pointer.wrapping_add(by) & mask;
         cpu.gpr[gpr::RCX] = bulk.left(cpu) - self.elements;
         cpu.gpr[gpr::RDI] = behind(cpu.gpr[gpr::RDI]);
         if self.from.is_some() {
             cpu.gpr[gpr::RSI] = behind(cpu.gpr[gpr::RSI]);
         }
+    }
+}
+
+/// Elements from the one at `la` on, upwards or `down`, that lie in its page.
+fn elements_in_page(la: u64, size: u64, down: bool) -> u64 {
+    let offset = la & PAGE_MASK;
+    match down {
+        false => (PAGE_SIZE - offset) / size,
+        true if offset + size > PAGE_SIZE => 0,
+        true => offset / size + 1,
     }
 }
 
@@ -162,9 +184,6 @@ impl SoftVcpu {
         let Some(bulk) = Bulk::of(insn) else {
             return false;
         };
-        if self.cpu().rflags & flags::DF != 0 {
-            return false;
-        }
         let mut done = false;
         for _ in 0..PAGES {
             if bulk.left(self.cpu()) == 0 {
@@ -199,6 +218,10 @@ impl SoftVcpu {
             let mut bytes = [0; PAGE_SIZE as usize];
             piece.write(bytes.as_mut_ptr(), bulk.size, value);
             let to = self.cpu().gpr[gpr::RDI] & bulk.mask;
+            let to = match piece.down {
+                true => to - (piece.bytes - bulk.size),
+                false => to,
+            };
             let (cpu, mut world) = self.parts();
             let bytes = &bytes[..piece.bytes as usize];
             if world.write_from(cpu, to, bytes, Access::Write).is_err() {

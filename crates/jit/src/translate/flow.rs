@@ -278,8 +278,7 @@ impl Emitter<'_> {
         let near = i32::try_from(distance).ok().filter(|_| known);
         match near.filter(|_| !self.linkable(ip, target)) {
             Some(distance) => {
-                self.hot
-                    .mem(self.to.wide, op::LEA, T0, T2, None, distance);
+                self.hot.mem(self.to.wide, op::LEA, T0, T2, None, distance);
                 self.expect_return(insn, known);
                 self.jump_to_t0(Some(insn));
             }

@@ -14,6 +14,8 @@ group! { "strings":
     rep_stos_over_pages "SDM 2 REP, STOS",
     rep_movs_onto_itself_repeats_its_start "SDM 2 REP, MOVS",
     rep_movs_backwards "SDM 2 MOVS, DF",
+    rep_movs_backwards_onto_itself "SDM 2 MOVS, DF",
+    rep_stos_backwards "SDM 2 STOS, DF",
     rep_movs_with_a_segment_base "SDM 2 MOVS",
     rep_with_short_addresses "SDM 2 REP, SDM 1 3.4.1.1",
     rep_in_user_mode "SDM 2 REP, MOVS",
@@ -147,6 +149,59 @@ fn rep_movs_backwards(hv: &dyn Hypervisor) -> Result<(), Failure> {
         expect_target(g, pattern)?;
         let r = g.regs()?;
         expect("ESI, EDI", (r.rsi, r.rdi), (FROM - 1, TO - 1))
+    })
+}
+
+/// Upwards, as kernels move themselves, each byte arrives; downwards, the last element
+/// is repeated.
+fn rep_movs_backwards_onto_itself(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    for by in [0x30, 4, 0, -4, -0x30] {
+        in_modes(hv, &Mode::FLAT, |g| {
+            prepare(g);
+            g.asm(|a| {
+                a.std()?;
+                a.rep().movsd()?;
+                a.hlt()
+            })?;
+            let (start, len) = (TO, LEN + 0x80);
+            let mut want: Vec<u8> = (0..len).map(pattern).collect();
+            g.write(start, &want);
+            let first = LEN + 0x3d;
+            let target = first.wrapping_add_signed(by);
+            for back in (0..LEN).step_by(4) {
+                let (from, to) = (first - back, target - back);
+                want.copy_within(from as usize..from as usize + 4, to as usize);
+            }
+            let at = |offset| start + offset;
+            g.set(|r| (r.rsi, r.rdi, r.rcx) = (at(first), at(target), LEN / 4))?;
+            g.run_to_end()?;
+            let got = bytes(g, start, len);
+            let wrong = got.iter().zip(&want).position(|(got, want)| got != want);
+            expect(&format!("first wrong byte, moved by {by}"), wrong, None)?;
+            let r = g.regs()?;
+            let end = (at(first - LEN), at(target - LEN), 0);
+            expect("ESI, EDI, ECX", (r.rsi, r.rdi, r.rcx), end)
+        })?;
+    }
+    Ok(())
+}
+
+fn rep_stos_backwards(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &Mode::FLAT, |g| {
+        prepare(g);
+        g.asm(|a| {
+            a.std()?;
+            a.rep().stosd()?;
+            a.hlt()
+        })?;
+        let value: u32 = 0x4433_2211;
+        g.set(|r| {
+            (r.rdi, r.rcx) = (TO + LEN - 4, LEN / 4);
+            r.rax = value.into();
+        })?;
+        g.run_to_end()?;
+        expect_target(g, |i| value.to_le_bytes()[i as usize % 4])?;
+        expect("EDI", g.regs()?.rdi, TO - 4)
     })
 }
 
