@@ -1,6 +1,7 @@
 //! The code cache: translations by guest-physical address and mode, links
 //! between them, and their invalidation.
 
+mod accesses;
 mod area;
 mod crossing;
 mod faults;
@@ -19,6 +20,7 @@ use crate::layout::{Layout, Realm};
 use crate::returns::Returns;
 use crate::stubs::{self, Stubs};
 use crate::translate::{Entrance, Entrances, Link, Mapping, Output, Site, Target, Translator};
+use accesses::Accesses;
 use crossing::Crossing;
 use iced_x86::Instruction;
 use page::PageCode;
@@ -240,7 +242,7 @@ pub struct CodeCache {
     crossing: Crossing,
     /// Instructions that exits name.
     exits: Vec<Instruction>,
-    accesses: Vec<Site>,
+    accesses: Accesses,
     faults: Box<FaultTable>,
     pages: Map<u64, PageCode>,
     /// Buffers of an earlier block.
@@ -320,7 +322,7 @@ impl CodeCache {
             links: Vec::with_capacity(size / 130),
             crossing: Crossing::default(),
             exits: Vec::with_capacity(size / 1500),
-            accesses: Vec::with_capacity(size / 180),
+            accesses: Accesses::new(cold_start, size / 180),
             faults,
             pages: Map::default(),
             spare: Block::default(),
@@ -463,7 +465,7 @@ impl CodeCache {
         let own = &mut self.links[links.start as usize..];
         own.iter_mut().for_each(|link| link.mode = key.mode);
         self.exits.extend_from_slice(&out.exits);
-        self.accesses.extend_from_slice(&out.accesses);
+        self.accesses.extend(&out.accesses);
         self.faults.extend(&out.faults);
         self.translator.recycle(out);
         self.remember(id, entry);
@@ -568,8 +570,7 @@ impl CodeCache {
     /// The access whose slow-path call returns to `pc`.
     pub fn access_at(&self, pc: u64) -> Option<Site> {
         let at = u32::try_from(pc.checked_sub(self.arena.rx() as u64)?).ok()?;
-        let i = self.accesses.binary_search_by_key(&at, |s| s.at).ok()?;
-        Some(self.accesses[i])
+        self.accesses.find(at)
     }
 
     /// The x87 instruction whose copy is at `pc`.
