@@ -160,6 +160,16 @@ impl World<'_> {
         ])
     }
 
+    /// Host address of an access that the first level has. What the processor itself
+    /// reads and writes is a supervisor access that SMAP holds for.
+    fn hit(&self, cpu: &CpuState, la: u64, len: usize, how: Access) -> Option<u64> {
+        let bank = match how.is_system() {
+            true => Bank::Kernel,
+            false => Bank::of(cpu),
+        };
+        self.tlb.hit(bank, la, len as u32, how.is_write())
+    }
+
     fn read_into(
         &mut self,
         cpu: &CpuState,
@@ -167,6 +177,12 @@ impl World<'_> {
         buf: &mut [u8],
         how: Access,
     ) -> Result<(), Stop> {
+        if let Some(host) = self.hit(cpu, la, buf.len(), how) {
+            // SAFETY: the first level has but pages of slots, mapped as long as
+            // these exist; a hit stays inside its page.
+            unsafe { softmmu::host_read(host, buf) };
+            return Ok(());
+        }
         for c in self.chunks(cpu, la, buf.len(), how)?.into_iter().flatten() {
             let part = &mut buf[c.range.0..c.range.1];
             match c.page.host {
@@ -187,6 +203,11 @@ impl World<'_> {
         buf: &[u8],
         how: Access,
     ) -> Result<(), Stop> {
+        if let Some(host) = self.hit(cpu, la, buf.len(), how) {
+            // SAFETY: as in `read_into`; writes hit where they may go straight there.
+            unsafe { softmmu::host_write(host, buf) };
+            return Ok(());
+        }
         for c in self.chunks(cpu, la, buf.len(), how)?.into_iter().flatten() {
             let part = &buf[c.range.0..c.range.1];
             // SAFETY: as in `read_into`; read-only slots are not written.

@@ -307,11 +307,15 @@ impl Tlb {
         let bank = if need.user {
             Bank::User
         } else if need.implicit {
-            return; // permissions differ from the current state's
+            // As at CPL 0 with SMAP in force, for pages that this lets through.
+            if cpu.cr4 & cr4::SMAP == 0 || m.user {
+                return;
+            }
+            Bank::Kernel
         } else {
             Bank::of(cpu)
         };
-        if (bank == Bank::User) != (cpu.cpl() == 3) {
+        if !need.implicit && (bank == Bank::User) != (cpu.cpl() == 3) {
             return;
         }
         let wp = cpu.cr0 & cr0::WP != 0;
