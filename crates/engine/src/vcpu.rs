@@ -100,6 +100,7 @@ impl SoftVcpu {
             local: Local {
                 cpuid: Vec::new(),
                 features,
+                xsave_areas: None,
                 clock: ClockMsrs {
                     tsc_offset: vm.clock.tsc_start().wrapping_neg(),
                     ..ClockMsrs::default()
@@ -316,6 +317,7 @@ impl hv::Vcpu for SoftVcpu {
     fn set_cpuid(&mut self, entries: &[kvm_cpuid_entry2]) -> Result<()> {
         self.local.cpuid = entries.to_vec();
         self.local.features = FeatureSet::new(entries);
+        self.local.xsave_areas = None;
         let lockstep = self.vm.options.lockstep;
         self.copyable = Arc::new(translated::copyable(&self.local.features, lockstep));
         Ok(())

@@ -17,7 +17,7 @@ use crate::vm::SoftVm;
 use hv::abi::kvm_cpuid_entry2;
 use iced_x86::Instruction;
 use irqchip::IOAPIC_BASE;
-use isa::{Access, Counted, Env, MmuEvent, Stop};
+use isa::{Access, Counted, Env, MmuEvent, Stop, XsaveAreas};
 use jit::cache::Area;
 use jit::cache::CodeCache;
 use jit::native::NativeExec;
@@ -33,6 +33,8 @@ pub struct Local {
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// What the table offers.
     pub features: FeatureSet,
+    /// What the table says of XSAVE, if it was asked.
+    pub xsave_areas: Option<XsaveAreas>,
     /// TSC and kvmclock.
     pub clock: ClockMsrs,
     /// Jump caches of the address spaces.
@@ -557,6 +559,11 @@ impl Env for World<'_> {
             _ => {}
         }
         r
+    }
+    fn xsave_areas(&mut self, cpu: &CpuState) -> XsaveAreas {
+        let known = self.local.xsave_areas.take();
+        let areas = known.unwrap_or_else(|| XsaveAreas::new(cpu, self));
+        *self.local.xsave_areas.insert(areas)
     }
     fn has_feature(&self, feature: iced_x86::CpuidFeature) -> bool {
         self.local.features.has(feature)

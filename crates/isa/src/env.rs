@@ -1,5 +1,6 @@
 //! What an executing instruction needs from the outside.
 
+use crate::XsaveAreas;
 use iced_x86::Instruction;
 use x86::{CpuState, Exception};
 
@@ -150,6 +151,13 @@ pub trait Env {
     fn io_out(&mut self, cpu: &mut CpuState, port: u16, size: u32, value: u32) -> Result<(), Stop>;
     /// CPUID. `[eax, ebx, ecx, edx]`.
     fn cpuid(&mut self, cpu: &CpuState, leaf: u32, subleaf: u32) -> [u32; 4];
+    /// What CPUID 0DH says, which changes only with the whole table.
+    fn xsave_areas(&mut self, cpu: &CpuState) -> XsaveAreas
+    where
+        Self: Sized,
+    {
+        XsaveAreas::new(cpu, self)
+    }
     /// True if the guest's CPUID offers `feature`.
     fn has_feature(&self, feature: iced_x86::CpuidFeature) -> bool;
     /// RDMSR of an MSR that is not plain storage in [`x86::Msrs`] or a

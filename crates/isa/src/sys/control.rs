@@ -263,8 +263,8 @@ pub(super) fn xgetbv<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
     xcr_usable(ctx.cpu)?;
     let value = match ctx.cpu.gpr[gpr::RCX] as u32 {
         0 => ctx.cpu.xcr0,
-        1 if ctx.env.cpuid(ctx.cpu, 0xd, 1)[0] & 4 != 0 => {
-            let areas = xstate::Areas::new(ctx.cpu, ctx.env);
+        1 if ctx.env.xsave_areas(ctx.cpu).offers(2) => {
+            let areas = ctx.env.xsave_areas(ctx.cpu);
             ctx.cpu.xcr0 & areas.in_use(&ctx.cpu.xsave)
         }
         _ => return Err(Exception::GP0.into()),

@@ -1,7 +1,7 @@
 //! FNSTENV, FLDENV, FNSAVE, FRSTOR in their four layouts (SDM vol 1, 8.1.10
 //! and figures 8-9 to 8-12), as data of the state image.
 
-use super::xstate::{self, Areas, available, materialize, set_xstate_bv, xstate_bv};
+use super::xstate::{self, available, materialize, set_xstate_bv, xstate_bv};
 use crate::operand::{Ctx, Handled};
 use crate::{Access, Env, Stop};
 use iced_x86::Code;
@@ -243,7 +243,7 @@ impl Layout {
 
 /// The guest's image with the x87 bytes made explicit.
 fn explicit<E: Env>(ctx: &mut Ctx<'_, E>) -> XsaveArea {
-    let areas = Areas::new(ctx.cpu, ctx.env);
+    let areas = ctx.env.xsave_areas(ctx.cpu);
     let mut image = ctx.cpu.xsave.clone();
     materialize(&mut image, &areas);
     let bv = xstate_bv(&image) | x::X87;

@@ -31,7 +31,7 @@ pub(super) fn fxrstor<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handle
     let mut buffer = [0u8; 512];
     ctx.env.load_bytes(ctx.cpu, la, &mut buffer, Access::Read)?;
     check_mxcsr(&ctx.cpu.xsave, read_u32(&buffer, MXCSR.start))?;
-    let areas = Areas::new(ctx.cpu, ctx.env);
+    let areas = ctx.env.xsave_areas(ctx.cpu);
     let image = &mut ctx.cpu.xsave;
     let bv = xstate_bv(image);
     materialize(image, &areas);
@@ -58,13 +58,13 @@ pub(super) fn xrstor<E: Env>(
     let mut buffer = [0u8; BUFFER];
     ctx.env
         .load_bytes(ctx.cpu, la, &mut buffer[..EXTENDED], Access::Read)?;
-    let compaction = supervisor || ctx.env.cpuid(ctx.cpu, 0xd, 1)[0] & 2 != 0;
+    let compaction = supervisor || ctx.env.xsave_areas(ctx.cpu).offers(1);
     let header = Header::parse(&buffer, enabled, supervisor, compaction)?;
     let reader = Reader {
         wide,
         long: ctx.long,
         requested: edx_eax(ctx.cpu) & enabled,
-        areas: Areas::new(ctx.cpu, ctx.env),
+        areas: ctx.env.xsave_areas(ctx.cpu),
         header,
     };
     let len = reader.len();

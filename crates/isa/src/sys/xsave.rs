@@ -8,6 +8,7 @@ use super::xstate::{
 };
 use crate::operand::{Ctx, Handled};
 use crate::{Access, Env, Stop};
+use std::borrow::Cow;
 use x86::cpu::XsaveArea;
 use x86::{Exception, cr0, cr4, xstate as x};
 
@@ -70,7 +71,7 @@ pub(super) fn copy_x87(to: &mut [u8], from: &[u8], wide: bool) {
 pub(super) fn fxsave<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handled, Stop> {
     fx_available(ctx)?;
     let la = operand(ctx, 512, 16, Access::Write)?;
-    let areas = Areas::new(ctx.cpu, ctx.env);
+    let areas = ctx.env.xsave_areas(ctx.cpu);
     let mut image = ctx.cpu.xsave.clone();
     materialize(&mut image, &areas);
     let mut buffer = [0u8; 416];
@@ -98,7 +99,7 @@ pub(super) fn xs_available<E: Env>(
     supervisor: bool,
 ) -> Result<(), Stop> {
     let offered = match offer {
-        Some(bit) => ctx.env.cpuid(ctx.cpu, 0xd, 1)[0] >> bit & 1 != 0,
+        Some(bit) => ctx.env.xsave_areas(ctx.cpu).offers(bit),
         None => true,
     };
     if ctx.cpu.cr4 & cr4::OSXSAVE == 0 || !offered {
@@ -119,7 +120,7 @@ pub(super) fn xsave<E: Env>(ctx: &mut Ctx<'_, E>, form: Form, wide: bool) -> Res
         enabled |= ctx.cpu.msr.xss;
     }
     let requested = edx_eax(ctx.cpu) & enabled;
-    let areas = Areas::new(ctx.cpu, ctx.env);
+    let areas = ctx.env.xsave_areas(ctx.cpu);
     let writer = Writer {
         form,
         wide,
@@ -174,9 +175,15 @@ impl Writer {
         } else {
             saved
         };
-        let mut image = state.clone();
         let initial = written & !xstate_bv(state);
-        initialize(&mut image, &self.areas, initial);
+        let image = match initial {
+            0 => Cow::Borrowed(state),
+            _ => {
+                let mut image = state.clone();
+                initialize(&mut image, &self.areas, initial);
+                Cow::Owned(image)
+            }
+        };
         if written & x::X87 != 0 {
             copy_x87(area, &image.0, self.wide);
         }

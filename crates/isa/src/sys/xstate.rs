@@ -6,6 +6,7 @@
 //! its initial configuration whatever its bytes say.
 
 use crate::{Env, Stop};
+use std::sync::LazyLock;
 use x86::cpu::XsaveArea;
 use x86::{CpuState, Exception, cr0, gpr, xstate as x};
 
@@ -19,6 +20,9 @@ pub(super) const MXCSR_INIT: u32 = 0x1f80;
 const COMPONENTS: usize = 19;
 /// Room for any area an instruction reads or writes.
 pub(super) const BUFFER: usize = 4096;
+
+/// The initial configuration of all components.
+static INIT: LazyLock<XsaveArea> = LazyLock::new(XsaveArea::default);
 
 /// A piece of the legacy region.
 pub(super) type Piece = std::ops::Range<usize>;
@@ -64,14 +68,20 @@ pub(super) struct Area {
     pub aligned: bool,
 }
 
-/// The layout of the guest's extended components (CPUID 0DH).
+/// What CPUID 0DH says: the layout of the guest's extended components, and which
+/// instructions there are for them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Areas([Area; COMPONENTS]);
+pub struct Areas {
+    areas: [Area; COMPONENTS],
+    /// CPUID 0DH.1:EAX.
+    offers: u32,
+}
 
 impl Areas {
     /// Reads the layout of the components XCR0 and IA32_XSS may enable.
     pub fn new<E: Env>(cpu: &CpuState, env: &mut E) -> Self {
         let mut areas = [Area::default(); COMPONENTS];
+        let offers = env.cpuid(cpu, 0xd, 1)[0];
         let wanted = xcr0_supported(cpu, env);
         for (i, area) in areas.iter_mut().enumerate().skip(2) {
             let Some((image, size)) = cpu.xlayout.place(wanted & 1 << i) else {
@@ -89,12 +99,17 @@ impl Areas {
                 };
             }
         }
-        Self(areas)
+        Self { areas, offers }
+    }
+
+    /// A bit of CPUID 0DH.1:EAX.
+    pub(super) fn offers(&self, bit: u32) -> bool {
+        self.offers >> bit & 1 != 0
     }
 
     /// The extended components of `mask`, lowest first.
-    pub fn of(&self, mask: u64) -> impl Iterator<Item = (usize, Area)> + '_ {
-        self.0
+    pub(super) fn of(&self, mask: u64) -> impl Iterator<Item = (usize, Area)> + '_ {
+        self.areas
             .iter()
             .copied()
             .enumerate()
@@ -103,7 +118,7 @@ impl Areas {
 
     /// The components of `mask` with their offsets in the compacted format of
     /// `xcomp_bv` (SDM vol 1, 13.4.3), and the end of the area.
-    pub fn compacted(&self, xcomp_bv: u64) -> ([usize; COMPONENTS], usize) {
+    pub(super) fn compacted(&self, xcomp_bv: u64) -> ([usize; COMPONENTS], usize) {
         let mut offsets = [0; COMPONENTS];
         let mut next = EXTENDED;
         for (i, area) in self.of(xcomp_bv) {
@@ -117,12 +132,11 @@ impl Areas {
     }
 
     /// XINUSE: the components that are not in their initial configuration.
-    pub fn in_use(&self, image: &XsaveArea) -> u64 {
+    pub(super) fn in_use(&self, image: &XsaveArea) -> u64 {
         let bv = xstate_bv(image);
         let bytes = &image.0;
         let mut used = 0;
-        let init = XsaveArea::default();
-        if X87.iter().any(|p| bytes[p.clone()] != init.0[p.clone()]) {
+        if X87.iter().any(|p| bytes[p.clone()] != INIT.0[p.clone()]) {
             used |= x::X87;
         }
         if !is_zero(&bytes[xmm(true)]) {
@@ -138,7 +152,7 @@ impl Areas {
 
     /// Bytes of component `i` an instruction moves outside 64-bit mode, where
     /// registers 8 and up do not take part (SDM vol 1, 13.7).
-    pub fn moved(&self, i: usize, area: Area, long: bool) -> usize {
+    pub(super) fn moved(&self, i: usize, area: Area, long: bool) -> usize {
         match (long, 1u64 << i) {
             (false, x::AVX | x::ZMM_HI256) => area.size / 2,
             (false, x::HI16_ZMM) => 0,
@@ -178,10 +192,9 @@ pub(super) fn read_u32(bytes: &[u8], at: usize) -> u32 {
 /// Writes the initial configuration of the components of `mask` into the
 /// image, so that its bytes may be used as they are.
 pub(super) fn initialize(image: &mut XsaveArea, areas: &Areas, mask: u64) {
-    let init = XsaveArea::default();
     if mask & x::X87 != 0 {
         for p in X87 {
-            image.0[p.clone()].copy_from_slice(&init.0[p]);
+            image.0[p.clone()].copy_from_slice(&INIT.0[p]);
         }
     }
     if mask & x::SSE != 0 {
