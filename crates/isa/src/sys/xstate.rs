@@ -62,7 +62,7 @@ pub(super) struct Area {
     pub offset: usize,
     /// Offset in [`CpuState::xsave`].
     pub image: usize,
-    /// Bytes; 0 if the guest has no such component.
+    /// Bytes.
     pub size: usize,
     /// Starts on a 64-byte boundary in the compacted format.
     pub aligned: bool,
@@ -72,7 +72,10 @@ pub(super) struct Area {
 /// instructions there are for them.
 #[derive(Clone, Copy, Debug)]
 pub struct Areas {
-    areas: [Area; COMPONENTS],
+    /// The components that there are, with their numbers, lowest first.
+    areas: [(usize, Area); COMPONENTS],
+    /// How many these are.
+    len: usize,
     /// CPUID 0DH.1:EAX.
     offers: u32,
 }
@@ -80,10 +83,10 @@ pub struct Areas {
 impl Areas {
     /// Reads the layout of the components XCR0 and IA32_XSS may enable.
     pub fn new<E: Env>(cpu: &CpuState, env: &mut E) -> Self {
-        let mut areas = [Area::default(); COMPONENTS];
+        let (mut areas, mut len) = ([(0, Area::default()); COMPONENTS], 0);
         let offers = env.cpuid(cpu, 0xd, 1)[0];
         let wanted = xcr0_supported(cpu, env);
-        for (i, area) in areas.iter_mut().enumerate().skip(2) {
+        for i in 2..COMPONENTS {
             let Some((image, size)) = cpu.xlayout.place(wanted & 1 << i) else {
                 continue;
             };
@@ -91,15 +94,17 @@ impl Areas {
             let offset = offset as usize;
             let fits = offset >= EXTENDED && offset.saturating_add(size) <= BUFFER;
             if fits && bytes as usize == size {
-                *area = Area {
+                let area = Area {
                     offset,
                     image,
                     size,
                     aligned: flags & 2 != 0,
                 };
+                areas[len] = (i, area);
+                len += 1;
             }
         }
-        Self { areas, offers }
+        Self { areas, len, offers }
     }
 
     /// A bit of CPUID 0DH.1:EAX.
@@ -109,11 +114,8 @@ impl Areas {
 
     /// The extended components of `mask`, lowest first.
     pub(super) fn of(&self, mask: u64) -> impl Iterator<Item = (usize, Area)> + '_ {
-        self.areas
-            .iter()
-            .copied()
-            .enumerate()
-            .filter(move |(i, a)| mask >> i & 1 != 0 && a.size != 0)
+        let present = self.areas[..self.len].iter().copied();
+        present.filter(move |(i, _)| mask >> i & 1 != 0)
     }
 
     /// The components of `mask` with their offsets in the compacted format of
