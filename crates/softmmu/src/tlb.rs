@@ -23,14 +23,14 @@ use crate::SlotMap;
 use crate::walk::{self, Mapping, Need};
 use first::First;
 use place::{Kernel, Place};
-use std::collections::HashMap;
+use std::collections::HashSet;
 use x86::{CpuState, Exception, cr0, cr4, flags};
 
 const L2_ENTRIES: usize = 8192;
-/// log2 of the smallest large page.
-const REGION_SHIFT: u32 = 21;
-/// Regions of large pages remembered until everything is flushed.
+/// Large pages remembered until everything is flushed.
 const MAX_LARGE: usize = 1 << 16;
+/// Most pages of 4 KiB in a large one that are dropped one by one.
+const FEW: u64 = 1024;
 /// First-level arrays of kernel accesses.
 const KERNEL_BANKS: usize = 2;
 /// Address spaces whose user entries are kept in the first level. Linux gives
@@ -98,6 +98,15 @@ pub struct Resolved {
     pub global: bool,
 }
 
+/// A page larger than 4 KiB in an address space.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct LargePage {
+    space: u32,
+    /// log2 of its size.
+    shift: u8,
+    number: u64,
+}
+
 /// Occurrences for the engine's counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TlbStats {
@@ -127,9 +136,10 @@ pub struct Tlb {
     global_space: u32,
     current: u32,
     next_space: u32,
-    /// log2 of the page size, by 2 MiB region: regions of which a fragment may
-    /// be cached of a page larger than 4 KiB.
-    large: HashMap<u64, u8>,
+    /// Pages of which a fragment may be cached.
+    large: HashSet<LargePage>,
+    /// Their sizes, a bit for the log2 of each.
+    large_sizes: u64,
     phys_bits: u32,
     pdptes: [u64; 4],
     /// For tests: the first level holds one page for each kind of access, and pages
@@ -157,7 +167,8 @@ impl Tlb {
             global_space: 1,
             current: 2,
             next_space: 3,
-            large: HashMap::new(),
+            large: HashSet::new(),
+            large_sizes: 0,
             phys_bits,
             pdptes: [0; 4],
             small: false,
@@ -260,12 +271,17 @@ impl Tlb {
     pub fn known(&self, la: u64, write: bool) -> Option<Mapping> {
         let vpn = la >> 12;
         let e = &self.l2[vpn as usize % L2_ENTRIES];
-        let space = if e.mapping.global {
+        let space = self.space_of(&e.mapping);
+        (e.vpn == vpn && e.space == space && (e.mapping.dirty || !write)).then_some(e.mapping)
+    }
+
+    /// The space that a mapping in force belongs to.
+    fn space_of(&self, mapping: &Mapping) -> u32 {
+        if mapping.global {
             self.global_space
         } else {
             self.current
-        };
-        (e.vpn == vpn && e.space == space && (e.mapping.dirty || !write)).then_some(e.mapping)
+        }
     }
 
     fn mapping(
@@ -288,13 +304,9 @@ impl Tlb {
         self.stats.walks += 1;
         let m = walk::translate(cpu, mem, la, need, self.roots())?;
         if m.shift > 12 {
-            self.note_large(la, m.shift);
+            self.note_large(la, &m);
         }
-        let space = if m.global {
-            self.global_space
-        } else {
-            self.current
-        };
+        let space = self.space_of(&m);
         self.l2[slot] = L2Entry {
             vpn,
             space,
@@ -396,6 +408,7 @@ impl Tlb {
         self.global_space = self.new_space();
         self.current = self.new_space();
         self.large.clear();
+        self.large_sizes = 0;
         self.stats.flushes += 1;
         self.drop_first_level();
         self.select_user();
@@ -421,9 +434,9 @@ impl Tlb {
     /// result is log2 of the size of the page around it that may have been
     /// mapped.
     pub fn invlpg(&mut self, la: u64) -> u8 {
-        let large = self.large.get(&(la >> REGION_SHIFT)).copied();
+        let large = self.take_large(la);
         if let Some(shift) = large {
-            self.invlpg_large(la, shift);
+            self.drop_large(la, shift);
         }
         let vpn = la >> 12;
         let e = &mut self.l2[vpn as usize % L2_ENTRIES];
@@ -438,22 +451,64 @@ impl Tlb {
         large.unwrap_or(12)
     }
 
-    fn note_large(&mut self, la: u64, shift: u8) {
+    fn note_large(&mut self, la: u64, mapping: &Mapping) {
         if self.large.len() == MAX_LARGE {
             self.flush_all();
         }
-        let region = self.large.entry(la >> REGION_SHIFT).or_default();
-        *region = shift.max(*region);
+        self.large_sizes |= 1 << mapping.shift;
+        self.large.insert(LargePage {
+            space: self.space_of(mapping),
+            shift: mapping.shift,
+            number: la >> mapping.shift,
+        });
     }
 
-    /// Drops every fragment of the page of `1 << shift` bytes around `la`.
-    fn invlpg_large(&mut self, la: u64, shift: u8) {
-        let inside = |vpn: u64| ((vpn << 12) ^ la) >> shift == 0;
-        for e in self.l2.iter_mut().filter(|e| inside(e.vpn)) {
-            e.space = 0;
+    /// Forgets that fragments may be cached of large pages around `la`, in the current
+    /// space and among the global ones; log2 of the size of the largest.
+    fn take_large(&mut self, la: u64) -> Option<u8> {
+        let sizes = self.large_sizes;
+        let shifts = (13..64).filter(|shift| sizes >> shift & 1 != 0);
+        let mut largest = None;
+        for shift in shifts {
+            for space in [self.current, self.global_space] {
+                let number = la >> shift;
+                let page = LargePage {
+                    space,
+                    shift,
+                    number,
+                };
+                if self.large.remove(&page) {
+                    largest = Some(shift);
+                }
+            }
         }
-        // First-level entries do not know their page size: drop them all.
-        self.drop_first_level();
+        largest
+    }
+
+    /// Drops every fragment of the page of `1 << shift` bytes around `la` in the
+    /// current space and of a global one.
+    fn drop_large(&mut self, la: u64, shift: u8) {
+        let pages = 1 << (shift - 12);
+        let first = la >> 12 & !(pages - 1);
+        if pages > FEW {
+            let inside = |e: &&mut L2Entry| e.vpn & !(pages - 1) == first;
+            self.l2.iter_mut().filter(inside).for_each(|e| e.space = 0);
+            return self.drop_first_level();
+        }
+        for vpn in first..first + pages {
+            let e = &mut self.l2[vpn as usize % L2_ENTRIES];
+            if e.vpn == vpn {
+                e.space = 0;
+            }
+        }
+        let current = self.current;
+        self.kernel
+            .iter_mut()
+            .for_each(|k| k.drop_pages(first, pages, true));
+        for user in &mut self.users {
+            let local = user.space == current;
+            user.first.drop_pages(first, pages, local);
+        }
     }
 
     /// Drops every first-level entry (permissions changed).

@@ -284,6 +284,13 @@ impl First {
         }
     }
 
+    /// Drops `count` pages from page number `first` on likewise.
+    pub(super) fn drop_pages(&mut self, first: u64, count: u64, local: bool) {
+        if local || !self.global.list.is_empty() {
+            (first..first + count).for_each(|page| self.drop_page(page << 12, local));
+        }
+    }
+
     /// Makes writes to the guest-physical page miss.
     pub(super) fn write_protect(&mut self, gpa: u64) {
         if *self.writable.of(gpa) == 0 {

@@ -14,6 +14,8 @@ use x86::{cr0, cr4};
 group! { "tlb":
     invlpg_drops_the_page "SDM 3 4.10.4.1",
     invlpg_drops_a_large_page "SDM 3 4.10.4.1",
+    invlpg_drops_a_page_of_1_gib "SDM 3 4.10.4.1",
+    invlpg_of_a_page_that_was_a_large_one "SDM 3 4.10.4.1",
     cr3_write_drops_everything "SDM 3 4.10.4.1",
     same_cr3_rewritten "SDM 3 4.10.4.1",
     global_page_survives_cr3_write "SDM 3 4.10.2.4",
@@ -116,6 +118,55 @@ fn invlpg_drops_a_large_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
             a.hlt()
         })?;
         expect_loads(g, IN_A, IN_B)
+    })
+}
+
+fn invlpg_drops_a_page_of_1_gib(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &[Mode::Long], |g| {
+        g.write_uint(A, 4, IN_A);
+        g.write_uint(0x10_0000 + A, 4, IN_B);
+        let pdpte = g.entry(GVA, 3);
+        g.write_u64(pdpte, RW | pte::PS);
+        g.flush_tlb()?;
+        let (directory, table) = (g.table_page(), g.table_page());
+        g.write_u64(directory, table | RW);
+        g.write_u64(table + (A >> 12) * 8, (0x10_0000 + A) | RW);
+        g.asm(|a| {
+            a.mov(ebx, dword_ptr((GVA + A) as u32))?;
+            a.mov(dword_ptr(pdpte as u32), (directory | RW) as u32)?;
+            a.invlpg(ptr(GVA as u32 + 0x1234_5000))?;
+            a.mov(ecx, dword_ptr((GVA + A) as u32))?;
+            a.hlt()
+        })?;
+        expect_loads(g, IN_A, IN_B)
+    })
+}
+
+/// The large page comes back, and each of the small ones that were there meanwhile is
+/// dropped by itself.
+fn invlpg_of_a_page_that_was_a_large_one(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
+        let pde = g.entry(GVA, 2);
+        let table = g.table_page();
+        g.write_u64(table + (A >> 12) * 8, (0x10_0000 + A) | RW);
+        g.write_uint(A, 4, IN_A);
+        g.write_uint(0x10_0000 + A, 4, IN_B);
+        g.write_u64(pde, RW | pte::PS);
+        g.flush_tlb()?;
+        let at = (GVA + A) as u32;
+        g.asm(|a| {
+            a.mov(esi, dword_ptr(at))?;
+            for (entry, into) in [(table | RW, ebx), (RW | pte::PS, ecx), (table | RW, edx)] {
+                a.mov(dword_ptr(pde as u32), entry as u32)?;
+                a.invlpg(ptr(at))?;
+                a.mov(into, dword_ptr(at))?;
+            }
+            a.hlt()
+        })?;
+        g.run_to_end()?;
+        let r = g.regs()?;
+        expect("first", (r.rsi, r.rbx), (IN_A, IN_B))?;
+        expect("then", (r.rcx, r.rdx), (IN_A, IN_B))
     })
 }
 
