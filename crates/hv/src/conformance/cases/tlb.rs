@@ -102,55 +102,50 @@ fn invlpg_drops_the_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn invlpg_drops_a_large_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
-        g.write_uint(A, 4, IN_A);
-        g.write_uint(0x10_0000 + A, 4, IN_B);
         let pde = g.entry(GVA, 2);
-        g.write_u64(pde, RW | pte::PS);
-        g.flush_tlb()?;
-        let table = g.table_page();
-        g.write_u64(table + (A >> 12) * 8, (0x10_0000 + A) | RW);
-        g.asm(|a| {
-            a.mov(ebx, dword_ptr((GVA + A) as u32))?;
-            a.mov(dword_ptr(pde as u32), (table | RW) as u32)?;
-            // Any address in the large page drops all of it.
-            a.invlpg(ptr(GVA as u32 + 0x1f_f000))?;
-            a.mov(ecx, dword_ptr((GVA + A) as u32))?;
-            a.hlt()
-        })?;
-        expect_loads(g, IN_A, IN_B)
+        let table = table_of_b(g);
+        large_page_is_dropped(g, pde, table, GVA + 0x1f_f000)
     })
 }
 
 fn invlpg_drops_a_page_of_1_gib(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Long], |g| {
-        g.write_uint(A, 4, IN_A);
-        g.write_uint(0x10_0000 + A, 4, IN_B);
         let pdpte = g.entry(GVA, 3);
-        g.write_u64(pdpte, RW | pte::PS);
-        g.flush_tlb()?;
-        let (directory, table) = (g.table_page(), g.table_page());
+        let (directory, table) = (g.table_page(), table_of_b(g));
         g.write_u64(directory, table | RW);
-        g.write_u64(table + (A >> 12) * 8, (0x10_0000 + A) | RW);
-        g.asm(|a| {
-            a.mov(ebx, dword_ptr((GVA + A) as u32))?;
-            a.mov(dword_ptr(pdpte as u32), (directory | RW) as u32)?;
-            a.invlpg(ptr(GVA as u32 + 0x1234_5000))?;
-            a.mov(ecx, dword_ptr((GVA + A) as u32))?;
-            a.hlt()
-        })?;
-        expect_loads(g, IN_A, IN_B)
+        large_page_is_dropped(g, pdpte, directory, GVA + 0x1234_5000)
     })
+}
+
+/// A new page table that maps GVA + A to a page with another value than A has.
+fn table_of_b(g: &mut Guest) -> u64 {
+    g.write_uint(A, 4, IN_A);
+    g.write_uint(0x10_0000 + A, 4, IN_B);
+    let table = g.table_page();
+    g.write_u64(table + (A >> 12) * 8, (0x10_0000 + A) | RW);
+    table
+}
+
+/// Any address in a large page drops all of it: `entry` maps one, and leads to `table`
+/// when INVLPG names `named`.
+fn large_page_is_dropped(g: &mut Guest, entry: u64, table: u64, named: u64) -> Result<(), Failure> {
+    g.write_u64(entry, RW | pte::PS);
+    g.flush_tlb()?;
+    g.asm(|a| {
+        a.mov(ebx, dword_ptr((GVA + A) as u32))?;
+        a.mov(dword_ptr(entry as u32), (table | RW) as u32)?;
+        a.invlpg(ptr(named as u32))?;
+        a.mov(ecx, dword_ptr((GVA + A) as u32))?;
+        a.hlt()
+    })?;
+    expect_loads(g, IN_A, IN_B)
 }
 
 /// The large page comes back, and each of the small ones that were there meanwhile is
 /// dropped by itself.
 fn invlpg_of_a_page_that_was_a_large_one(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Pae, Mode::Long], |g| {
-        let pde = g.entry(GVA, 2);
-        let table = g.table_page();
-        g.write_u64(table + (A >> 12) * 8, (0x10_0000 + A) | RW);
-        g.write_uint(A, 4, IN_A);
-        g.write_uint(0x10_0000 + A, 4, IN_B);
+        let (pde, table) = (g.entry(GVA, 2), table_of_b(g));
         g.write_u64(pde, RW | pte::PS);
         g.flush_tlb()?;
         let at = (GVA + A) as u32;
