@@ -65,6 +65,8 @@ pub enum Treatment {
     Gate,
     /// BT, BTS, BTR, BTC of a memory bit string and a register index.
     BitString,
+    /// PREFETCH of 64-bit code: a hint to the host, too.
+    Prefetch,
     /// MOVS, STOS or LODS of one element.
     String,
     /// REP MOVS or REP STOS: in place where that is simple.
@@ -310,16 +312,21 @@ pub(crate) fn other_treatment(
         Mnemonic::Nop
         | Mnemonic::Endbr64
         | Mnemonic::Endbr32
-        | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2
-        | Mnemonic::Prefetchnta
-        | Mnemonic::Prefetch
-        | Mnemonic::Prefetchw
         | Mnemonic::Prefetchwt1
         | Mnemonic::Prefetchit0
         | Mnemonic::Prefetchit1
         | Mnemonic::Reservednop => return T::Nothing,
+        Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetch
+        | Mnemonic::Prefetchw => {
+            return match allowed.wide {
+                true => T::Prefetch,
+                false => T::Nothing,
+            };
+        }
         // The engine may let another vCPU's thread have the host CPU.
         Mnemonic::Pause => return T::Interp,
         Mnemonic::Lea if insn.op0_register().size() >= 4 && !short_address(insn) => return T::Lea,

@@ -321,6 +321,7 @@ impl Emitter<'_> {
             Treatment::Serialize => self.serialize(),
             Treatment::Gate => self.gate(step),
             Treatment::BitString => self.bit_string(step),
+            Treatment::Prefetch => self.prefetch(&step.insn),
             Treatment::String => self.string(step),
             Treatment::RepString => self.rep_string(step),
             Treatment::Interp => self.interp(&step.insn),

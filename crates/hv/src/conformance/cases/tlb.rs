@@ -16,6 +16,7 @@ group! { "tlb":
     invlpg_drops_a_large_page "SDM 3 4.10.4.1",
     invlpg_drops_a_page_of_1_gib "SDM 3 4.10.4.1",
     invlpg_of_a_page_that_was_a_large_one "SDM 3 4.10.4.1",
+    prefetch_of_anything_does_nothing "SDM 2 PREFETCHh",
     cr3_write_drops_everything "SDM 3 4.10.4.1",
     same_cr3_rewritten "SDM 3 4.10.4.1",
     global_page_survives_cr3_write "SDM 3 4.10.2.4",
@@ -162,6 +163,38 @@ fn invlpg_of_a_page_that_was_a_large_one(hv: &dyn Hypervisor) -> Result<(), Fail
         let r = g.regs()?;
         expect("first", (r.rsi, r.rbx), (IN_A, IN_B))?;
         expect("then", (r.rcx, r.rdx), (IN_A, IN_B))
+    })
+}
+
+/// Neither a fault nor a flag, whether the address is mapped, canonical or neither.
+fn prefetch_of_anything_does_nothing(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    in_modes(hv, &PAGED, |g| {
+        prepare(g, RW)?;
+        let high = if g.mode == Mode::Long { 1 << 63 } else { 0 };
+        for at in [GVA, GVA + 0xfff, 0x7000_0000, high] {
+            g.asm(|a| {
+                let (base, index) = (ptr(esi), ptr(esi + edi * 8 - 8));
+                a.xor(edx, edx)?;
+                a.cmp(edx, 1)?;
+                if a.bitness() == 64 {
+                    a.prefetcht0(ptr(rsi))?;
+                    a.prefetchnta(ptr(rsi + rdi * 8 - 8))?;
+                } else {
+                    a.prefetcht0(base)?;
+                    a.prefetchnta(index)?;
+                }
+                a.adc(edx, 0)?;
+                load(a, ebx)?;
+                a.hlt()
+            })?;
+            g.enter_kernel()?;
+            g.set(|r| (r.rsi, r.rdi) = (at, 1))?;
+            g.run_to_end()?;
+            let r = g.regs()?;
+            expect(&format!("carry, {at:#x}"), r.rdx, 1)?;
+            expect("loaded, RSI, RDI", (r.rbx, r.rsi, r.rdi), (IN_A, at, 1))?;
+        }
+        Ok(())
     })
 }
 
