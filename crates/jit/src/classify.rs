@@ -298,6 +298,19 @@ pub fn treatment(insn: &Instruction, copyable: &Copyable, allowed: Allowed) -> T
     }
 }
 
+/// A hint that concerns data.
+fn prefetches(m: Mnemonic) -> bool {
+    matches!(
+        m,
+        Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2
+            | Mnemonic::Prefetchnta
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw
+    )
+}
+
 /// Treatment of an instruction that has to be looked at.
 pub(crate) fn other_treatment(
     insn: &Instruction,
@@ -316,15 +329,11 @@ pub(crate) fn other_treatment(
         | Mnemonic::Prefetchit0
         | Mnemonic::Prefetchit1
         | Mnemonic::Reservednop => return T::Nothing,
-        Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2
-        | Mnemonic::Prefetchnta
-        | Mnemonic::Prefetch
-        | Mnemonic::Prefetchw => {
-            return match allowed.wide {
-                true => T::Prefetch,
-                false => T::Nothing,
+        m if prefetches(m) => {
+            return if allowed.wide {
+                T::Prefetch
+            } else {
+                T::Nothing
             };
         }
         // The engine may let another vCPU's thread have the host CPU.
