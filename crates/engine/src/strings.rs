@@ -77,6 +77,8 @@ struct Piece {
     bytes: u64,
     /// From the last byte to the first.
     down: bool,
+    /// Linear address of the lowest byte that it writes to.
+    at: u64,
     to: Ram,
     from: Option<Ram>,
 }
@@ -111,7 +113,8 @@ impl Piece {
         }
         let bytes = elements * size;
         let start = |la: u64| if down { la - (bytes - size) } else { la };
-        let to = ram(ctx, map, start(to), true)?;
+        let at = start(to);
+        let to = ram(ctx, map, at, true)?;
         let from = match source {
             true => Some(ram(ctx, map, start(from), false)?),
             false => None,
@@ -125,6 +128,7 @@ impl Piece {
             elements,
             bytes,
             down,
+            at,
             to,
             from,
         })
@@ -217,14 +221,12 @@ impl SoftVcpu {
         } else {
             let mut bytes = [0; PAGE_SIZE as usize];
             piece.write(bytes.as_mut_ptr(), bulk.size, value);
-            let to = self.cpu().gpr[gpr::RDI] & bulk.mask;
-            let to = match piece.down {
-                true => to - (piece.bytes - bulk.size),
-                false => to,
-            };
             let (cpu, mut world) = self.parts();
             let bytes = &bytes[..piece.bytes as usize];
-            if world.write_from(cpu, to, bytes, Access::Write).is_err() {
+            if world
+                .write_from(cpu, piece.at, bytes, Access::Write)
+                .is_err()
+            {
                 return false;
             }
         }

@@ -114,9 +114,9 @@ fn emit_miss(a: &mut Asm, l: &Layout, miss: Miss) -> usize {
         a.land(inside);
         add_to_t0(a, before.cast_signed());
     }
-    let home = stack.then(|| look_at_home(a, l, info, tag));
-    if let Some(home) = home {
-        a.land(home);
+    if stack {
+        let elsewhere = look_at_home(a, l, info, tag);
+        a.land(elsewhere);
     }
     let (split, elsewhere) = look_elsewhere(a, l, info, tag);
     a.land(elsewhere);
