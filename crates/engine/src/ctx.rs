@@ -105,9 +105,9 @@ impl CtxCell {
     /// Asks generated code to return.
     pub fn ask(&self) {
         self.poll().store(1, SeqCst);
-        // SAFETY: an atomic inside the box, alive as long as `self`.
-        let jumps = unsafe { &(*self.ptr()).jit.jump_cache };
-        jumps.store(JumpCache::nowhere(), SeqCst);
+        // SAFETY: atomics inside the box, alive as long as `self`.
+        let jumps = unsafe { &(*self.ptr()).jit.jump_caches };
+        JumpCache::lead_nowhere(jumps);
     }
     /// The poll word.
     pub fn poll(&self) -> &AtomicU32 {

@@ -79,6 +79,8 @@ pub struct Jumps {
     clock: u64,
     /// The spaces and modes whose caches were brought into reach last.
     reached: Option<([CodeSpace; 2], Modes)>,
+    /// Where these caches are, by [`Realm`].
+    addresses: [u64; Realm::ALL.len()],
     /// By [`Realm`]: something was forgotten, or another cache was brought into reach.
     forgot: [bool; Realm::ALL.len()],
 }
@@ -123,14 +125,15 @@ impl Jumps {
         if self.reached != Some(reached) {
             let caches = reached.1.map(|mode| self.in_mode(mode, now).address());
             for realm in Realm::ALL.map(|realm| realm as usize) {
-                self.forgot[realm] |= jit.jump_caches[realm] != caches[realm];
+                self.forgot[realm] |= self.addresses[realm] != caches[realm];
             }
-            jit.jump_caches = caches;
+            self.addresses = caches;
             self.reached = Some(reached);
         }
-        let cache = self.in_mode(mode, now);
-        jit.jump_cache.store(cache.address(), Ordering::SeqCst);
-        cache
+        for (cache, address) in jit.jump_caches.iter().zip(self.addresses) {
+            cache.store(address, Ordering::Relaxed);
+        }
+        self.in_mode(mode, now)
     }
     /// The cache of a mode.
     pub(crate) fn in_mode(&mut self, mode: u32, now: &Now<'_>) -> &mut JumpCache {

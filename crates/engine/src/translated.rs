@@ -15,7 +15,7 @@ use jit::classify::{Allowed, Copyable};
 use jit::translate::stack_change;
 use jit::{ExitKind, Gathered, JitCtx, Realm, moved};
 use softmmu::tlb::Bank;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use x86::cpu::XsaveArea;
 use x86::paging::PAGE_SIZE;
 use x86::segment::attr;
@@ -207,10 +207,10 @@ impl SoftVcpu {
         ctx.jit.tsc_offset = self.local.clock.tsc_offset;
         ctx.jit.page = 0;
         ctx.cpu.rflags &= !flags::RF;
-        // Whoever asks for a return from here on empties it himself.
-        if ctx.jit.poll.load(Ordering::SeqCst) != 0 {
-            let nowhere = JumpCache::nowhere();
-            ctx.jit.jump_cache.store(nowhere, Ordering::SeqCst);
+        // Whoever asks for a return from here on empties them himself.
+        fence(Ordering::SeqCst);
+        if ctx.jit.poll.load(Ordering::Relaxed) != 0 {
+            JumpCache::lead_nowhere(&ctx.jit.jump_caches);
         }
         // SAFETY: `code` is the address of a translation for this mode, alive
         // since this vCPU runs (see `world_stop`), and GS base was set to its
@@ -399,8 +399,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         frame: 0,
         temp: 0,
         page: 0,
-        jump_cache: 0.into(),
-        jump_caches: [0; Realm::ALL.len()],
+        jump_caches: [0; Realm::ALL.len()].map(Into::into),
         tsc_offset: 0,
         this: std::ptr::null_mut(),
         slow: slow::access_path as *const () as u64,

@@ -360,8 +360,8 @@ impl CodeCache {
 
     /// What [`crate::JitCtx::returns`] is when nothing is known.
     pub fn no_returns(&self) -> [Returns; Realm::ALL.len()] {
-        let probe = self.arena.rx() as u64 + self.stubs.probe as u64;
-        std::array::from_fn(|_| Returns::new(probe))
+        let start = self.arena.rx() as u64;
+        self.stubs.probe.map(|at| Returns::new(start + at as u64))
     }
 
     /// The table for [`crate::JitCtx::faults`].

@@ -60,14 +60,6 @@ pub fn emit(a: &mut Asm, l: &Layout, stubs: &Stubs) -> Gates {
     }
 }
 
-/// Brings the jump cache of `realm` into force. Others may exchange the one in
-/// force for an empty one at any time: this orders it before a poll that comes
-/// next, which finds what the exchange hid. Clobbers T0.
-pub(crate) fn select(a: &mut Asm, l: &Layout, realm: Realm) {
-    a.gs(true, op::MOV, T0, l.jump_cache_of(realm));
-    a.gs(true, op::XCHG, T0, l.jump_cache());
-}
-
 /// The second half of a flat segment register with rights `rights`, without its
 /// selector.
 const fn flat(rights: u16) -> u64 {
@@ -158,15 +150,10 @@ impl Emitter<'_> {
         a.gs_store_zero(at);
     }
 
-    /// Goes on at T0, in the mode whose jump cache has been selected.
-    fn go_on(&mut self) {
-        self.a.gs_cmp_imm8(self.l.poll(), 0);
-        let asked = self.a.jcc(cc::NE);
+    /// Goes on at T0.
+    fn go_on(&mut self, realm: Realm) {
         let at = self.a.jmp();
-        self.a.link(at, self.stubs.probe);
-        self.a.land(asked);
-        self.a.gs(true, op::MOV_STORE, T0, self.l.rip);
-        self.leave(ExitKind::Poll);
+        self.a.link(at, self.stubs.probe[realm as usize]);
     }
 
     fn syscall(&mut self) -> usize {
@@ -200,9 +187,8 @@ impl Emitter<'_> {
         a.and_imm(T0, INDEX);
         self.load_flat(l.gates.cs, T0, code(0));
         self.load_flat(l.gates.ss, T1, data(0));
-        select(self.a, l, Realm::Kernel);
         self.a.gs(true, op::MOV, T0, l.gates.lstar);
-        self.go_on();
+        self.go_on(Realm::Kernel);
         self.refuse(&[]);
         at
     }
@@ -233,9 +219,8 @@ impl Emitter<'_> {
         }
         self.load_flat(l.gates.cs, T0, code(3));
         self.load_flat(l.gates.ss, T1, data(3));
-        select(self.a, l, Realm::User);
         self.a.rr(true, op::MOV, T0, RCX);
-        self.go_on();
+        self.go_on(Realm::User);
         self.refuse(&[]);
         at
     }
@@ -334,7 +319,7 @@ impl Emitter<'_> {
         self.load_flat(l.gates.cs, RCX, code(3));
         self.load_flat(l.gates.ss, RAX, data(3));
         self.bring_back(&PUT_ASIDE);
-        self.returned(|e| select(e.a, l, Realm::User));
+        self.returned(Realm::User);
     }
 
     fn kernel_return(&mut self, bank: usize) {
@@ -356,19 +341,11 @@ impl Emitter<'_> {
         self.a.land(loaded);
         self.load_flat(l.gates.cs, RCX, code(0));
         self.bring_back(&PUT_ASIDE);
-        self.returned(|e| e.select_kernel());
-    }
-
-    /// The one that RFLAGS.AC says. Clobbers T0.
-    fn select_kernel(&mut self) {
-        let l = self.l;
         self.a.gs_test_imm(l.rflags, flags::AC as u32);
         let clear = self.a.jcc(cc::E);
-        select(self.a, l, Realm::KernelAc);
-        let set = self.a.jmp();
+        self.returned(Realm::KernelAc);
         self.a.land(clear);
-        select(self.a, l, Realm::Kernel);
-        self.a.land(set);
+        self.returned(Realm::Kernel);
     }
 
     /// `rip` and RSP = what was popped; nothing is refused afterwards. Clobbers
@@ -399,31 +376,19 @@ impl Emitter<'_> {
         self.set_aside(T2);
     }
 
-    /// Goes on at `rip`, in the mode whose jump cache `select` brings into force.
-    /// RF is for the first instruction only, and nothing but breakpoints minds
-    /// it: it is seen where generated code is left before that.
-    fn returned(&mut self, select: impl FnOnce(&mut Self)) {
+    /// Goes on at `rip`. RF is for the first instruction only, and nothing but
+    /// breakpoints minds it: it is seen where generated code is left before that.
+    fn returned(&mut self, realm: Realm) {
         let l = self.l;
-        select(self);
         self.a.gs(true, op::MOV, T0, l.rip);
-        self.a.gs_cmp_imm8(l.poll(), 0);
-        let asked = self.a.jcc(cc::NE);
         for place in [probe, probe_other] {
-            let missed = place(self.a, l);
+            let missed = place(self.a, l, realm as usize);
             self.a.land(missed);
         }
-        self.bring_back_rf();
+        self.a.gs(true, op::MOV, T1, l.temp());
+        self.a.gs(true, op::MOV_STORE, T1, l.rflags);
         self.a.gs_store_imm(l.exit_site(), NO_BRANCH);
         self.leave(ExitKind::Lookup);
-        self.a.land(asked);
-        self.bring_back_rf();
-        self.leave(ExitKind::Poll);
-    }
-
-    /// Leaves flags alone.
-    fn bring_back_rf(&mut self) {
-        self.a.gs(true, op::MOV, T1, self.l.temp());
-        self.a.gs(true, op::MOV_STORE, T1, self.l.rflags);
     }
 }
 

@@ -70,7 +70,7 @@ pub struct Gathered(pub [u8; 2 * WIDEST]);
 #[derive(Debug)]
 pub struct JitCtx {
     /// Non-zero asks generated code to return at its next poll; so does
-    /// [`crate::cache::JumpCache::nowhere`] in `jump_cache`.
+    /// [`crate::cache::JumpCache::lead_nowhere`] with `jump_caches`.
     pub poll: AtomicU32,
     /// The guest's vector state is in the host's registers; in a slow path, in
     /// `aside`.
@@ -90,10 +90,9 @@ pub struct JitCtx {
     /// What has to be added to the addresses in translations that run wherever
     /// their page is mapped: the linear address of that page; 0 in others.
     pub page: u64,
-    /// Start of the jump cache in force.
-    pub jump_cache: AtomicU64,
-    /// Those to which STAC, CLAC, SYSCALL, SYSRET and IRET lead, see [`Realm`].
-    pub jump_caches: [u64; 3],
+    /// Starts of the jump caches in force, by [`Realm`]. Generated code only reads
+    /// them, so nobody needs a fence to empty them.
+    pub jump_caches: [AtomicU64; Realm::ALL.len()],
     /// What the guest's TSC is ahead of the host's.
     pub tsc_offset: u64,
     /// Address of the vCPU memory itself (GS base).
@@ -210,7 +209,6 @@ impl Layout {
         frame,
         temp,
         page,
-        jump_cache,
         tsc_offset,
         this,
         slow,
@@ -222,8 +220,8 @@ impl Layout {
         host_xsave,
         returns
     );
-    /// Where [`JitCtx::jump_caches`] has the one of `realm`.
-    pub(crate) const fn jump_cache_of(&self, realm: Realm) -> u32 {
+    /// Where [`JitCtx::jump_caches`] has the one of a realm.
+    pub(crate) const fn jump_cache(&self, realm: usize) -> u32 {
         self.jit + std::mem::offset_of!(JitCtx, jump_caches) as u32 + 8 * realm as u32
     }
     /// A general register's slot.

@@ -46,14 +46,15 @@ pub struct Stubs {
     pub slot_link: usize,
     /// With the flags in the slot, as for the other ways through the jump cache:
     /// looks for T0 in its second place in the jump cache; returns with
-    /// [`ExitKind::Lookup`] and RIP = T0 if it is not there either.
-    pub lookup: usize,
+    /// [`ExitKind::Lookup`] and RIP = T0 if it is not there either. By realm, as the
+    /// next three.
+    pub lookup: [usize; REALMS],
     /// Jumps to the guest address in T0, to which no branch leads, through the
     /// jump cache.
-    pub probe: usize,
+    pub probe: [usize; REALMS],
     /// The same for a branch, whose number is in `exit_site`.
-    pub probe_branch: usize,
-    /// By realm, see [`returns::emit_pop`].
+    pub probe_branch: [usize; REALMS],
+    /// See [`returns::emit_pop`].
     pub pop_return: [usize; REALMS],
     /// Slow path of a memory access: T0 = linear address, T2 = info; called.
     /// Afterwards the operand is at `[T1 + T0]`.
@@ -87,18 +88,8 @@ pub fn emit(l: &Layout) -> (Vec<u8>, Stubs) {
     }
     s.link = emit_link(&mut a, l, s.exits[ExitKind::Link as usize]);
     s.slot_link = emit_link(&mut a, l, s.slot_exits[ExitKind::Link as usize]);
-    s.lookup = emit_lookup(&mut a, l, s.slot_exits[ExitKind::Lookup as usize]);
-    s.probe = a.len();
-    let miss = probe(&mut a, l);
-    a.land(miss);
-    a.gs_store_imm(l.exit_site(), NO_BRANCH);
-    let at = a.jmp();
-    a.link(at, s.lookup);
-    s.probe_branch = a.len();
-    let miss = probe(&mut a, l);
-    a.link(miss, s.lookup);
     for realm in 0..REALMS {
-        s.pop_return[realm] = returns::emit_pop(&mut a, l, realm, s.probe_branch);
+        emit_jumps(&mut a, l, &mut s, realm);
     }
     s.slow = emit_slow(&mut a, l, restore, l.slow());
     s.string = emit_slow(&mut a, l, restore, l.string());
@@ -117,14 +108,26 @@ fn emit_link(a: &mut Asm, l: &Layout, exit: usize) -> usize {
     at
 }
 
-fn emit_lookup(a: &mut Asm, l: &Layout, exit: usize) -> usize {
-    let at = a.len();
-    let miss = probe_other(a, l);
+/// The ways through the jump cache of `realm`.
+fn emit_jumps(a: &mut Asm, l: &Layout, s: &mut Stubs, realm: usize) {
+    let lookup = a.len();
+    let miss = probe_other(a, l, realm);
     a.land(miss);
     a.gs(true, op::MOV_STORE, T0, l.rip);
     let out = a.jmp();
-    a.link(out, exit);
-    at
+    a.link(out, s.slot_exits[ExitKind::Lookup as usize]);
+    s.lookup[realm] = lookup;
+    s.probe[realm] = a.len();
+    let miss = probe(a, l, realm);
+    a.land(miss);
+    a.gs_store_imm(l.exit_site(), NO_BRANCH);
+    let at = a.jmp();
+    a.link(at, lookup);
+    let branch = a.len();
+    let miss = probe(a, l, realm);
+    a.link(miss, lookup);
+    s.probe_branch[realm] = branch;
+    s.pop_return[realm] = returns::emit_pop(a, l, realm, branch);
 }
 
 fn emit_enter(a: &mut Asm, l: &Layout) -> usize {

@@ -44,7 +44,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use x86::paging::{PAGE_MASK, PAGE_SIZE};
 use x86::{CpuState, flags};
 
@@ -102,8 +101,7 @@ impl SoftVcpu {
             lockstep.overlay.keep_contents();
             let jit = &mut self.ctx_mut().jit;
             // Indirect jumps leave generated code.
-            jit.jump_caches = [JumpCache::nowhere(); 3];
-            jit.jump_cache.store(JumpCache::nowhere(), Ordering::SeqCst);
+            JumpCache::lead_nowhere(&jit.jump_caches);
             let left = self.enter(code);
             bump(&self.vm.counters.lockstep_blocks);
             let outcome = self.outcome(&left);

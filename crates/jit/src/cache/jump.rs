@@ -3,6 +3,7 @@
 use super::table::{JumpEntry, Table, Tables};
 use super::{Area, Dropped, Key, Map};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use x86::LONGEST_INSTRUCTION;
 
 /// A jump cache of one address space and mode. Every address has two entries
@@ -103,10 +104,13 @@ impl JumpCaches {
 }
 
 impl JumpCache {
-    /// Address of the first entry of a cache that stays empty.
-    pub fn nowhere() -> u64 {
+    /// Puts one that stays empty in the place of all, so that jumps leave generated
+    /// code.
+    pub fn lead_nowhere(places: &[AtomicU64]) {
         static EMPTY: LazyLock<JumpCache> = LazyLock::new(|| JumpCaches(Tables::sparse()).create());
-        EMPTY.address()
+        for place in places {
+            place.store(EMPTY.address(), Ordering::SeqCst);
+        }
     }
     /// Address of the first entry.
     pub fn address(&self) -> u64 {

@@ -90,6 +90,7 @@ impl Emitter<'_> {
             narrow: matches!(leads, Leads::Narrow),
             entrance,
             mapping: self.to.mapping,
+            bank: self.to.bank,
             wide: self.to.wide,
             mode: 0,
         });
@@ -110,7 +111,7 @@ impl Emitter<'_> {
         returns::remember_address(&mut self.hot, l, bank);
         self.align_link(3);
         let at = self.hot.lea_rip(T2);
-        let probe = self.stubs.probe;
+        let probe = self.stubs.probe[bank];
         self.hot_to_stub(at, probe);
         self.note_link(self.to.hot + at, next, probe, Leads::Return);
         returns::remember_code(&mut self.hot, l, bank);
@@ -211,11 +212,12 @@ impl Emitter<'_> {
     /// the slot. A branch to a non-canonical address always misses: its number
     /// tells the engine whose fault that is.
     fn probe(&mut self, branch: u32) {
-        let miss = probe(&mut self.hot, self.l);
+        let bank = self.to.bank;
+        let miss = probe(&mut self.hot, self.l, bank);
         self.hot_to_cold(miss);
         self.cold.gs_store_imm(self.l.exit_site(), branch);
         let out = self.cold.jmp();
-        self.cold_to_stub(out, self.stubs.lookup);
+        self.cold_to_stub(out, self.stubs.lookup[bank]);
     }
 
     /// Direct JMP.
@@ -255,9 +257,9 @@ impl Emitter<'_> {
         let stub = if self.may_be_refused() {
             let branch = self.number(insn);
             self.cold.gs_store_imm(self.l.exit_site(), branch);
-            self.stubs.probe_branch
+            self.stubs.probe_branch[to.bank]
         } else {
-            self.stubs.probe
+            self.stubs.probe[to.bank]
         };
         let out = self.cold.jmp();
         self.cold_to_stub(out, stub);
@@ -365,34 +367,34 @@ fn padding(at: usize) -> &'static [u8] {
     NOPS[at.wrapping_neg() & 3]
 }
 
-/// Jumps to the guest address in T0 through the jump cache; where the
+/// Jumps to the guest address in T0 through the jump cache of `realm`; where the
 /// displacement of the jump taken on a miss is. The guest's flags are in the slot.
-pub(crate) fn probe(a: &mut Asm, l: &Layout) -> usize {
+pub(crate) fn probe(a: &mut Asm, l: &Layout, realm: usize) -> usize {
     if mixes() {
         a.rorx(T1, T0, MIX_SHIFT);
         a.rr(true, op::ADD, T1, T0);
     } else {
         a.rr(true, op::MOV, T1, T0);
     }
-    probe_at(a, l)
+    probe_at(a, l, realm)
 }
 
 /// Jumps to the guest address in T0 if it is in its other place; as [`probe`]
 /// otherwise.
-pub(crate) fn probe_other(a: &mut Asm, l: &Layout) -> usize {
+pub(crate) fn probe_other(a: &mut Asm, l: &Layout, realm: usize) -> usize {
     a.rr(true, op::MOV, T1, T0);
     a.shr_imm(T1, 16);
     a.mem(true, op::LEA, T1, T0, Some((T1, OTHER_SHIFT)), 0);
-    probe_at(a, l)
+    probe_at(a, l, realm)
 }
 
 /// As [`probe`] for the entry that the low 16 bits of T1 name. Clobbers T1, T2 and
 /// the host's flags.
-fn probe_at(a: &mut Asm, l: &Layout) -> usize {
+fn probe_at(a: &mut Asm, l: &Layout, realm: usize) -> usize {
     const EIGHTH: (u8, u8) = (T1, 3);
     a.movzx16(T1, T1);
     a.rr(false, op::ADD, T1, T1);
-    a.gs(true, op::MOV, T2, l.jump_cache());
+    a.gs(true, op::MOV, T2, l.jump_cache(realm));
     a.mem(true, op::CMP, T0, T2, Some(EIGHTH), 0);
     let miss = a.jcc(cc::NE);
     a.jmp_mem(T2, EIGHTH, 8);

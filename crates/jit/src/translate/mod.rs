@@ -57,7 +57,7 @@ pub struct Target {
     pub first_link: u32,
     /// Number of the first instruction that an exit names.
     pub first_exit: u32,
-    /// TLB array of data accesses.
+    /// TLB array of data accesses, and the [`crate::Realm`].
     pub bank: usize,
     /// Where its page is mapped.
     pub mapping: Mapping,
@@ -90,6 +90,8 @@ pub struct Link {
     pub entrance: Entrance,
     /// What its target is relative to.
     pub mapping: Mapping,
+    /// [`Target::bank`] of the translation it is in.
+    pub bank: usize,
     /// It is in 64-bit code.
     pub wide: bool,
     /// Mode of the translation it is in, see [`crate::cache::Key::mode`]; the
@@ -218,7 +220,7 @@ impl Translator {
             link.target,
         );
         let out = a.jmp();
-        a.link_abs(out, at, self.stubs.probe);
+        a.link_abs(out, at, self.stubs.probe[link.bank]);
         a.buf.to_vec()
     }
 

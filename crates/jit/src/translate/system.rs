@@ -6,7 +6,6 @@ use super::flags::Kept;
 use super::memory::Operand;
 use crate::asm::{cc, op};
 use crate::block::Step;
-use crate::gates::select;
 use crate::layout::Realm;
 use crate::regs::{Home, T0, T1, T2, home};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
@@ -62,17 +61,15 @@ impl Emitter<'_> {
     /// translations, another jump cache.
     pub(super) fn switch_ac(&mut self, step: &Step) {
         const AC: i32 = flags::AC as i32;
-        let (by, to) = match step.insn.mnemonic() {
-            Mnemonic::Stac => (AC, Realm::KernelAc),
-            _ => (-AC, Realm::Kernel),
+        let by = match step.insn.mnemonic() {
+            Mnemonic::Stac => AC,
+            _ => -AC,
         };
         self.flags_for_link();
         let (rflags, next) = (self.l.rflags, step.insn.next_ip());
         self.hot.gs(true, op::MOV, T0, rflags);
         self.hot.mem(true, op::LEA, T0, T0, None, by);
         self.hot.gs(true, op::MOV_STORE, T0, rflags);
-        select(&mut self.hot, self.l, to);
-        self.poll(next);
         self.jump_to(next);
     }
 
