@@ -178,6 +178,9 @@ fn class_of_code(code: Code) -> Vector {
     if code == Code::Wait {
         return Vector::X87; // raises what earlier x87 instructions left pending
     }
+    if is_general(code.mnemonic()) {
+        return Vector::None;
+    }
     if is(&[F::FPU, F::FPU287, F::FPU387, F::MMX, F::D3NOW, F::D3NOWEXT]) {
         return Vector::X87;
     }
@@ -195,6 +198,13 @@ fn class_of_code(code: Code) -> Vector {
         }
         _ => Vector::None,
     }
+}
+
+/// Came with SSE but uses none of its registers and heeds neither CR0.TS nor CR0.EM.
+/// Kernels have LFENCE at every entry.
+fn is_general(m: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(m, M::Lfence | M::Mfence | M::Sfence | M::Movnti)
 }
 
 /// SSE-extension instructions on MM registers follow x87 rules.
