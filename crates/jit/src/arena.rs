@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A dual-mapped code area. The two views show the same bytes: code is written
 /// through [`Arena::rw`] and executed through [`Arena::rx`]. Pages are
@@ -220,14 +220,18 @@ impl Arena {
 }
 
 impl Arena {
-    /// Replaces four aligned bytes at once while other threads may execute
-    /// them.
+    /// Replaces four bytes of an aligned quadword at once while other threads may
+    /// execute them.
     pub fn patch(&mut self, offset: usize, value: u32) {
-        assert!(offset.is_multiple_of(4) && offset + 4 <= self.len);
+        let (start, within) = (offset & !7, offset & 7);
+        assert!(within <= 4 && start + 8 <= self.len);
         // SAFETY: aligned and inside the writable view (checked above), which
         // is only ever accessed through raw pointers.
-        let at = unsafe { AtomicU32::from_ptr(self.rw.as_ptr().add(offset).cast()) };
-        at.store(value, Ordering::Release);
+        let quadword = unsafe { AtomicU64::from_ptr(self.rw.as_ptr().add(start).cast()) };
+        // Nobody else writes: `&mut self`.
+        let mut bytes = quadword.load(Ordering::Relaxed).to_le_bytes();
+        bytes[within..within + 4].copy_from_slice(&value.to_le_bytes());
+        quadword.store(u64::from_le_bytes(bytes), Ordering::Release);
     }
 }
 
