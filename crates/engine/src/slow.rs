@@ -24,6 +24,9 @@ pub struct Slow {
     pub fault: Option<Exception>,
 }
 
+/// Every which access to a page in its other place moves that.
+const OTHER_HITS: u32 = 32;
+
 /// Goes on in generated code.
 const GO_ON: u32 = 0;
 /// Leaves it.
@@ -39,6 +42,7 @@ pub unsafe extern "sysv64" fn access_path(ctx: *mut Ctx, la: u64, arg: u32, pc: 
     let ctx = unsafe { &mut *ctx };
     // SAFETY: as above.
     let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
+    ctx.jit.until_moved = OTHER_HITS;
     let access = Access { la, arg };
     let kind = match access.find(ctx, map) {
         Ok(Some(host)) if !access.is_split_lock() => {

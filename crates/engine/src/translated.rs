@@ -395,6 +395,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         irq_waiting: 0,
         exit_kind: 0,
         exit_site: 0,
+        until_moved: 0,
         host_rsp: 0,
         frame: 0,
         temp: 0,

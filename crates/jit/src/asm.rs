@@ -85,6 +85,11 @@ impl Asm {
         self.u32(disp);
         self.u32(0);
     }
+    /// `dec dword gs:[disp]`.
+    pub fn gs_dec(&mut self, disp: u32) {
+        self.bytes(&[0x65, 0xff, 0x0c, 0x25]);
+        self.u32(disp);
+    }
     /// `and dword gs:[disp], imm32`.
     pub fn gs_and_imm(&mut self, disp: u32, imm: u32) {
         self.bytes(&[0x65, 0x81, 0x24, 0x25]);

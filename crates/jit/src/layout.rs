@@ -81,6 +81,9 @@ pub struct JitCtx {
     pub exit_kind: u32,
     /// Argument of the last return.
     pub exit_site: u32,
+    /// Accesses to pages in their other place in the TLB until one takes the slow
+    /// path, which moves its page to the first: those used most are there in time.
+    pub until_moved: u32,
     /// Host stack pointer in Rust's part of the stack.
     pub host_rsp: u64,
     /// That of generated code, at the slot for flags.
@@ -205,6 +208,7 @@ impl Layout {
         irq_waiting,
         exit_kind,
         exit_site,
+        until_moved,
         host_rsp,
         frame,
         temp,

@@ -186,9 +186,12 @@ fn look_elsewhere(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> (Option<
     tlb_field(a, l, (op::XOR, T2), tag);
     a.cmp_imm(T2, 4096 - size);
     let elsewhere = a.jcc(cc::A);
+    a.gs_dec(l.until_moved());
+    let move_it = a.jcc(cc::E);
     a.rr(true, op::MOV, T0, T2);
     tlb_field(a, l, (op::MOV, T1), TlbField::Host);
     a.buf.push(0xc3);
+    a.land(move_it);
     (split, elsewhere)
 }
 
