@@ -50,7 +50,6 @@ pub const LAYOUT: Layout = {
         seg_stride: size_of::<Segment>() as u32,
         gates: GateLayout {
             efer: (cpu + offset_of!(CpuState, efer)) as u32,
-            star: (msr + offset_of!(Msrs, star)) as u32,
             lstar: (msr + offset_of!(Msrs, lstar)) as u32,
             sfmask: (msr + offset_of!(Msrs, sfmask)) as u32,
             gdt_base: (gdtr + offset_of!(DescTable, base)) as u32,

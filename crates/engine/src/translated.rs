@@ -13,7 +13,7 @@ use isa::Stop;
 use jit::cache::{CodeCache, JumpCache};
 use jit::classify::{Allowed, Copyable};
 use jit::translate::stack_change;
-use jit::{ExitKind, Gathered, JitCtx, Realm, moved};
+use jit::{ExitKind, FlatSegments, Gathered, JitCtx, Realm, moved};
 use softmmu::tlb::Bank;
 use std::sync::atomic::{Ordering, fence};
 use x86::cpu::XsaveArea;
@@ -206,6 +206,7 @@ impl SoftVcpu {
         ctx.jit.irq_waiting = u32::from(self.irq_waiting || self.want_window);
         ctx.jit.tsc_offset = self.local.clock.tsc_offset;
         ctx.jit.page = 0;
+        ctx.jit.segments.follow(ctx.cpu.msr.star);
         ctx.cpu.rflags &= !flags::RF;
         // Whoever asks for a return from here on empties them himself.
         fence(Ordering::SeqCst);
@@ -407,6 +408,7 @@ pub fn jit_ctx(code: &CodeCache) -> JitCtx {
         string: slow::string_path as *const () as u64,
         found: 0,
         aside: XsaveArea::default(),
+        segments: FlatSegments::default(),
         gathered: Gathered([0; _]),
         xsave_mask: wide,
         host_xsave: host_image(),

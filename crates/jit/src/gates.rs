@@ -82,6 +82,39 @@ const fn data(cpl: u16) -> u16 {
     attr::P | attr::S | attr::RW | attr::A | attr::DB | attr::G | cpl << attr::DPL_SHIFT
 }
 
+/// What SYSCALL and SYSRET load into CS and SS, of which IA32_STAR has the selectors:
+/// the second halves of the segment registers, whose bases are 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlatSegments {
+    /// The IA32_STAR that they were made of.
+    star: u64,
+    syscall: [u64; 2],
+    sysret: [u64; 2],
+}
+
+impl FlatSegments {
+    /// Those of `star`.
+    pub fn follow(&mut self, star: u64) {
+        if self.star == star && self.syscall != [0; 2] {
+            return;
+        }
+        let half = |selector: u16, rights| flat(rights) | u64::from(selector) << 32;
+        let (kernel, user) = ((star >> 32) as u16, (star >> 48) as u16);
+        *self = Self {
+            star,
+            syscall: [
+                half(kernel & INDEX as u16, code(0)),
+                half(kernel.wrapping_add(8), data(0)),
+            ],
+            sysret: [
+                half(user.wrapping_add(16) | 3, code(3)),
+                half(user.wrapping_add(8) | 3, data(3)),
+            ],
+        };
+    }
+}
+
 struct Emitter<'a> {
     a: &'a mut Asm,
     l: &'a Layout,
@@ -150,6 +183,17 @@ impl Emitter<'_> {
         a.gs_store_zero(at);
     }
 
+    /// Loads CS and SS with those at `which` in [`FlatSegments`]. Clobbers T0.
+    fn load_code_and_stack(&mut self, which: usize) {
+        let l = self.l;
+        for (i, at) in [l.gates.cs, l.gates.ss].into_iter().enumerate() {
+            let from = l.segments() + which as u32 + 8 * i as u32;
+            self.a.gs(true, op::MOV, T0, from);
+            self.a.gs(true, op::MOV_STORE, T0, at + 8);
+            self.a.gs_store_zero(at);
+        }
+    }
+
     /// Goes on at T0.
     fn go_on(&mut self, realm: Realm) {
         let at = self.a.jmp();
@@ -179,14 +223,7 @@ impl Emitter<'_> {
         a.gs(true, op::MOV_STORE, T2, l.rflags);
         a.gs_store_zero(l.page());
         self.set_aside(T2);
-        let a = &mut *self.a;
-        a.gs(true, op::MOV, T0, l.gates.star);
-        a.shr_imm(T0, 32);
-        a.mem(false, op::LEA, T1, T0, None, 8);
-        a.movzx16(T1, T1);
-        a.and_imm(T0, INDEX);
-        self.load_flat(l.gates.cs, T0, code(0));
-        self.load_flat(l.gates.ss, T1, data(0));
+        self.load_code_and_stack(offset_of!(FlatSegments, syscall));
         self.a.gs(true, op::MOV, T0, l.gates.lstar);
         self.go_on(Realm::Kernel);
         self.refuse(&[]);
@@ -208,17 +245,7 @@ impl Emitter<'_> {
         self.a.or_imm(T1, flags::FIXED1 as u32);
         self.a.gs(true, op::MOV_STORE, T1, l.rflags);
         self.set_aside(T1);
-        let a = &mut *self.a;
-        a.gs(true, op::MOV, T0, l.gates.star);
-        a.shr_imm(T0, 48);
-        a.mem(false, op::LEA, T1, T0, None, 8);
-        a.mem(false, op::LEA, T0, T0, None, 16);
-        for r in [T0, T1] {
-            a.movzx16(r, r);
-            a.or_imm(r, 3);
-        }
-        self.load_flat(l.gates.cs, T0, code(3));
-        self.load_flat(l.gates.ss, T1, data(3));
+        self.load_code_and_stack(offset_of!(FlatSegments, sysret));
         self.a.rr(true, op::MOV, T0, RCX);
         self.go_on(Realm::User);
         self.refuse(&[]);

@@ -1,5 +1,6 @@
 //! What generated code knows about the vCPU's memory: offsets from GS.
 
+use crate::gates::FlatSegments;
 use crate::returns::Returns;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -110,6 +111,8 @@ pub struct JitCtx {
     /// The guest's vector state during a slow path if it was loaded. Components in
     /// their initial state may not be written.
     pub aside: XsaveArea,
+    /// What SYSCALL and SYSRET load.
+    pub segments: FlatSegments,
     /// An operand read from two pages that are not neighbours in host memory.
     pub gathered: Gathered,
     /// XSAVE mask for guest vector state, 0 = use FXSAVE.
@@ -175,8 +178,6 @@ pub struct Layout {
 pub struct GateLayout {
     /// EFER.
     pub efer: u32,
-    /// IA32_STAR.
-    pub star: u32,
     /// IA32_LSTAR.
     pub lstar: u32,
     /// IA32_FMASK.
@@ -219,6 +220,7 @@ impl Layout {
         string,
         found,
         aside,
+        segments,
         gathered,
         xsave_mask,
         host_xsave,

@@ -37,6 +37,7 @@ pub mod stubs;
 pub mod translate;
 pub mod windows;
 
+pub use gates::FlatSegments;
 pub use layout::{ExitKind, GateLayout, Gathered, JitCtx, Layout, Realm, WIDEST};
 pub use moved::moved;
 pub use returns::Returns;

@@ -155,6 +155,7 @@ impl Emitter<'_> {
     fn rename(&mut self, insn: &Instruction, copy: &mut Instruction, scratch: &[u8]) -> StandIns {
         let mut ins = StandIns::default();
         let access = self.access.of(insn);
+        let zero = is_zero(insn);
         for i in 0..insn.op_count() {
             let Some(place) = register_home(insn, i) else {
                 continue;
@@ -170,7 +171,7 @@ impl Emitter<'_> {
                     });
                     // A write of part of a register keeps the rest.
                     let partial = r.size() < 4;
-                    ins.read |= u8::from(access.reads(i) || partial) << k;
+                    ins.read |= u8::from(access.reads(i) && !zero || partial) << k;
                     ins.written |= u8::from(access.writes(i)) << k;
                     ins.list[k].1
                 }
@@ -229,6 +230,14 @@ pub(super) fn count_slots(insn: &Instruction) -> usize {
         }
     }
     seen.count_ones() as usize
+}
+
+/// The result is 0 whatever the register holds.
+fn is_zero(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), Mnemonic::Xor | Mnemonic::Sub)
+        && insn.op1_kind() == OpKind::Register
+        && insn.op0_kind() == OpKind::Register
+        && insn.op0_register() == insn.op1_register()
 }
 
 /// The operands have 32 or 64 bits.

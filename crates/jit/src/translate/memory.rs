@@ -260,15 +260,40 @@ impl Emitter<'_> {
 
     /// The same and `by`, which is 0 unless the address is as long as the code's.
     pub(super) fn linear_address_and(&mut self, insn: &Instruction, by: i32) {
-        self.effective_address(insn, by);
         let base = match insn.memory_segment() {
             Register::FS => self.l.fs_base,
             Register::GS => self.l.gs_base,
-            _ => return,
+            _ => return self.effective_address(insn, by),
         };
+        if self.offset_in_segment(insn, base, by) {
+            return;
+        }
+        self.effective_address(insn, by);
         self.hot.gs(true, op::MOV, T1, base);
         self.hot
             .mem(self.to.wide, op::LEA, T0, T0, Some((T1, 0)), 0);
+    }
+
+    /// T0 = the address in the segment whose base is in field `base` of an operand
+    /// with a displacement and perhaps a base register; false if it is none.
+    fn offset_in_segment(&mut self, insn: &Instruction, base: u32, by: i32) -> bool {
+        let (wide, register) = (self.to.wide, insn.memory_base());
+        let disp = insn.memory_displacement64() as i64;
+        let near = i32::try_from(disp).ok().and_then(|d| d.checked_add(by));
+        let plain = insn.memory_index() == Register::None && register.size() != 4;
+        let (Some(near), true, true) = (near, plain && wide, !insn.is_ip_rel_memory_operand())
+        else {
+            return false;
+        };
+        self.hot.gs(true, op::MOV, T1, base);
+        match register {
+            Register::None => self.hot.mem(true, op::LEA, T0, T1, None, near),
+            _ => {
+                let b = self.fetch(register, T0);
+                self.hot.mem(true, op::LEA, T0, T1, Some((b, 0)), near);
+            }
+        }
+        true
     }
 
     fn effective_address(&mut self, insn: &Instruction, by: i32) {
