@@ -587,7 +587,7 @@ impl CodeCache {
         let anywhere = entry.key.rip == Key::ANYWHERE;
         if anywhere == (link.mapping == Mapping::Anywhere) {
             entry.incoming.push(id);
-            let to = entry.entrance(link.entrance);
+            let to = entry.entrances.for_link(link.entrance, link.vector) as u32;
             self.patch(link.at, to);
         } else if link.narrow {
             // Through the jump cache it would come back.

@@ -30,6 +30,9 @@ pub struct Entrances {
     address: usize,
     host: usize,
     slot: usize,
+    /// The same for who knows that the guest's vector state is in the host's registers.
+    host_loaded: usize,
+    slot_loaded: usize,
 }
 
 impl Entrances {
@@ -39,6 +42,15 @@ impl Entrances {
             Entrance::Address => self.address,
             Entrance::Host => self.host,
             Entrance::Slot => self.slot,
+        }
+    }
+
+    /// Where a link leads from a block that uses vector registers, or does not.
+    pub fn for_link(&self, which: Entrance, vector: bool) -> usize {
+        match which {
+            Entrance::Host if vector => self.host_loaded,
+            Entrance::Slot if vector => self.slot_loaded,
+            _ => self.get(which),
         }
     }
 }
@@ -63,6 +75,7 @@ impl Emitter<'_> {
             address: self.to.hot,
             host: here(self),
             slot: here(self),
+            ..Entrances::default()
         };
         match self.wanted(block) {
             Wanted::Nowhere => {}
@@ -92,7 +105,26 @@ impl Emitter<'_> {
                 at.host = here(self);
             }
         }
+        (at.host_loaded, at.slot_loaded) = (at.host, at.slot);
         self.out.entrances = at;
+        if block.vector {
+            self.enter_loaded(block);
+        }
+    }
+
+    /// Sees that the guest's vector state is in the host's registers; links from where
+    /// it is lead behind that if they bring the flags to where they are now.
+    fn enter_loaded(&mut self, block: &Block) {
+        let dead = block.steps[0].live_in == 0;
+        self.load_vector(self.flags == Kept::Host && !dead);
+        let here = self.to.hot + self.hot.len();
+        let at = &mut self.out.entrances;
+        if dead || self.flags == Kept::Host {
+            at.host_loaded = here;
+        }
+        if dead || self.flags == Kept::Slot {
+            at.slot_loaded = here;
+        }
     }
 
     /// Sets [`crate::JitCtx::page`], which is 0 in kernel code and on entry. T0

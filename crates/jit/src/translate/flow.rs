@@ -89,6 +89,7 @@ impl Emitter<'_> {
             crosses,
             narrow: matches!(leads, Leads::Narrow),
             entrance,
+            vector: self.vector,
             mapping: self.to.mapping,
             bank: self.to.bank,
             wide: self.to.wide,

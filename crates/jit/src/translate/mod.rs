@@ -88,6 +88,8 @@ pub struct Link {
     pub narrow: bool,
     /// The way by which it enters its target.
     pub entrance: Entrance,
+    /// The guest's vector state is in the host's registers there.
+    pub vector: bool,
     /// What its target is relative to.
     pub mapping: Mapping,
     /// [`Target::bank`] of the translation it is in.
@@ -148,6 +150,8 @@ pub struct Translator {
 struct Emitter<'a> {
     l: &'a Layout,
     stubs: &'a Stubs,
+    /// The block uses vector registers.
+    vector: bool,
     access: &'a mut AccessTable,
     encoder: &'a mut Encoder,
     misses: &'a mut Misses,
@@ -235,6 +239,7 @@ impl Translator {
         let mut e = Emitter {
             l: &self.layout,
             stubs: &self.stubs,
+            vector: false,
             access: &mut self.access,
             encoder: &mut self.encoder,
             misses: &mut self.misses,
@@ -271,11 +276,8 @@ fn take_asm(buf: &mut Buffer) -> Asm {
 
 impl Emitter<'_> {
     fn block(&mut self, block: &Block) {
+        self.vector = block.vector;
         self.enter(block);
-        if block.vector {
-            let in_host = self.flags == Kept::Host && block.steps[0].live_in != 0;
-            self.load_vector(in_host);
-        }
         let live_in = block.steps.iter().skip(1).map(|s| s.live_in);
         let live_out = live_in.chain([x86::flags::ARITH]);
         for (step, live) in block.steps.iter().zip(live_out) {
