@@ -128,11 +128,11 @@ fn is_simple(kind: OpCodeOperandKind) -> bool {
     )
 }
 
-fn class_of_code(code: Code) -> Vector {
-    use iced_x86::{CpuidFeature as F, EncodingKind, OpCodeOperandKind as K};
+/// An operand is none of a general register, memory or an immediate.
+fn names_vector(code: Code) -> bool {
+    use OpCodeOperandKind as K;
     let info = code.op_code();
-    let is = |f: &[F]| code.cpuid_features().iter().any(|c| f.contains(c));
-    let vector_operand = (0..info.op_count()).any(|i| {
+    (0..info.op_count()).any(|i| {
         !matches!(
             info.op_kind(i),
             K::None
@@ -174,7 +174,13 @@ fn class_of_code(code: Code) -> Vector {
                 | K::r64_reg_mem
                 | K::r16_reg_mem
         )
-    });
+    })
+}
+
+fn class_of_code(code: Code) -> Vector {
+    use iced_x86::{CpuidFeature as F, EncodingKind};
+    let info = code.op_code();
+    let is = |f: &[F]| code.cpuid_features().iter().any(|c| f.contains(c));
     if code == Code::Wait {
         return Vector::X87; // raises what earlier x87 instructions left pending
     }
@@ -189,7 +195,7 @@ fn class_of_code(code: Code) -> Vector {
         EncodingKind::VEX if is(&[F::AVX512F, F::AVX512BW, F::AVX512DQ]) => Vector::Avx512,
         EncodingKind::VEX if is(&[F::BMI1, F::BMI2]) => Vector::None,
         EncodingKind::VEX => Vector::Avx,
-        EncodingKind::Legacy if vector_operand || is(&[F::SSE, F::SSE2, F::SSE3, F::SSSE3]) => {
+        EncodingKind::Legacy if names_vector(code) || is(&[F::SSE, F::SSE2, F::SSE3, F::SSSE3]) => {
             if is(&[F::FXSR]) {
                 Vector::None
             } else {

@@ -30,7 +30,6 @@ const LAYOUT: Layout = Layout {
     seg_stride: 32,
     gates: GateLayout {
         efer: 0x268,
-        star: 0x3a0,
         lstar: 0x3a8,
         sfmask: 0x3b0,
         gdt_base: 0x270,
