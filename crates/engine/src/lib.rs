@@ -23,6 +23,7 @@ mod jumps;
 mod kvmclock;
 mod lockstep;
 mod msr;
+mod pointers;
 mod profile;
 mod ram;
 mod replay;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "called by generated code")]
 
 use crate::ctx::Ctx;
+use crate::pointers::{Operand, note_operand};
 use crate::ram::Ram;
 use crate::strings::{self, Bulk};
 use crate::vm::SoftVm;
@@ -22,6 +23,8 @@ pub struct Slow {
     pub vm: *const SoftVm,
     /// The exception behind [`ExitKind::Fault`].
     pub fault: Option<Exception>,
+    /// What FDP named when an access last changed the TLB.
+    pub operand: Operand,
 }
 
 /// Every which access to a page in its other place moves that.
@@ -43,6 +46,7 @@ pub unsafe extern "sysv64" fn access_path(ctx: *mut Ctx, la: u64, arg: u32, pc: 
     // SAFETY: as above.
     let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
     ctx.jit.until_moved = OTHER_HITS;
+    note_operand(ctx, vm);
     let access = Access { la, arg };
     let kind = match access.find(ctx, map) {
         Ok(Some(host)) if !access.is_split_lock() => {
@@ -74,6 +78,7 @@ pub unsafe extern "sysv64" fn string_path(ctx: *mut Ctx, _: u64, arg: u32, _: u6
     let ctx = unsafe { &mut *ctx };
     // SAFETY: as above.
     let (map, vm) = unsafe { (&*ctx.slow.map, &*ctx.slow.vm) };
+    note_operand(ctx, vm);
     let bulk = Bulk::from_info(arg);
     // A rehearsal does all of it or nothing.
     if !vm.options.lockstep {
@@ -99,7 +104,7 @@ fn bring_flags(ctx: &mut Ctx) {
 }
 
 /// Where the guest's vector state is while generated code waits for us.
-fn vector_state(ctx: &Ctx) -> &XsaveArea {
+pub(crate) fn vector_state(ctx: &Ctx) -> &XsaveArea {
     match ctx.jit.vec_loaded {
         0 => &ctx.cpu.xsave,
         _ => &ctx.jit.aside,

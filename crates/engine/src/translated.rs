@@ -291,32 +291,6 @@ impl SoftVcpu {
         Some(Exception::GP0)
     }
 
-    /// The x87 remembers where its last instruction and its operand were (FIP,
-    /// FDP): the host's addresses of copies become the guest's.
-    fn hide_host_addresses(&mut self) {
-        const FIP: std::ops::Range<usize> = 8..16;
-        const FDP: std::ops::Range<usize> = 16..24;
-        let cache = self.enter_address;
-        let size = self.vm.options.code_cache_bytes() as u64;
-        let ctx = self.ctx_mut();
-        let read = |a: &[u8]| u64::from_le_bytes(a.try_into().unwrap_or_default());
-        let (fip, fdp) = (read(&ctx.cpu.xsave.0[FIP]), read(&ctx.cpu.xsave.0[FDP]));
-        if fip.wrapping_sub(cache) >= size {
-            return;
-        }
-        let site = self.vm.code.lock().copied_from(fip).unwrap_or_default();
-        // On such hosts FDP is still the guest's unless an error set it.
-        let set = ctx.cpu.xsave.x87_error_pending() && site.memory != 0;
-        let fdp = match fdp_needs_an_error() && !set || fdp == 0 {
-            true => fdp,
-            false => ctx.tlb.linear_of(fdp).unwrap_or(0),
-        };
-        let rip = site.rip;
-        let area = &mut ctx.cpu.xsave.0;
-        area[FIP].copy_from_slice(&rip.to_le_bytes());
-        area[FDP].copy_from_slice(&fdp.to_le_bytes());
-    }
-
     /// The code address of RIP if the jump cache has it, as an indirect jump
     /// in translated code would find it.
     fn remembered_jump(&mut self) -> Option<u64> {
@@ -339,14 +313,6 @@ impl SoftVcpu {
         }
         cache.insert(rip, address);
     }
-}
-
-/// The host sets FDP only when an unmasked x87 exception is raised
-/// (FDP_EXCPTN_ONLY, CPUID.7.0:EBX[6]).
-fn fdp_needs_an_error() -> bool {
-    use std::sync::OnceLock;
-    static NEEDS: OnceLock<bool> = OnceLock::new();
-    *NEEDS.get_or_init(|| crate::cpuid::host(7, 0)[1] & 1 << 6 != 0)
 }
 
 /// The instructions that run as copies: unprivileged, offered to the guest,

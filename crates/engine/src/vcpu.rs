@@ -10,6 +10,7 @@ use crate::halt::HaltPoll;
 use crate::jumps::Jumps;
 use crate::lockstep::Lockstep;
 use crate::msr::ClockMsrs;
+use crate::pointers::Operand;
 use crate::profile::{Sampler, Sampling};
 use crate::replay::Replay;
 use crate::shared::Shared;
@@ -64,6 +65,7 @@ fn shared(vm: &SoftVm, id: u32) -> Shared {
             map: std::ptr::null(),
             vm: std::ptr::null(),
             fault: None,
+            operand: Operand::default(),
         },
     });
     ctx.cpu.xlayout = jit::native::components().1;
