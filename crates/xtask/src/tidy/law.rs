@@ -4,7 +4,7 @@ use super::Source;
 
 /// (crate, what it may depend on). Tests may use more: only `[dependencies]`
 /// and `[build-dependencies]` count.
-const LAW: [(&str, &[&str]); 21] = [
+const LAW: [(&str, &[&str]); 22] = [
     ("x86", &[]),
     ("hv", &["x86"]),
     ("irqchip", &["x86"]),
@@ -16,10 +16,11 @@ const LAW: [(&str, &[&str]); 21] = [
     ("state", &[]),
     ("devices", &["x86", "state"]),
     ("disk", &[]),
-    ("virtio", &["devices", "disk", "state"]),
+    ("net", &[]),
+    ("virtio", &["devices", "disk", "net", "state"]),
     (
         "machine",
-        &["x86", "hv", "devices", "virtio", "disk", "state"],
+        &["x86", "hv", "devices", "virtio", "disk", "net", "state"],
     ),
     ("guest", &[]),
     ("cpubench", &[]),
@@ -27,7 +28,7 @@ const LAW: [(&str, &[&str]); 21] = [
     (
         "trapeze",
         &[
-            "hv", "engine", "kvm", "machine", "virtio", "disk", "guestimg", "guest",
+            "hv", "engine", "kvm", "machine", "virtio", "disk", "net", "guestimg", "guest",
         ],
     ),
     ("conformance", &["x86", "hv", "engine", "kvm"]),

@@ -1,0 +1,40 @@
+//! The host's side of networks: where a guest's frames go and come from. Knows
+//! nothing of devices; whoever has one end of a [`Network`] is "the guest" here.
+
+mod frame;
+
+pub use frame::{Accepts, Frame, Offload, Partial, SegmentKind, Segments};
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+/// The guest's network adapter, as a network sees it.
+pub trait Guest {
+    /// There is room for a frame.
+    fn has_room(&mut self) -> bool;
+    /// Takes a frame, or drops it if there is no room.
+    fn deliver(&mut self, frame: &Frame);
+}
+
+/// A network. One thread at a time uses it, which waits for [`Network::fd`] and
+/// [`Network::deadline`] along with its own matters.
+pub trait Network: Send {
+    /// Readable when [`Network::run`] has something to do.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// When [`Network::run`] has something to do though nothing is readable.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    /// What the guest's driver can do; said before the first frame and after each
+    /// change.
+    fn accepts(&mut self, accepts: Accepts);
+    /// A frame from the guest. False: not now, offer it again after
+    /// [`Network::run`].
+    fn send(&mut self, frame: &Frame) -> bool;
+    /// Does what is to be done, and gives frames to the guest while it has room.
+    ///
+    /// # Errors
+    /// The host's; the network is dead then.
+    fn run(&mut self, now: Instant, guest: &mut dyn Guest) -> io::Result<()>;
+}
