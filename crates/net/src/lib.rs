@@ -2,8 +2,11 @@
 //! nothing of devices; whoever has one end of a [`Network`] is "the guest" here.
 
 mod frame;
+pub mod header;
+mod tap;
 
 pub use frame::{Accepts, Frame, Offload, Partial, SegmentKind, Segments};
+pub use tap::{Tap, TapConfig};
 
 use std::io;
 use std::os::fd::BorrowedFd;

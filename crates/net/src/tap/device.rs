@@ -1,0 +1,171 @@
+//! The character device `/dev/net/tun` and what Linux's `if_tun.h` says of it.
+#![allow(unsafe_code, reason = "the device's ioctls")]
+
+use crate::frame::Accepts;
+use crate::header::HEADER;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+const DEVICE: &str = "/dev/net/tun";
+const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
+const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
+const IFF_TAP: u16 = 2;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+const TUN_F_CSUM: u32 = 1;
+const TUN_F_TSO4: u32 = 2;
+const TUN_F_TSO6: u32 = 4;
+const TUN_F_TSO_ECN: u32 = 8;
+/// Bytes of a name with its terminating zero.
+const NAME: usize = 16;
+
+/// `struct ifreq` with flags.
+#[repr(C)]
+struct Request {
+    name: [u8; NAME],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+/// A tap device's descriptor.
+#[derive(Debug)]
+pub(super) struct Device {
+    file: File,
+    name: String,
+}
+
+impl Device {
+    /// Makes the interface or attaches to it.
+    ///
+    /// # Errors
+    /// One line.
+    pub(super) fn open(name: Option<&str>) -> Result<Self, String> {
+        let mut request = Request {
+            name: [0; NAME],
+            flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
+            rest: [0; 22],
+        };
+        let wanted = name.unwrap_or("tap%d");
+        if wanted.is_empty() || wanted.len() >= NAME || wanted.contains(['/', '\0', ' ']) {
+            return Err(format!(
+                "ifname={wanted}: takes 1 to {} characters",
+                NAME - 1
+            ));
+        }
+        request.name[..wanted.len()].copy_from_slice(wanted.as_bytes());
+        let file = File::options().read(true).write(true).open(DEVICE);
+        let file = file.map_err(|e| format!("{DEVICE}: {}", explain(&e, "opening it")))?;
+        // SAFETY: TUNSETIFF reads and writes an ifreq.
+        let done = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
+        if done < 0 {
+            let e = io::Error::last_os_error();
+            return Err(format!(
+                "tap device '{wanted}': {}",
+                explain(&e, "making it")
+            ));
+        }
+        Self::set_up(file, name_of(&request))
+    }
+
+    /// Takes one that somebody else opened.
+    ///
+    /// # Errors
+    /// One line, if it is none.
+    pub(super) fn adopt(fd: OwnedFd) -> Result<Self, String> {
+        let file = File::from(fd);
+        let mut request = Request {
+            name: [0; NAME],
+            flags: 0,
+            rest: [0; 22],
+        };
+        // SAFETY: TUNGETIFF writes an ifreq.
+        let done = unsafe { libc::ioctl(file.as_raw_fd(), TUNGETIFF, &raw mut request) };
+        if done < 0 || request.flags & IFF_TAP == 0 {
+            return Err("fd= is not that of a tap device".into());
+        }
+        if request.flags & IFF_VNET_HDR == 0 {
+            return Err("fd= is a tap device without IFF_VNET_HDR, which is needed".into());
+        }
+        Self::set_up(file, name_of(&request))
+    }
+
+    fn set_up(file: File, name: String) -> Result<Self, String> {
+        let size = HEADER as libc::c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads an int; F_SETFL takes flags.
+        let done = unsafe {
+            let fd = file.as_raw_fd();
+            libc::ioctl(fd, TUNSETVNETHDRSZ, &raw const size) >= 0
+                && libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) >= 0
+        };
+        match done {
+            true => Ok(Self { file, name }),
+            false => Err(format!(
+                "tap device '{name}': {}",
+                io::Error::last_os_error()
+            )),
+        }
+    }
+
+    /// The interface's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the host may leave to the guest.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn offload(&self, accepts: Accepts) -> io::Result<()> {
+        let flag = |on: bool, flag| if on { flag } else { 0 };
+        let flags = flag(accepts.checksum, TUN_F_CSUM)
+            | flag(accepts.tcp4, TUN_F_TSO4)
+            | flag(accepts.tcp6, TUN_F_TSO6)
+            | flag(accepts.ecn, TUN_F_TSO_ECN);
+        // SAFETY: TUNSETOFFLOAD takes flags.
+        let done = unsafe {
+            libc::ioctl(
+                self.file.as_raw_fd(),
+                TUNSETOFFLOAD,
+                libc::c_ulong::from(flags),
+            )
+        };
+        match done {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRef<File> for Device {
+    fn as_ref(&self) -> &File {
+        &self.file
+    }
+}
+
+fn name_of(request: &Request) -> String {
+    let name = request.name.split(|b| *b == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
+/// What an error means here, and what would work.
+fn explain(e: &io::Error, doing: &str) -> String {
+    match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => format!(
+            "{doing} needs CAP_NET_ADMIN; 'ip tuntap add NAME mode tap user USER' makes one for \
+             USER, and -netdev user needs no rights"
+        ),
+        Some(libc::EBUSY) => "it is in use by another program".into(),
+        Some(libc::EINVAL) => "there is an interface of this name that is no tap device".into(),
+        Some(libc::ENOENT | libc::ENODEV) => "the host has no tap devices (module tun)".into(),
+        _ => e.to_string(),
+    }
+}
