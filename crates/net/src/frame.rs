@@ -51,7 +51,7 @@ pub enum SegmentKind {
     TcpV6,
 }
 
-/// What the guest's driver can do with frames.
+/// What one side can do with the other's frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepts {
     /// [`Offload::checksum`].
@@ -62,4 +62,14 @@ pub struct Accepts {
     pub tcp6: bool,
     /// [`Segments::ecn`].
     pub ecn: bool,
+}
+
+impl Accepts {
+    /// Everything.
+    pub const ALL: Self = Self {
+        checksum: true,
+        tcp4: true,
+        tcp6: true,
+        ecn: true,
+    };
 }

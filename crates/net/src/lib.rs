@@ -3,9 +3,12 @@
 
 mod frame;
 pub mod header;
+mod stream;
 mod tap;
+mod watch;
 
 pub use frame::{Accepts, Frame, Offload, Partial, SegmentKind, Segments};
+pub use stream::{Stream, StreamAddress, StreamConfig};
 pub use tap::{Tap, TapConfig};
 
 use std::io;
@@ -28,6 +31,10 @@ pub trait Network: Send {
     /// When [`Network::run`] has something to do though nothing is readable.
     fn deadline(&self) -> Option<Instant> {
         None
+    }
+    /// What the guest may leave to do with its frames.
+    fn takes(&self) -> Accepts {
+        Accepts::default()
     }
     /// What the guest's driver can do; said before the first frame and after each
     /// change.

@@ -94,12 +94,7 @@ fn the_hosts_kernel_answers() {
     }
     let mut tap = open("guest0");
     assert_eq!(tap.name(), "guest0");
-    tap.accepts(Accepts {
-        checksum: true,
-        tcp4: true,
-        tcp6: true,
-        ecn: true,
-    });
+    tap.accepts(Accepts::ALL);
     ip("addr add 10.9.0.1/24 dev guest0");
     ip("link set guest0 up");
     assert!(tap.send(&question()));

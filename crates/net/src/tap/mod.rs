@@ -6,14 +6,14 @@ mod script;
 
 use crate::frame::{Accepts, Frame};
 use crate::header::{self, HEADER};
+use crate::watch::{NOTHING, Watch};
 use crate::{Guest, Network};
 use device::Device;
 use log::warn;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::io::Errno;
+use rustix::event::epoll::EventFlags;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -39,9 +39,7 @@ pub struct TapConfig {
 #[derive(Debug)]
 pub struct Tap {
     device: Device,
-    epoll: OwnedFd,
-    /// What the epoll waits for.
-    waits_for: EventFlags,
+    watch: Watch,
     /// What was read last.
     frame: Frame,
     down: Option<PathBuf>,
@@ -60,14 +58,12 @@ impl Tap {
         if let Some(up) = &config.up {
             script::run(up, device.name())?;
         }
-        let failed = |e: Errno| format!("epoll: {e}");
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(failed)?;
-        let waits_for = EventFlags::IN;
-        epoll::add(&epoll, &device, EventData::new_u64(0), waits_for).map_err(failed)?;
+        let failed = |e| format!("epoll: {e}");
+        let mut watch = Watch::new().map_err(failed)?;
+        watch.begin(&device).map_err(failed)?;
         Ok(Self {
             device,
-            epoll,
-            waits_for,
+            watch,
             frame: Frame::default(),
             down: config.down,
         })
@@ -76,14 +72,6 @@ impl Tap {
     /// The interface's name.
     pub fn name(&self) -> &str {
         self.device.name()
-    }
-
-    fn wait_for(&mut self, flags: EventFlags) -> io::Result<()> {
-        if self.waits_for != flags {
-            epoll::modify(&self.epoll, &self.device, EventData::new_u64(0), flags)?;
-            self.waits_for = flags;
-        }
-        Ok(())
     }
 
     /// Reads a frame; false if there is none.
@@ -105,7 +93,11 @@ impl Tap {
 
 impl Network for Tap {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.watch.fd()
+    }
+
+    fn takes(&self) -> Accepts {
+        Accepts::ALL
     }
 
     fn accepts(&mut self, accepts: Accepts) {
@@ -120,9 +112,9 @@ impl Network for Tap {
         let parts = [IoSlice::new(&header), IoSlice::new(&frame.bytes)];
         match file.write_vectored(&parts) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let flags = self.waits_for | EventFlags::OUT;
+                let flags = self.watch.flags() | EventFlags::OUT;
                 // Without it the frame is as lost as on a full wire.
-                self.wait_for(flags).is_err()
+                self.watch.set(&self.device, flags).is_err()
             }
             // An interface that is down takes nothing; neither does one a frame
             // that it finds malformed.
@@ -133,14 +125,14 @@ impl Network for Tap {
     fn run(&mut self, _: Instant, guest: &mut dyn Guest) -> io::Result<()> {
         for _ in 0..BURST {
             if !guest.has_room() {
-                return self.wait_for(EventFlags::empty());
+                return self.watch.set(&self.device, NOTHING);
             }
             if !self.read()? {
                 break;
             }
             guest.deliver(&self.frame);
         }
-        self.wait_for(EventFlags::IN)
+        self.watch.set(&self.device, EventFlags::IN)
     }
 }
 
