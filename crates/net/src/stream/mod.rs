@@ -29,7 +29,7 @@ pub enum StreamAddress {
 }
 
 /// Who waits for whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamConfig {
     /// Where.
     pub address: StreamAddress,

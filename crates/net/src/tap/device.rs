@@ -5,7 +5,7 @@ use crate::frame::Accepts;
 use crate::header::HEADER;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 
 const DEVICE: &str = "/dev/net/tun";
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -74,8 +74,13 @@ impl Device {
     ///
     /// # Errors
     /// One line, if it is none.
-    pub(super) fn adopt(fd: OwnedFd) -> Result<Self, String> {
-        let file = File::from(fd);
+    pub(super) fn adopt(fd: i32) -> Result<Self, String> {
+        // SAFETY: F_GETFD only looks.
+        if fd <= 2 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            return Err(format!("fd={fd}: it is not open"));
+        }
+        // SAFETY: it is open, and who names it gives it away.
+        let file = unsafe { File::from_raw_fd(fd) };
         let mut request = Request {
             name: [0; NAME],
             flags: 0,
@@ -84,10 +89,12 @@ impl Device {
         // SAFETY: TUNGETIFF writes an ifreq.
         let done = unsafe { libc::ioctl(file.as_raw_fd(), TUNGETIFF, &raw mut request) };
         if done < 0 || request.flags & IFF_TAP == 0 {
-            return Err("fd= is not that of a tap device".into());
+            return Err(format!("fd={fd}: it is no tap device"));
         }
         if request.flags & IFF_VNET_HDR == 0 {
-            return Err("fd= is a tap device without IFF_VNET_HDR, which is needed".into());
+            return Err(format!(
+                "fd={fd}: a tap device without IFF_VNET_HDR, which is needed"
+            ));
         }
         Self::set_up(file, name_of(&request))
     }

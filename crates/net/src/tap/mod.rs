@@ -13,7 +13,7 @@ use log::warn;
 use rustix::event::epoll::EventFlags;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -23,12 +23,13 @@ const LONGEST: usize = 65_535 + 64;
 const BURST: usize = 256;
 
 /// Which tap device, and what to do with it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TapConfig {
     /// Its name; the host chooses one otherwise.
     pub name: Option<String>,
-    /// It is open already, with `IFF_VNET_HDR`.
-    pub opened: Option<OwnedFd>,
+    /// Number of a descriptor that is one already, with `IFF_VNET_HDR`, and nobody
+    /// else's.
+    pub opened: Option<i32>,
     /// Run with the interface's name once it is there.
     pub up: Option<PathBuf>,
     /// The same before it goes.
