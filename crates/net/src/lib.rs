@@ -3,11 +3,13 @@
 
 mod frame;
 pub mod header;
+mod nowhere;
 mod stream;
 mod tap;
 mod watch;
 
 pub use frame::{Accepts, Frame, Offload, Partial, SegmentKind, Segments};
+pub use nowhere::Nowhere;
 pub use stream::{Stream, StreamAddress, StreamConfig};
 pub use tap::{Tap, TapConfig};
 
