@@ -84,9 +84,33 @@ pub struct SerialPort {
     pub taken: u64,
 }
 
+/// A network adapter: what its driver set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Net {
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Promiscuous, all multicast, all unicast, no multicast, no unicast, no
+    /// broadcast.
+    pub modes: [bool; 6],
+    /// More addresses of its own.
+    pub unicast: Vec<[u8; 6]>,
+    /// They were too many, so all are.
+    pub all_unicast: bool,
+    /// Addresses of groups.
+    pub multicast: Vec<[u8; 6]>,
+    /// They were too many, so all are.
+    pub all_multicast: bool,
+    /// Features that are offloads, and on; all if the driver did not say.
+    pub offloads: Option<u64>,
+    /// The cable is plugged in.
+    pub link_up: bool,
+}
+
 schema! {
     Transport "virtio" 1;
     Blk "virtio-blk" 1;
     Balloon "virtio-balloon" 1;
     Serial "virtio-serial" 1;
+    Net "virtio-net" 1;
 }

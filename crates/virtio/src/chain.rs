@@ -143,11 +143,23 @@ impl<'m> Chain<'m> {
 
     /// Fills the writable buffers from their start; the number of bytes that
     /// had room.
-    pub fn fill(&self, mut bytes: &[u8]) -> usize {
+    pub fn fill(&self, bytes: &[u8]) -> usize {
+        self.fill_behind(0, bytes)
+    }
+
+    /// The same behind the first `skip` writable bytes.
+    pub(crate) fn fill_behind(&self, mut skip: usize, mut bytes: &[u8]) -> usize {
         let before = bytes.len();
         for slice in &self.writable {
-            let (now, later) = bytes.split_at(bytes.len().min(slice.len()));
-            slice.copy_from(now);
+            if bytes.is_empty() {
+                break;
+            }
+            let Ok(rest) = slice.offset(skip.min(slice.len())) else {
+                break;
+            };
+            skip -= skip.min(slice.len());
+            let (now, later) = bytes.split_at(bytes.len().min(rest.len()));
+            rest.copy_from(now);
             bytes = later;
         }
         before - bytes.len()

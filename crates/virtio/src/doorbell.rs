@@ -1,6 +1,8 @@
 //! Wakes a queue's worker.
 
+use crate::alarm::Alarm;
 use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
 
 /// Rung by the driver's notifications; waited for by one worker. Rings while
 /// nobody waits are remembered as one.
@@ -14,19 +16,48 @@ pub struct Doorbell {
 struct State {
     rung: bool,
     stopped: bool,
+    alarm: Option<Arc<Alarm>>,
 }
 
 impl Doorbell {
     /// There may be something in the queue.
     pub fn ring(&self) {
-        self.state.lock().rung = true;
-        self.changed.notify_one();
+        let alarm = {
+            let mut state = self.state.lock();
+            let first = !std::mem::replace(&mut state.rung, true);
+            state.alarm.clone().filter(|_| first)
+        };
+        match alarm {
+            Some(alarm) => alarm.raise(),
+            None => drop(self.changed.notify_one()),
+        }
+    }
+
+    /// The worker waits for `alarm` from now on, not with [`Self::wait`]; until
+    /// the next [`Self::reset`].
+    pub(crate) fn attach(&self, alarm: Arc<Alarm>) {
+        self.state.lock().alarm = Some(alarm);
+    }
+
+    /// Forgets rings, of which there may have been some; false if the worker
+    /// shall end.
+    pub(crate) fn quiet(&self) -> bool {
+        let mut state = self.state.lock();
+        state.rung = false;
+        !state.stopped
     }
 
     /// The worker shall end.
     pub fn stop(&self) {
-        self.state.lock().stopped = true;
+        let alarm = {
+            let mut state = self.state.lock();
+            state.stopped = true;
+            state.alarm.clone()
+        };
         self.changed.notify_all();
+        if let Some(alarm) = alarm {
+            alarm.raise();
+        }
     }
 
     /// True once [`Self::stop`] was called.
@@ -47,5 +78,31 @@ impl Doorbell {
         }
         state.rung = false;
         !state.stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn rings_and_stops_raise_the_alarm() {
+        let (alarm, bell) = (Arc::new(Alarm::new().unwrap()), Doorbell::default());
+        bell.attach(alarm.clone());
+        let limit = Duration::from_secs(20);
+        let begin = Instant::now();
+        bell.ring();
+        bell.ring();
+        alarm.wait(None, Some(begin + limit));
+        alarm.clear();
+        assert!(bell.quiet());
+        bell.ring();
+        alarm.wait(None, Some(begin + limit));
+        alarm.clear();
+        bell.stop();
+        alarm.wait(None, Some(begin + limit));
+        assert!(!bell.quiet());
+        assert!(begin.elapsed() < limit);
     }
 }

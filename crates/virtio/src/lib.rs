@@ -8,14 +8,17 @@
 //! What a guest does wrong ends in DEVICE_NEEDS_RESET (2.1.1): the queue that
 //! saw it stops until the driver resets the device.
 
+mod alarm;
 pub mod balloon;
 pub mod blk;
+mod burst;
 mod chain;
 mod crew;
 mod device;
 mod doorbell;
 pub mod fs;
 mod memory;
+pub mod net;
 mod pace;
 mod queue;
 pub mod rng;

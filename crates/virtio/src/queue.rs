@@ -75,7 +75,7 @@ impl ActiveQueue {
         mut act: impl FnMut(Chain<'_>) -> Result<u32, Broken>,
     ) -> Result<(), Broken> {
         loop {
-            self.queue.disable_notification(&*self.memory)?;
+            self.hush()?;
             while ready() && self.next(&mut act)? {
                 if self.doorbell.is_stopped() {
                     return Ok(());
@@ -86,6 +86,11 @@ impl ActiveQueue {
                 return Ok(());
             }
         }
+    }
+
+    /// Asks for no notifications.
+    pub(crate) fn hush(&mut self) -> Result<(), Broken> {
+        Ok(self.queue.disable_notification(&*self.memory)?)
     }
 
     /// Asks for notifications; true if there is a request already.

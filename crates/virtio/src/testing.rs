@@ -169,14 +169,22 @@ impl Rig {
     /// The same with queue `index` in the place of the first one, which the
     /// driver leaves alone.
     pub(crate) fn start_queue(&self, index: u16, features: u64) {
+        self.start_queues(index, &[], features);
+    }
+
+    /// The same with other queues, whose rings the test fills.
+    pub(crate) fn start_queues(&self, index: u16, others: &[(u16, [u64; 3])], features: u64) {
         self.memory
             .write_slice(&[0; 0x3000], GuestAddress(DESCRIPTORS))
             .unwrap();
         self.notify_at.store(index, Ordering::Relaxed);
         self.enable_msix();
         self.negotiate(features | 1 << 32);
-        self.describe_queue(index, [DESCRIPTORS, AVAILABLE, USED]);
-        self.write(0x1a, 2, 1);
+        let first = (index, [DESCRIPTORS, AVAILABLE, USED]);
+        for (index, rings) in others.iter().copied().chain([first]) {
+            self.describe_queue(index, rings);
+            self.write(0x1a, 2, 1);
+        }
         self.set_status(0xf);
     }
 

@@ -1,0 +1,240 @@
+//! The header in front of each frame (5.1.6) and the [`Offload`] it stands for.
+
+use super::feature;
+use net::{Accepts, Frame, Offload, Partial, SegmentKind, Segments};
+
+/// Bytes without the number of buffers, which legacy drivers leave out.
+const SHORT: usize = 10;
+/// Bytes with it.
+pub(super) const LONG: usize = 12;
+
+/// Bits of the flags.
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+
+/// What a long frame carries, and the bit for TCP's ECN.
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_ECN: u8 = 0x80;
+
+/// The header as driver and device agreed on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// Bytes.
+    pub(super) len: usize,
+    /// What the driver may leave to the device.
+    sends: Accepts,
+}
+
+/// What the guest accepts with these features or offloads.
+pub(super) fn accepts(features: u64) -> Accepts {
+    let has = |bit| features & bit != 0;
+    let checksum = has(feature::GUEST_CSUM);
+    Accepts {
+        checksum,
+        tcp4: checksum && has(feature::GUEST_TSO4),
+        tcp6: checksum && has(feature::GUEST_TSO6),
+        ecn: checksum && has(feature::GUEST_ECN),
+    }
+}
+
+impl Layout {
+    pub(super) fn new(features: u64) -> Self {
+        let has = |bit| features & bit != 0;
+        let long = has(feature::MRG_RXBUF) || has(crate::device::feature::VERSION_1);
+        let checksum = has(feature::CSUM);
+        Self {
+            len: if long { LONG } else { SHORT },
+            sends: Accepts {
+                checksum,
+                tcp4: checksum && has(feature::HOST_TSO4),
+                tcp6: checksum && has(feature::HOST_TSO6),
+                ecn: checksum && has(feature::HOST_ECN),
+            },
+        }
+    }
+
+    /// What a header of the driver's says of a frame of `len` bytes; why it
+    /// cannot be if it makes no sense.
+    pub(super) fn parse(&self, header: &[u8; LONG], len: usize) -> Result<Offload, &'static str> {
+        let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        let (flags, gso) = (header[0], header[1]);
+        let checksum = match flags & NEEDS_CSUM != 0 {
+            true => Some(Partial {
+                start: word(6),
+                offset: word(8),
+            }),
+            false => None,
+        };
+        if let Some(partial) = checksum {
+            let end = usize::from(partial.start) + usize::from(partial.offset) + 2;
+            if !self.sends.checksum || end > len {
+                return Err("a checksum outside of the frame, or one that was not agreed on");
+            }
+        }
+        let kind = match gso & !GSO_ECN {
+            GSO_NONE => None,
+            GSO_TCPV4 if self.sends.tcp4 => Some(SegmentKind::TcpV4),
+            GSO_TCPV6 if self.sends.tcp6 => Some(SegmentKind::TcpV6),
+            _ => return Err("segments of a kind that was not agreed on"),
+        };
+        let segments = kind.map(|kind| Segments {
+            kind,
+            ecn: gso & GSO_ECN != 0,
+            header_len: word(2),
+            size: word(4),
+        });
+        if let Some(segments) = segments {
+            let agreed = self.sends.ecn || !segments.ecn;
+            if segments.size == 0 || checksum.is_none() || !agreed {
+                return Err("segments without size or checksum, or with ECN not agreed on");
+            }
+        }
+        Ok(Offload {
+            checksum,
+            verified: false,
+            segments,
+        })
+    }
+}
+
+/// The header for a frame that goes to a driver in so many buffers; `None` if it
+/// asks for more than the driver does.
+pub(super) fn build(frame: &Frame, accepts: &Accepts, buffers: u16) -> Option<[u8; LONG]> {
+    let mut header = [0; LONG];
+    let mut put = |at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_le_bytes());
+    let (mut flags, mut gso) = (0, GSO_NONE);
+    let offload = &frame.offload;
+    if let Some(partial) = offload.checksum {
+        if !accepts.checksum {
+            return None;
+        }
+        flags = NEEDS_CSUM;
+        put(6, partial.start);
+        put(8, partial.offset);
+    } else if offload.verified && accepts.checksum {
+        flags = DATA_VALID;
+    }
+    if let Some(segments) = offload.segments {
+        gso = match segments.kind {
+            SegmentKind::TcpV4 if accepts.tcp4 => GSO_TCPV4,
+            SegmentKind::TcpV6 if accepts.tcp6 => GSO_TCPV6,
+            _ => return None,
+        };
+        if segments.ecn {
+            if !accepts.ecn {
+                return None;
+            }
+            gso |= GSO_ECN;
+        }
+        put(2, segments.header_len);
+        put(4, segments.size);
+    }
+    put(10, buffers);
+    header[..2].copy_from_slice(&[flags, gso]);
+    Some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::feature::VERSION_1;
+
+    /// A header from its fields.
+    fn header(flags: u8, gso: u8, words: [u16; 5]) -> [u8; LONG] {
+        let mut header = [flags, gso, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for (place, word) in header[2..].chunks_exact_mut(2).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        header
+    }
+
+    #[test]
+    fn its_length_follows_the_features() {
+        assert_eq!(Layout::new(0).len, 10);
+        assert_eq!(Layout::new(feature::MRG_RXBUF).len, 12);
+        assert_eq!(Layout::new(VERSION_1).len, 12);
+    }
+
+    #[test]
+    fn only_what_was_agreed_on_is_sent() {
+        let all = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6 | feature::HOST_ECN;
+        // Plain, checksum at the end and beyond, beyond what 16 bits hold, TSO of
+        // both kinds with and without ECN, UDP, no size, no checksum.
+        let cases = [
+            (0, header(0, 0, [0; 5]), true),
+            (feature::CSUM, header(1, 0, [0, 0, 34, 64, 0]), true),
+            (feature::CSUM, header(1, 0, [0, 0, 34, 65, 0]), false),
+            (
+                feature::CSUM,
+                header(1, 0, [0, 0, 0xffff, 0xffff, 0]),
+                false,
+            ),
+            (0, header(1, 0, [0, 0, 34, 16, 0]), false),
+            (all, header(1, 1, [54, 1448, 34, 16, 0]), true),
+            (all, header(1, 0x81, [54, 1448, 34, 16, 0]), true),
+            (all, header(1, 4, [54, 1448, 34, 16, 0]), true),
+            (all, header(1, 3, [54, 1448, 34, 16, 0]), false),
+            (all, header(1, 1, [54, 0, 34, 16, 0]), false),
+            (all, header(0, 1, [54, 1448, 34, 16, 0]), false),
+            (
+                all & !feature::HOST_ECN,
+                header(1, 0x81, [54, 9, 34, 16, 0]),
+                false,
+            ),
+            (
+                all & !feature::HOST_TSO4,
+                header(1, 1, [54, 9, 34, 16, 0]),
+                false,
+            ),
+            (
+                all & !feature::CSUM,
+                header(0, 1, [54, 9, 34, 16, 0]),
+                false,
+            ),
+        ];
+        for (features, header, good) in cases {
+            let parsed = Layout::new(features).parse(&header, 100);
+            assert_eq!(parsed.is_ok(), good, "{features:#x} {header:x?}");
+        }
+    }
+
+    #[test]
+    fn headers_for_the_driver_say_what_the_frame_does() {
+        let accepts = accepts(u64::MAX);
+        let frame = |offload| Frame {
+            bytes: vec![0; 100],
+            offload,
+        };
+        let long = Offload {
+            checksum: Some(Partial {
+                start: 34,
+                offset: 16,
+            }),
+            verified: true,
+            segments: Some(Segments {
+                kind: SegmentKind::TcpV6,
+                ecn: true,
+                header_len: 74,
+                size: 1428,
+            }),
+        };
+        let built = build(&frame(long), &accepts, 3);
+        assert_eq!(built, Some(header(1, 0x84, [74, 1428, 34, 16, 3])));
+        let verified = Offload {
+            verified: true,
+            ..Offload::default()
+        };
+        let built = |accepts| build(&frame(verified), accepts, 1);
+        assert_eq!(built(&accepts), Some(header(2, 0, [0, 0, 0, 0, 1])));
+        let none = Accepts::default();
+        assert_eq!(built(&none), Some(header(0, 0, [0, 0, 0, 0, 1])));
+        assert_eq!(build(&frame(long), &none, 1), None);
+        let no_ecn = Accepts {
+            ecn: false,
+            ..accepts
+        };
+        assert_eq!(build(&frame(long), &no_ecn, 1), None);
+    }
+}
