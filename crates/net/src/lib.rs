@@ -6,12 +6,14 @@ pub mod header;
 mod nowhere;
 mod stream;
 mod tap;
+mod user;
 mod watch;
 
 pub use frame::{Accepts, Frame, Offload, Partial, SegmentKind, Segments};
 pub use nowhere::Nowhere;
 pub use stream::{Stream, StreamAddress, StreamConfig};
 pub use tap::{Tap, TapConfig};
+pub use user::{GuestForward, HostForward, Transport, UserConfig, UserError, UserNet};
 
 use std::io;
 use std::os::fd::BorrowedFd;
