@@ -7,6 +7,7 @@ use crate::control::Control;
 use crate::drives::Drives;
 use crate::layout::Layout;
 use crate::memory::Part;
+use crate::networks::Networks;
 use crate::outcome::{Error, Result};
 use crate::ram::{GuestRam, NotRam};
 use crate::saved::Named;
@@ -86,6 +87,8 @@ pub struct Host<'a> {
     pub port_consoles: &'a [Console],
     /// Open disks.
     pub drives: &'a Drives,
+    /// Networks.
+    pub networks: &'a Networks,
     /// Stops the machine.
     pub control: &'a Arc<Control>,
     /// Asks the guest for memory.
@@ -126,6 +129,7 @@ impl Board {
             port_consoles: host.port_consoles,
             line: gsi,
             drives: host.drives,
+            networks: host.networks,
             control: host.control,
             clock: clock.clone(),
             waker: waker.clone(),

@@ -34,6 +34,8 @@ pub struct MachineConfig {
     pub cmdline: String,
     /// Disk images by id; they stay open across resets.
     pub drives: Vec<DriveConfig>,
+    /// Networks by id; they stay across resets.
+    pub netdevs: Vec<NetdevConfig>,
     /// Devices beside the board's own.
     pub devices: Vec<DeviceConfig>,
     /// Files for guests, through fw_cfg.
@@ -69,6 +71,7 @@ impl Default for MachineConfig {
             initrd: None,
             cmdline: String::new(),
             drives: Vec::new(),
+            netdevs: Vec::new(),
             devices: Vec::new(),
             fw_cfg: Vec::new(),
             uuid: [0; 16],
@@ -108,6 +111,22 @@ pub struct DriveConfig {
     pub options: disk::DiskOptions,
     /// What is written goes into a temporary file on top of it.
     pub snapshot: bool,
+}
+
+/// The host's side of a network adapter.
+#[derive(Clone, Debug)]
+pub struct NetdevConfig {
+    /// What devices call it; each is for one of them.
+    pub id: String,
+    /// What it is.
+    pub kind: NetdevKind,
+}
+
+/// Kinds of networks.
+#[derive(Clone, Debug)]
+pub enum NetdevKind {
+    /// Nobody else is on it: every frame is taken, none comes.
+    Nowhere,
 }
 
 /// A device of PCI or ISA.
@@ -163,6 +182,8 @@ impl DeviceConfig {
 pub enum DeviceModel {
     /// Virtio block device.
     VirtioBlk(VirtioBlkConfig),
+    /// Virtio network adapter.
+    VirtioNet(VirtioNetConfig),
     /// Virtio entropy device, fed by the host's random numbers.
     VirtioRng,
     /// Virtio balloon; a machine has one at most.
@@ -207,6 +228,7 @@ impl DeviceModel {
     pub fn name(&self) -> &'static str {
         match self {
             Self::VirtioBlk(_) => "virtio-blk-pci",
+            Self::VirtioNet(_) => "virtio-net-pci",
             Self::VirtioRng => "virtio-rng-pci",
             Self::VirtioBalloon(_) => "virtio-balloon-pci",
             Self::VirtioSerial(_) => "virtio-serial-pci",
@@ -225,6 +247,7 @@ impl DeviceModel {
     pub fn is_pci(&self) -> bool {
         match self {
             Self::VirtioBlk(_)
+            | Self::VirtioNet(_)
             | Self::VirtioRng
             | Self::VirtioBalloon(_)
             | Self::VirtioSerial(_)
@@ -299,6 +322,15 @@ pub struct VirtioBlkConfig {
     pub drive: String,
     /// The rest; 0 queues mean one for each vCPU.
     pub options: virtio::blk::Options,
+}
+
+/// A virtio network adapter.
+#[derive(Clone, Debug)]
+pub struct VirtioNetConfig {
+    /// Id of its network; without one its frames go nowhere.
+    pub netdev: Option<String>,
+    /// The rest.
+    pub options: virtio::net::Options,
 }
 
 /// The host end of a serial port.

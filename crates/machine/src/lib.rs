@@ -25,6 +25,7 @@ mod machine;
 pub mod memory;
 mod memory_serial;
 mod mmio;
+mod networks;
 pub mod numa;
 mod outcome;
 mod pci;
@@ -39,9 +40,9 @@ mod vcpu_loop;
 mod virtio_models;
 
 pub use config::{
-    DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, PanicAction, PciBridgeConfig,
-    PcieRootPortConfig, SerialConfig, SocketConfig, VirtioBlkConfig, VirtioFsConfig,
-    VirtioPortConfig, VirtioSerialConfig,
+    DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, NetdevConfig, NetdevKind,
+    PanicAction, PciBridgeConfig, PcieRootPortConfig, SerialConfig, SocketConfig, VirtioBlkConfig,
+    VirtioFsConfig, VirtioNetConfig, VirtioPortConfig, VirtioSerialConfig,
 };
 pub use control::RunState;
 pub use devices::rtc::DateTime;

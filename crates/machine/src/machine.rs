@@ -7,6 +7,7 @@ use crate::control::{Control, Ending, RunState};
 use crate::drives::Drives;
 use crate::layout::Layout;
 use crate::memory::{self, Part};
+use crate::networks::Networks;
 use crate::outcome::{Error, Outcome, Result};
 use crate::saved;
 use crate::signals::SignalGuard;
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use state::Image;
 use std::io;
 use std::sync::{Arc, Weak};
+use virtio::net::LinkState;
 
 /// APIC ids are 8 bits and 255 is the broadcast.
 const MAX_VCPUS: u32 = 255;
@@ -35,6 +37,7 @@ pub struct Machine {
     /// Of the ports of virtio console devices, in their order.
     port_consoles: Vec<Console>,
     drives: Drives,
+    networks: Networks,
     handle: MachineHandle,
     /// The first board continues from here.
     restored: Option<Image>,
@@ -64,6 +67,8 @@ struct Live {
     counters: Vec<(&'static str, u64)>,
     profile: Option<String>,
     saved: Option<Image>,
+    /// Of all networks, by id.
+    links: Vec<(String, Arc<LinkState>)>,
 }
 
 impl MachineHandle {
@@ -102,6 +107,14 @@ impl MachineHandle {
     /// hears what is asked for.
     pub fn balloon(&self) -> &virtio::balloon::Host {
         &self.0.balloon
+    }
+
+    /// The cable between a network and its adapter; `None` if there is no
+    /// network with this id.
+    pub fn link(&self, netdev: &str) -> Option<Arc<LinkState>> {
+        let live = self.0.live.lock();
+        let found = live.links.iter().find(|(id, _)| id == netdev);
+        found.map(|(_, link)| link.clone())
     }
 
     /// Whether the machine runs.
@@ -158,7 +171,9 @@ impl Machine {
         }
         let memory = memory::open(&config)?;
         let drives = Drives::open(&config.drives)?;
+        let networks = Networks::open(&config.netdevs)?;
         let handle = MachineHandle::default();
+        handle.0.live.lock().links = networks.links();
         let open = |serial| Console::open(serial, &handle.0.control);
         let consoles: Result<_> = config.serial.iter().map(open).collect();
         let debug = config.devices.iter().filter_map(|d| match &d.model {
@@ -176,6 +191,7 @@ impl Machine {
             memory,
             port_consoles: port_consoles?,
             drives,
+            networks,
             config,
             handle,
             restored: None,
@@ -254,6 +270,7 @@ impl Machine {
                 memory: &self.memory,
                 port_consoles: &self.port_consoles,
                 drives: &self.drives,
+                networks: &self.networks,
                 control: &self.handle.0.control,
                 balloon: &self.handle.0.balloon,
             },

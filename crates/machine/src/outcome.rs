@@ -60,6 +60,8 @@ pub enum Error {
     NoKernel,
     #[error("drive '{id}': {why}")]
     Drive { id: String, why: String },
+    #[error("netdev '{id}': {why}")]
+    Netdev { id: String, why: String },
     #[error("device {name}: {why}")]
     Device { name: String, why: String },
     #[error("fw_cfg file '{name}': {why}")]

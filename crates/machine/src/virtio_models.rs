@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::drives::StopsMachine;
 use crate::pci::Connections;
 use std::sync::Arc;
-use virtio::{VirtioDevice, balloon, blk, fs, rng, serial};
+use virtio::{VirtioDevice, balloon, blk, fs, net, rng, serial};
 
 /// A device, and how many MSI-X vectors it wants.
 pub type Made = (Arc<dyn VirtioDevice>, u16);
@@ -26,6 +26,12 @@ pub fn make(
         DeviceModel::VirtioSerial(serial) => {
             let ports = ports(model, serial, config, to.port_consoles);
             (Arc::new(serial::Serial::new(serial.max_ports, ports)), 2)
+        }
+        DeviceModel::VirtioNet(model) => {
+            let socket = to.networks.plug(model.netdev.as_deref())?;
+            let net = net::Net::new(socket.network, socket.link, model.options.clone());
+            // As QEMU: frames there and back, commands, and the configuration.
+            (Arc::new(net), 4)
         }
         DeviceModel::VirtioFs(config) => {
             let share = fs::Share::open(&config.folder, config.read_only);

@@ -2,8 +2,8 @@
 //! fresh machine, and goes on there to what it always prints.
 
 use machine::{
-    DeviceConfig, DeviceModel, Error, Image, Machine, MachineConfig, MemorySerial, Outcome,
-    SerialConfig, VirtioSerialConfig,
+    DeviceConfig, DeviceModel, Error, Image, Machine, MachineConfig, MemorySerial, NetdevConfig,
+    NetdevKind, Outcome, SerialConfig, VirtioNetConfig, VirtioSerialConfig,
 };
 use state::vcpu::Vcpu;
 use std::sync::Arc;
@@ -34,12 +34,22 @@ fn config(memory: &MemorySerial) -> MachineConfig {
 
 /// The same on a board without PCI.
 fn microvm(memory: &MemorySerial) -> MachineConfig {
+    let net = DeviceModel::VirtioNet(VirtioNetConfig {
+        netdev: Some("n".into()),
+        options: Default::default(),
+    });
     MachineConfig {
         board: machine::boards::BoardKind::by_name("microvm").unwrap(),
-        devices: vec![DeviceConfig {
-            mmio: true,
-            ..DeviceConfig::new(DeviceModel::VirtioRng)
+        netdevs: vec![NetdevConfig {
+            id: "n".into(),
+            kind: NetdevKind::Nowhere,
         }],
+        devices: [DeviceModel::VirtioRng, net]
+            .map(|model| DeviceConfig {
+                mmio: true,
+                ..DeviceConfig::new(model)
+            })
+            .to_vec(),
         ..config(memory)
     }
 }

@@ -168,6 +168,29 @@ fn balloons_that_cannot_be() {
 }
 
 #[test]
+fn network_adapters_that_cannot_be() {
+    let net = |property: &str, why: &[&str]| {
+        check(&["-device", &format!("virtio-net-pci,{property}")], why);
+    };
+    net("netdev=n0", &["-device virtio-net-pci", "no netdev 'n0'"]);
+    net("mq=on", &["mq=on", "not supported"]);
+    net("ctrl_vlan=on", &["ctrl_vlan=on", "not supported"]);
+    net("csum=maybe", &["neither on nor off"]);
+    net(
+        "mrg_rxbfu=on",
+        &["'virtio-net-pci.mrg_rxbfu'", "'mrg_rxbuf'"],
+    );
+    net("mac=52:54:00:12:34", &["six bytes"]);
+    net("mac=+1:54:00:12:34:56", &["six bytes"]);
+    net("mac=53:54:00:12:34:56", &["group"]);
+    net("rx_queue_size=128", &["256 to 1024"]);
+    net("tx_queue_size=300", &["256 to 1024"]);
+    net("host_mtu=67", &["68"]);
+    net("host_mtu=65536", &["too large"]);
+    net("romfile=a.rom", &["boot ROM"]);
+}
+
+#[test]
 fn folders_that_cannot_be_shared() {
     let path = folder("shared");
     let name = path.to_str().unwrap();

@@ -16,6 +16,7 @@ use crate::console::Console;
 use crate::control::Control;
 use crate::drives::Drives;
 use crate::layout::IOAPIC;
+use crate::networks::Networks;
 use crate::outcome::{Error, Result};
 use devices::pci::{Apertures, BusId, Chip, Mch, PciFunction, PciRoot, PirqRouter, Place, assign};
 use devices::timed::{Timed, Waker};
@@ -57,6 +58,8 @@ pub struct Connections<'a> {
     pub line: fn(&Arc<dyn Vm>, u32) -> Arc<dyn IrqLine>,
     /// Open disks.
     pub drives: &'a Drives,
+    /// Networks.
+    pub networks: &'a Networks,
     /// Of the ports of virtio console devices, in their order.
     pub port_consoles: &'a [Console],
     /// Stops the machine.

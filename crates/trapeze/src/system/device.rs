@@ -2,6 +2,7 @@
 
 pub(super) mod balloon;
 pub(super) mod fs;
+pub(super) mod net;
 mod serial;
 
 use super::drive;
@@ -67,7 +68,7 @@ const fn property(
 }
 
 /// Every model.
-const MODELS: [Model; 12] = [
+const MODELS: [Model; 13] = [
     Model {
         name: "virtio-blk-pci",
         bus: Bus::Pci,
@@ -76,6 +77,15 @@ const MODELS: [Model; 12] = [
         help: "disk",
         new: new_blk,
         properties: &BLK,
+    },
+    Model {
+        name: "virtio-net-pci",
+        bus: Bus::Pci,
+        aliases: &["virtio-net", "virtio-net-pci-transitional"],
+        mmio: Some("virtio-net-device"),
+        help: "network adapter",
+        new: net::new,
+        properties: &net::PROPERTIES,
     },
     Model {
         name: "virtio-rng-pci",
@@ -438,17 +448,20 @@ const BLK: [Property; 10] = [
             true => Err("SCSI requests are not supported".into()),
         },
     ),
-    // The kernel is loaded directly, with or without it.
-    property(
-        "bootindex",
-        "<int32> - no effect: -kernel is what boots",
-        |_, v| {
-            v.parse::<i32>()
-                .map(drop)
-                .map_err(|_| "not a number".into())
-        },
-    ),
+    BOOT_INDEX,
 ];
+
+/// Of what firmware could boot from. The kernel is loaded directly, with or without
+/// it.
+const BOOT_INDEX: Property = property(
+    "bootindex",
+    "<int32> - no effect: -kernel is what boots",
+    |_, v| {
+        v.parse::<i32>()
+            .map(drop)
+            .map_err(|_| "not a number".into())
+    },
+);
 
 /// `auto` leaves it to the drive.
 fn auto<T>(value: &str, parse: fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {

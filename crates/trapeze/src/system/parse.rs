@@ -120,6 +120,7 @@ impl Options {
         blockdev::resolve(self)?;
         device::check(self)?;
         device::fs::resolve(self)?;
+        device::net::resolve(&mut self.config)?;
         self.resolve_serial()?;
         chardev::resolve(self)?;
         self.check_daemon()

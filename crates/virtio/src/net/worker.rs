@@ -50,7 +50,11 @@ impl Worker {
         let bells = self.queues.iter().flatten().map(|q| q.doorbell.clone());
         let bells: Vec<_> = bells.collect();
         let [rx, tx, control] = self.queues;
-        let mut network = self.network.lock();
+        // Whoever has it keeps it, so waiting would be for ever.
+        let Some(mut network) = self.network.try_lock() else {
+            log::error!("virtio-net: another adapter has the network");
+            return Ok(());
+        };
         let mut adapter = Adapter {
             rx: rx.map(|queue| Rx::new(queue, &self.memory, self.features, self.mtu)),
             tx: tx.map(|queue| Tx::new(queue, self.features)),
