@@ -123,10 +123,16 @@ pub struct NetdevConfig {
 }
 
 /// Kinds of networks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetdevKind {
     /// Nobody else is on it: every frame is taken, none comes.
     Nowhere,
+    /// The guest goes out through sockets of this process.
+    User(net::UserConfig),
+    /// An interface of the host's.
+    Tap(net::TapConfig),
+    /// Frames over a stream socket.
+    Stream(net::StreamConfig),
 }
 
 /// A device of PCI or ISA.

@@ -2,9 +2,8 @@
 
 use crate::config::{NetdevConfig, NetdevKind};
 use crate::outcome::{Error, Result};
-use net::{Network, Nowhere};
+use net::{Network, Nowhere, Stream, Tap, UserNet};
 use parking_lot::Mutex;
-use std::io;
 use std::sync::Arc;
 use virtio::net::{LinkState, SharedNetwork};
 
@@ -31,9 +30,14 @@ impl Socket {
 pub struct Networks(Vec<(String, Socket)>);
 
 /// Makes the network of a kind: one arm each.
-fn make(kind: &NetdevKind) -> io::Result<Box<dyn Network>> {
+fn make(kind: &NetdevKind) -> std::result::Result<Box<dyn Network>, String> {
     Ok(match kind {
-        NetdevKind::Nowhere => Box::new(Nowhere::new()?),
+        NetdevKind::Nowhere => Box::new(Nowhere::new().map_err(|e| e.to_string())?),
+        NetdevKind::User(config) => {
+            Box::new(UserNet::new(config.clone()).map_err(|e| e.to_string())?)
+        }
+        NetdevKind::Tap(config) => Box::new(Tap::open(config.clone())?),
+        NetdevKind::Stream(config) => Box::new(Stream::open(config.clone())?),
     })
 }
 
@@ -41,9 +45,9 @@ impl Networks {
     /// Makes every network.
     pub fn open(configs: &[NetdevConfig]) -> Result<Self> {
         let open = |config: &NetdevConfig| {
-            let network = make(&config.kind).map_err(|e| Error::Netdev {
+            let network = make(&config.kind).map_err(|why| Error::Netdev {
                 id: config.id.clone(),
-                why: crate::image::describe(&e),
+                why,
             })?;
             Ok((config.id.clone(), Socket::new(network)))
         };
@@ -62,7 +66,7 @@ impl Networks {
     pub fn plug(&self, id: Option<&str>) -> std::result::Result<Socket, String> {
         let Some(id) = id else {
             let network = make(&NetdevKind::Nowhere);
-            let network = network.map_err(|e| crate::image::describe(&e))?;
+            let network = network?;
             return Ok(Socket::new(network));
         };
         let found = self.0.iter().find(|(name, _)| name == id);

@@ -195,6 +195,10 @@ impl Network for UserNet {
         }
     }
 
+    fn takes(&self) -> Accepts {
+        Accepts::ALL
+    }
+
     fn accepts(&mut self, accepts: Accepts) {
         let before = std::mem::replace(&mut self.shared.link.accepts, accepts);
         let less = |before: bool, after: bool| before && !after;

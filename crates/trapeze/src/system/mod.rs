@@ -14,6 +14,7 @@ mod keyval;
 mod log_items;
 mod logger;
 mod memory;
+mod netdev;
 mod numa;
 mod parse;
 mod pidfile;

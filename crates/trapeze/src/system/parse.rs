@@ -1,7 +1,7 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, blockdev, chardev, device, drive, help, log_items, memory, numa};
+use super::{Personality, accel, blockdev, chardev, device, drive, help, log_items, memory, netdev, numa};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) no_defaults: bool,
     /// `-chardev` in order.
     pub(crate) chardevs: Vec<chardev::Chardev>,
+    /// What `-net` named.
+    pub(super) hubs: netdev::Hub,
     /// `-fsdev` in order.
     pub(crate) folders: Vec<device::fs::Folder>,
     /// `-drive` in order.
@@ -74,6 +76,7 @@ impl Options {
             no_display: false,
             no_defaults: false,
             chardevs: Vec::new(),
+            hubs: netdev::Hub::default(),
             folders: Vec::new(),
             drives: Vec::new(),
             nodes: Vec::new(),
@@ -114,6 +117,7 @@ impl Options {
                 (Err(why), value) => return Err(format!("-{} {value}: {why}", row.name)),
             }
         }
+        netdev::resolve(self)?;
         let nodes = numa::resolve(self)?;
         memory::resolve(self, nodes)?;
         drive::resolve(self)?;

@@ -2,7 +2,7 @@
 //! from this table.
 
 use super::parse::Options;
-use super::{blockdev, board, chardev, device, drive, firmware, memory, numa, rtc, values as v};
+use super::{blockdev, board, chardev, device, drive, firmware, memory, netdev, numa, rtc, values as v};
 
 /// What follows an option's name.
 pub(crate) enum Shape {
@@ -78,8 +78,9 @@ pub(crate) const OPTIONS: &[Row] = &[
     row("monitor", &[], Value("none"), "there is no monitor", v::only_none),
     row("parallel", &[], Value("none"), "there is no parallel port", v::only_none),
     row("vga", &[], Value("none"), "there is no graphics adapter", v::only_none),
-    row("nic", &[], Value("none"), "there is no network adapter", v::only_none),
-    row("net", &[], Value("none"), "there is no network adapter", v::only_none),
+    row("netdev", &[], Value("TYPE,id=ID[,PROPERTY=VALUE...]"), "a network for a -device virtio-net-pci,netdev=ID: user (the guest goes out through this process, which needs no rights; net=, host=, dns=, dhcpstart=, hostname=, domainname=, dnssearch=, ipv4=, ipv6=, ipv6-net=, ipv6-host=, ipv6-dns=, restrict=on|off, hostfwd=[tcp|udp]:[ADDR]:PORT-[ADDR]:PORT, guestfwd=[tcp]:ADDR:PORT-tcp:ADDR:PORT), tap (an interface of the host's; ifname=, fd=, script=FILE|no, downscript=FILE|no) or stream (another machine, or passt; server=on|off, addr.type=unix,addr.path= or addr.type=inet,addr.host=,addr.port=, reconnect=SECONDS)", netdev::apply),
+    row("nic", &[], Value("none|TYPE[,model=virtio-net-pci][,mac=ADDR][,PROPERTY=VALUE...]"), "a network, as -netdev has them, and an adapter on it", netdev::nic),
+    row("net", &[], Value("none|nic[,model=virtio-net-pci][,macaddr=ADDR][,vlan=N]|TYPE[,vlan=N][,PROPERTY=VALUE...]"), "an adapter, or a network as -netdev has them; those of the same number (default 0) meet, one of each", netdev::net),
     row("nodefaults", &[], Flag, "no serial port unless -serial asks for one", v::no_defaults),
     row("name", &[], Value("NAME"), "name of the guest, shown in messages", v::name),
     row("uuid", &[], Value("UUID"), "the machine's UUID, in SMBIOS and fw_cfg", firmware::uuid),

@@ -27,6 +27,15 @@ pub(super) struct Layout {
     sends: Accepts,
 }
 
+/// Features of drivers that leave more to do than `takes`.
+pub(super) fn beyond(takes: Accepts) -> u64 {
+    let missing = |has: bool, bit| if has { 0 } else { bit };
+    missing(takes.checksum, feature::CSUM)
+        | missing(takes.tcp4, feature::HOST_TSO4)
+        | missing(takes.tcp6, feature::HOST_TSO6)
+        | missing(takes.ecn, feature::HOST_ECN)
+}
+
 /// What the guest accepts with these features or offloads.
 pub(super) fn accepts(features: u64) -> Accepts {
     let has = |bit| features & bit != 0;

@@ -170,8 +170,10 @@ pub struct Net {
 }
 
 impl Net {
-    /// An adapter in front of `network`; `link` is its cable.
-    pub fn new(network: SharedNetwork, link: Arc<LinkState>, options: Options) -> Self {
+    /// An adapter in front of `network`; `link` is its cable. It offers no more than
+    /// the network takes.
+    pub fn new(network: SharedNetwork, link: Arc<LinkState>, mut options: Options) -> Self {
+        options.features &= !header::beyond(network.lock().takes());
         Self {
             network,
             link,
