@@ -1,7 +1,9 @@
 //! From words to [`Options`], row by row of the table.
 
 use super::table::{OPTIONS, Row, Shape};
-use super::{Personality, accel, blockdev, chardev, device, drive, help, log_items, memory, netdev, numa};
+use super::{
+    Personality, accel, blockdev, chardev, device, drive, help, log_items, memory, netdev, numa,
+};
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
 use std::path::PathBuf;

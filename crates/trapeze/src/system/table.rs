@@ -2,7 +2,9 @@
 //! from this table.
 
 use super::parse::Options;
-use super::{blockdev, board, chardev, device, drive, firmware, memory, netdev, numa, rtc, values as v};
+use super::{
+    blockdev, board, chardev, device, drive, firmware, memory, netdev, numa, rtc, values as v,
+};
 
 /// What follows an option's name.
 pub(crate) enum Shape {

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(in crate::system) struct Hub {
     ends: BTreeMap<u32, Ends>,
+    /// Adapters whose networks are known. Which models they are depends on the board,
+    /// which may be named later.
+    pub(super) plugged: Vec<(Adapter, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +39,13 @@ pub(in crate::system) fn net(options: &mut Options, value: &str) -> Result<(), S
         _ => format!("net{}", options.config.netdevs.len()),
     };
     add(options, id.clone(), &name, words)?;
-    options.hubs.ends.entry(number).or_default().networks.push(id);
+    options
+        .hubs
+        .ends
+        .entry(number)
+        .or_default()
+        .networks
+        .push(id);
     Ok(())
 }
 
@@ -45,7 +54,8 @@ fn adapter(options: &mut Options, number: u32, mut words: Vec<Word>) -> Result<(
     let adapter = Adapter::take(&mut words)?;
     if let Some(id) = take(&mut words, "netdev")? {
         refuse_rest(&words)?;
-        return adapter.add(options, Some(&id));
+        options.hubs.plugged.push((adapter, id));
+        return Ok(());
     }
     refuse_rest(&words)?;
     let ends = options.hubs.ends.entry(number).or_default();
@@ -65,11 +75,19 @@ fn refuse_rest(words: &[Word]) -> Result<(), String> {
 
 /// Plugs each adapter into the network of its number.
 pub(in crate::system) fn resolve(options: &mut Options) -> Result<(), String> {
-    for (number, ends) in std::mem::take(&mut options.hubs).ends {
+    let Hub { ends, plugged } = std::mem::take(&mut options.hubs);
+    for (adapter, network) in plugged {
+        let added = adapter.add(options, &network);
+        added.map_err(|why| format!("-nic: {why}"))?;
+    }
+    for (number, ends) in ends {
         let refused = |why: &str| Err(format!("-net: {why} (vlan={number})"));
         match (&*ends.adapters, &*ends.networks) {
             ([], _) => return refused("a network without an adapter: -net nic is missing"),
-            ([adapter], [network]) => adapter.add(options, Some(network))?,
+            ([adapter], [network]) => match adapter.add(options, network) {
+                Ok(()) => {}
+                Err(why) => return refused(&why),
+            },
             (_, []) => return refused("an adapter without a network: -net user is missing"),
             _ => {
                 return refused(

@@ -62,7 +62,8 @@ pub(super) fn nic(options: &mut Options, value: &str) -> Result<(), String> {
         None => format!("net{}", options.config.netdevs.len()),
     };
     add(options, id.clone(), &name, words)?;
-    adapter.add(options, Some(&id))
+    options.hubs.plugged.push((adapter, id));
+    Ok(())
 }
 
 /// Adds the network `id` of the type `name`.
@@ -99,7 +100,9 @@ fn take(words: &mut Vec<Word>, key: &str) -> Result<Option<String>, String> {
         return Ok(None);
     };
     let (_, value) = words.remove(at);
-    value.map(Some).ok_or_else(|| format!("{key}= needs a value"))
+    value
+        .map(Some)
+        .ok_or_else(|| format!("{key}= needs a value"))
 }
 
 /// What `-nic` and `-net nic` say of an adapter.
@@ -126,7 +129,7 @@ impl Adapter {
     }
 
     /// Adds it as `-device` would.
-    fn add(&self, options: &mut Options, netdev: Option<&str>) -> Result<(), String> {
+    fn add(&self, options: &mut Options, netdev: &str) -> Result<(), String> {
         let mmio = options.config.board.pci.is_none();
         let model = match self.model.as_deref() {
             None | Some("virtio") if mmio => "virtio-net-device",
@@ -134,7 +137,7 @@ impl Adapter {
             Some(model) => model,
         };
         let mut text = model.to_string();
-        for (key, value) in [("netdev", netdev), ("mac", self.mac.as_deref())] {
+        for (key, value) in [("netdev", Some(netdev)), ("mac", self.mac.as_deref())] {
             if let Some(value) = value {
                 text += &format!(",{key}={}", value.replace(',', ",,"));
             }
@@ -157,4 +160,103 @@ where
     value
         .parse()
         .map_err(|_| format!("{key}={value}: that is no number for it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::Personality;
+    use machine::DeviceModel;
+
+    /// What the words of a command line make: ids of networks, and for each adapter
+    /// its network and address's last byte.
+    type Made = (Vec<String>, Vec<(Option<String>, u8)>);
+
+    fn made(words: &[&str]) -> Result<Made, String> {
+        let mut options = Options::new(Personality::Trapeze);
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        options.parse(&words)?;
+        let ids = options.config.netdevs.iter().map(|n| n.id.clone());
+        let adapters = options.config.devices.iter();
+        let adapters = adapters.filter_map(|d| match &d.model {
+            DeviceModel::VirtioNet(net) => Some((net.netdev.clone(), net.options.mac[5])),
+            _ => None,
+        });
+        Ok((ids.collect(), adapters.collect()))
+    }
+
+    #[test]
+    fn every_way_to_say_it() {
+        let one = |id: &str, mac| (vec![id.to_string()], vec![(Some(id.to_string()), mac)]);
+        let mac = "52:54:00:12:34:99";
+        for (words, want) in [
+            (&["-nic", "user"][..], one("net0", 0x56)),
+            (
+                &["-nic", "user,model=virtio,mac=52:54:00:12:34:99"],
+                one("net0", 0x99),
+            ),
+            (&["-net", "nic", "-net", "user"], one("net0", 0x56)),
+            (
+                &["-net", "user,vlan=3", "-net", "nic,vlan=3"],
+                one("net0", 0x56),
+            ),
+            (
+                &[
+                    "-netdev",
+                    "type=user,id=up",
+                    "-device",
+                    "virtio-net-pci,netdev=up",
+                ],
+                one("up", 0x56),
+            ),
+            (
+                &[
+                    "-netdev",
+                    "user,id=up",
+                    "-net",
+                    "nic,netdev=up,macaddr=52:54:00:12:34:99",
+                ],
+                one("up", 0x99),
+            ),
+            (&["-nic", "none"], (vec![], vec![])),
+            (&["-net", "none"], (vec![], vec![])),
+        ] {
+            assert_eq!(made(words), Ok(want), "{words:?} {mac}");
+        }
+        let two = made(&["-nic", "user", "-M", "microvm", "-nic", "user"]);
+        assert_eq!(two.expect("two").1.len(), 2);
+        let wrong = made(&["-nic", "user,mac=52"]).expect_err("no address");
+        assert!(wrong.starts_with("-nic: "), "{wrong}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (words, named) in [
+            (&["-netdev", "user"][..], "id= is missing"),
+            (&["-netdev", "slirp,id=a"], "there are user, tap, stream"),
+            (
+                &["-netdev", "user,id=a", "-netdev", "user,id=a"],
+                "two networks",
+            ),
+            (&["-nic", "user,model=e1000"], "model=e1000"),
+            (&["-net", "nic"], "adapter without a network"),
+            (&["-net", "user"], "network without an adapter"),
+            (
+                &["-net", "nic", "-net", "nic", "-net", "user"],
+                "not supported",
+            ),
+            (&["-net", "nic,vlan=1", "-net", "user"], "without"),
+            (&["-net", "nic,speed=10", "-net", "user"], "'speed'"),
+            (
+                &["-netdev", "tap,id=a,vhost=on"],
+                "vhost=on is not supported",
+            ),
+            (&["-netdev", "tap,id=a,fd=5,ifname=b"], "ifname="),
+            (&["-netdev", "stream,id=a"], "addr.type= is missing"),
+            (&["-netdev", "stream,id=a,addr.type=fd"], "unix or inet"),
+        ] {
+            let why = made(words).expect_err(named);
+            assert!(why.contains(named), "{words:?}: {why}");
+        }
+    }
 }

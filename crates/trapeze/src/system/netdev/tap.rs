@@ -44,12 +44,18 @@ pub(super) fn parse(words: Vec<Word>) -> Result<NetdevKind, String> {
     }
     if config.opened.is_some() {
         if config.name.is_some() {
-            return Err("fd= is an interface with a name already: ifname= does not go with it".into());
+            return Err(
+                "fd= is an interface with a name already: ifname= does not go with it".into(),
+            );
         }
         (config.up, config.down) = (None, None);
     }
     // Nobody asked for the one that runs at the end: it need not be there.
-    if config.down.as_deref().is_some_and(|p| p.as_os_str() == DOWN && !p.exists()) {
+    if config
+        .down
+        .as_deref()
+        .is_some_and(|p| p.as_os_str() == DOWN && !p.exists())
+    {
         config.down = None;
     }
     Ok(NetdevKind::Tap(config))

@@ -29,7 +29,9 @@ const PROPERTIES: [Property; 17] = [
     property("dns", |c, v| value_of(v).map(|ip| c.dns = ip)),
     property("dhcpstart", |c, v| value_of(v).map(|ip| c.dhcp_start = ip)),
     property("ipv6-net", network6),
-    property("ipv6-prefix", |c, v| value_of(v).map(|ip| c.ipv6_prefix = ip)),
+    property("ipv6-prefix", |c, v| {
+        value_of(v).map(|ip| c.ipv6_prefix = ip)
+    }),
     property("ipv6-prefixlen", |c, v| {
         value_of(v).map(|n| c.ipv6_prefix_len = n)
     }),
@@ -188,4 +190,77 @@ fn guest_forward(value: &str) -> Result<GuestForward, String> {
         server: whole(server)?,
         target: whole(target)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::keyval;
+
+    fn user(text: &str) -> Result<UserConfig, String> {
+        match parse(keyval::parse(text))? {
+            NetdevKind::User(config) => Ok(config),
+            kind => Err(format!("{kind:?}")),
+        }
+    }
+
+    #[test]
+    fn forwards_name_both_ends() {
+        let config = user("hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-10.0.2.20:5353");
+        let forwards = config.expect("forwards").host_forwards;
+        assert_eq!(forwards[0].host, "127.0.0.1:2222".parse().expect("it"));
+        assert_eq!((forwards[0].guest, forwards[0].guest_port), (None, 22));
+        assert_eq!(forwards[1].transport, Transport::Udp);
+        assert_eq!(forwards[1].host, "0.0.0.0:53".parse().expect("it"));
+        assert_eq!(forwards[1].guest, Some("10.0.2.20".parse().expect("it")));
+        let config = user("hostfwd=tcp:[::1]:80-[fec0::15]:80").expect("IPv6");
+        assert_eq!(
+            config.host_forwards[0].host,
+            "[::1]:80".parse().expect("it")
+        );
+        let config = user("guestfwd=tcp:10.0.2.100:80-tcp:127.0.0.1:8080").expect("one");
+        assert_eq!(
+            config.guest_forwards[0].target,
+            "127.0.0.1:8080".parse().expect("it")
+        );
+        for wrong in [
+            "hostfwd=icmp::1-:2",
+            "hostfwd=tcp::99999-:22",
+            "hostfwd=tcp:2222:22",
+            "hostfwd=tcp:localhost:1-:2",
+            "guestfwd=tcp:10.0.2.100:80-cmd:cat",
+        ] {
+            let why = user(wrong).expect_err(wrong);
+            assert!(why.starts_with(wrong), "{why}");
+        }
+    }
+
+    #[test]
+    fn addresses_follow_the_network() {
+        let config = user("net=192.168.7.0/24,dns=192.168.7.9").expect("a network");
+        assert_eq!(config.host, Ipv4Addr::new(192, 168, 7, 2));
+        assert_eq!(config.dns, Ipv4Addr::new(192, 168, 7, 9));
+        assert_eq!(config.dhcp_start, Ipv4Addr::new(192, 168, 7, 15));
+        let by_class = user("net=172.20.0.0").expect("a network");
+        assert_eq!((by_class.prefix, by_class.net.octets()[0]), (16, 172));
+        let masked = user("net=10.1.2.3/255.255.254.0").expect("a network");
+        assert_eq!(
+            (masked.prefix, masked.net),
+            (23, Ipv4Addr::new(10, 1, 2, 0))
+        );
+        assert!(user("net=10.1.2.3/255.0.255.0").is_err());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (text, named) in [
+            ("tftp=/srv", "tftp= is not supported"),
+            ("hostfw=tcp::1-:2", "'hostfwd'"),
+            ("restrict=perhaps", "neither on nor off"),
+            ("dns", "dns= needs a value"),
+        ] {
+            let why = user(text).expect_err(text);
+            assert!(why.contains(named), "{why}");
+        }
+    }
 }
