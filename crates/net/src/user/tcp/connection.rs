@@ -269,7 +269,7 @@ impl Connection {
     }
 
     fn pump(&mut self) {
-        let result = self.to_host().and_then(|()| self.to_guest());
+        let result = self.feed_host().and_then(|()| self.feed_guest());
         if let (Err(e), Stage::Open(endpoint)) = (result, &mut self.stage) {
             log::debug!("connection to {}: {e}", self.key.remote);
             endpoint.socket().abort();
@@ -277,7 +277,7 @@ impl Connection {
         }
     }
 
-    fn to_host(&mut self) -> io::Result<()> {
+    fn feed_host(&mut self) -> io::Result<()> {
         let Stage::Open(endpoint) = &mut self.stage else {
             return Ok(());
         };
@@ -303,7 +303,7 @@ impl Connection {
         Ok(())
     }
 
-    fn to_guest(&mut self) -> io::Result<()> {
+    fn feed_guest(&mut self) -> io::Result<()> {
         let Stage::Open(endpoint) = &mut self.stage else {
             return Ok(());
         };

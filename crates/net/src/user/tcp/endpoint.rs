@@ -21,8 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const BUFFER: usize = 65_535 << 2;
 /// How long the guest may take to answer a first segment.
 const HANDSHAKE: Duration = Duration::from_secs(75);
-/// How long silence is no reason to ask whether the guest is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(7200);
+/// Retransmissions and probes of a closed window are never further apart.
+const SLOWEST: Duration = Duration::from_secs(120);
+/// How often to ask a guest for a window that nobody probes.
+const ASK: Duration = Duration::from_secs(1);
 /// The longest packet there is.
 const LONG_MTU: usize = 65_535;
 
@@ -68,8 +70,6 @@ impl Endpoint {
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         socket.set_timeout(Some(HANDSHAKE));
-        // Before there is a connection: it would be tried out at once.
-        socket.set_keep_alive(Some(KEEP_ALIVE));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Self {
@@ -165,7 +165,21 @@ impl Endpoint {
 
     /// When there is something to do without anybody's doing.
     pub(super) fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        self.interface.poll_at(now, &self.sockets)
+        let deadline = self.interface.poll_at(now, &self.sockets);
+        let lazy = deadline.is_none_or(|when| when > now + SLOWEST);
+        let socket = self.sockets.get_mut::<tcp::Socket<'static>>(self.handle);
+        let waits = socket.send_queue() > 0;
+        if !(lazy && waits) {
+            if socket.keep_alive().is_some() && !waits {
+                socket.set_keep_alive(None);
+            }
+            return deadline;
+        }
+        // A window that closes while something is being retransmitted is not probed
+        // when it still is closed at the retransmission's time. If the guest's word
+        // that it is open again gets lost, a question whether it is there brings it.
+        socket.set_keep_alive(Some(ASK));
+        Some(now + ASK)
     }
 }
 
