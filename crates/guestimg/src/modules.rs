@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 
 /// What guests of the tests load. To reach one of them a package has to be
 /// fetched and unpacked to its end, so one pass takes all that it has.
-const USUAL: [&str; 21] = [
+const USUAL: [&str; 24] = [
     "crc16",
     "crc32c_generic",
     "ext4",
+    "failover",
     "fuse",
     "irqbypass",
     "jbd2",
     "kvm",
     "kvm-amd",
     "mbcache",
+    "net_failover",
     "qemu_fw_cfg",
     "virtio",
     "virtio-rng",
@@ -27,6 +29,7 @@ const USUAL: [&str; 21] = [
     "virtio_blk",
     "virtio_console",
     "virtio_mmio",
+    "virtio_net",
     "virtio_pci",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",

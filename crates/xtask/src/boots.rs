@@ -1,5 +1,6 @@
 //! The boot tests: real guests, driven over a pseudo-terminal.
 
+mod adapter;
 mod boards;
 mod disks;
 mod full;
@@ -200,6 +201,20 @@ const CASES: &[Case] = &[
         guest: Guest::Board,
         options: boards::BRIDGES_OPTIONS,
         steps: boards::BRIDGES_STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "adapter",
+        guest: Guest::Devices(adapter::DEVICES),
+        options: adapter::OPTIONS,
+        steps: adapter::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "adapter-microvm",
+        guest: Guest::Devices(adapter::DEVICES),
+        options: adapter::MICROVM_OPTIONS,
+        steps: adapter::STEPS,
         exit: 0,
     },
     Case {
