@@ -6,6 +6,7 @@ mod disks;
 mod full;
 mod kernels;
 mod memory;
+mod network;
 mod ports;
 mod share;
 
@@ -215,6 +216,20 @@ const CASES: &[Case] = &[
         guest: Guest::Devices(adapter::DEVICES),
         options: adapter::MICROVM_OPTIONS,
         steps: adapter::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "network",
+        guest: Guest::Devices(network::DEVICES),
+        options: network::OPTIONS,
+        steps: network::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "network-microvm",
+        guest: Guest::Devices(network::DEVICES),
+        options: network::MICROVM_OPTIONS,
+        steps: network::STEPS,
         exit: 0,
     },
     Case {
@@ -459,11 +474,12 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
     }
     let folder = TempFolder::new(&format!("boot-{}", case.name))?;
     let mut command = command(trapeze, &case.guest, &folder)?;
+    let options = case.options.iter().map(|o| folder.fill_in(o));
     command
         .args(["-accel", accel])
-        .args(case.options.iter().map(|o| folder.fill_in(o)));
+        .args(options.collect::<Result<Vec<_>>>()?);
     if let Guest::Confined(_) = case.guest {
-        command = sandbox::around(&command, &folder.fill_in("{folder}"))?;
+        command = sandbox::around(&command, &folder.fill_in("{folder}")?)?;
     }
     let mut session = Session::start(command.env("TERM", "vt100"))?;
     for (needle, typed) in case.steps {

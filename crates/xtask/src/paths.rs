@@ -1,6 +1,7 @@
 //! Where things are.
 
 use anyhow::{Context, Result, bail};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,9 +64,24 @@ impl TempFolder {
         self.0.join(name)
     }
 
-    /// `text` with the folder's name for `{folder}`.
-    pub(crate) fn fill_in(&self, text: &str) -> String {
-        text.replace("{folder}", &self.0.to_string_lossy())
+    /// `text` with the folder's name for `{folder}` and its port's number for `{port}`.
+    pub(crate) fn fill_in(&self, text: &str) -> Result<String> {
+        let text = text.replace("{folder}", &self.0.to_string_lossy());
+        match text.contains("{port}") {
+            true => Ok(text.replace("{port}", &self.port()?.to_string())),
+            false => Ok(text),
+        }
+    }
+
+    /// A TCP port that nobody used when it was first asked for.
+    pub(crate) fn port(&self) -> Result<u16> {
+        let file = self.path("port");
+        if let Ok(text) = std::fs::read_to_string(&file) {
+            return text.parse().context("the port's number");
+        }
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        std::fs::write(&file, port.to_string())?;
+        Ok(port)
     }
 }
 
