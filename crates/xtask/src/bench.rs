@@ -2,10 +2,12 @@
 //! to the login of a Debian on a disk, here and under QEMU TCG, in turns so
 //! that both see the same weather.
 //! `cargo xtask bench cpu` is in [`cpu`], `cargo xtask bench smp` in [`cpu::smp`],
-//! `cargo xtask bench io` in [`io`].
+//! `cargo xtask bench io` in [`io`], `cargo xtask bench net` in [`net`].
 
 mod cpu;
+mod guest;
 mod io;
+mod net;
 
 use crate::debian::Debian;
 use crate::paths::{self, TempFolder, installed};
@@ -86,8 +88,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
         Some((name, rest)) if name == "boot" => boots(rest),
         Some((name, rest)) if name == "cpu" => cpu::run(rest),
         Some((name, rest)) if name == "io" => io::run(rest),
+        Some((name, rest)) if name == "net" => net::run(rest),
         Some((name, rest)) if name == "smp" => cpu::smp::run(rest),
-        _ => bail!("which benchmark? there are: boot, cpu, io, smp"),
+        _ => bail!("which benchmark? there are: boot, cpu, io, net, smp"),
     }
 }
 

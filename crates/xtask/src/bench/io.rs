@@ -4,15 +4,14 @@
 //! time and idle while the others work.
 
 mod fio;
-mod guest;
 mod images;
 
+use super::guest::{Guest, Machine};
 use super::{host, median};
 use crate::paths::installed;
 use crate::setup::check_qemu;
 use anyhow::{Context, Result, bail};
 use fio::{JOBS, Job};
-use guest::Guest;
 use images::{DISKS, Disk, Images};
 use serde::Serialize;
 
@@ -106,6 +105,18 @@ fn name(disk: &Disk, job: &Job) -> String {
     format!("{} {}", disk.name, job.name)
 }
 
+/// Options for every disk of the table.
+fn drives(images: &Images, machine: Machine) -> Vec<String> {
+    let drive = |disk: &Disk| {
+        let file = images.image(disk, machine.name());
+        let format = if disk.qcow2 { "qcow2" } else { "raw" };
+        let (file, cache) = (file.display(), disk.cache);
+        let drive = format!("file={file},if=virtio,format={format},cache={cache}");
+        ["-drive".to_string(), drive]
+    };
+    DISKS.iter().flat_map(drive).collect()
+}
+
 fn measure(plan: &Plan) -> Result<Report> {
     let wanted = |d: &Disk, j: &Job| name(d, j).contains(&plan.only);
     let disks = DISKS.iter();
@@ -117,8 +128,8 @@ fn measure(plan: &Plan) -> Result<Report> {
         bail!("--only {}: no row has this in its name", plan.only);
     }
     let images = Images::create()?;
-    let mut ours = Guest::start(guest::Machine::Trapeze, &images)?;
-    let mut tcg = Guest::start(guest::Machine::Tcg, &images)?;
+    let start = |machine| Guest::start(machine, &fio::KIT, &drives(&images, machine));
+    let (mut ours, mut tcg) = (start(Machine::Trapeze)?, start(Machine::Tcg)?);
     let mut rows = Vec::new();
     for (disk, job) in pairs {
         let mut row = Row::new(disk, job);
@@ -127,8 +138,12 @@ fn measure(plan: &Plan) -> Result<Report> {
             // the host's caches and queues is the next one's burden.
             for turn in run..run + CONTENDERS {
                 match turn % CONTENDERS {
-                    0 => row.trapeze.push(ours.measure(disk, job, plan.seconds)?),
-                    1 => row.tcg.push(tcg.measure(disk, job, plan.seconds)?),
+                    0 => row
+                        .trapeze
+                        .push(fio::in_guest(&mut ours, disk, job, plan.seconds)?),
+                    1 => row
+                        .tcg
+                        .push(fio::in_guest(&mut tcg, disk, job, plan.seconds)?),
                     _ => {
                         let file = images.native(disk);
                         row.native

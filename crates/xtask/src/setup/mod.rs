@@ -22,6 +22,7 @@ const PACKAGES: &[Package] = &[
     package("cpio", "cpio", "judging our archives"),
     package("unshare", "util-linux", "the sandbox test"),
     package("fio", "fio", "measuring disks"),
+    package("iperf3", "iperf3", "measuring networks"),
     package("ip", "iproute2", "networks of the tests' own"),
     package("mmdebstrap", "mmdebstrap", "making a Debian disk"),
     package("fakeroot", "fakeroot", "making a Debian disk"),

@@ -1,6 +1,7 @@
 //! fio: its jobs, its call and what it says.
 
 use super::images::Disk;
+use crate::bench::guest::{Guest, Kit};
 use crate::process::output_of;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
@@ -60,6 +61,20 @@ pub(super) fn words(job: &Job, file: &str, direct: bool, seconds: u32) -> Vec<St
         format!("--runtime={seconds}"),
     ])
     .collect()
+}
+
+/// What a guest needs.
+pub(super) const KIT: Kit = Kit {
+    program: PROGRAM,
+    modules: &[],
+};
+
+/// The job on a guest's disk; MB/s.
+pub(super) fn in_guest(guest: &mut Guest, disk: &Disk, job: &Job, seconds: u32) -> Result<f64> {
+    let file = format!("/dev/vd{}", disk.letter());
+    let words = words(job, &file, true, seconds).join(" ");
+    let said = guest.say(&format!("{PROGRAM} {words}"), seconds)?;
+    throughput(&said).with_context(|| format!("{} {}", disk.name, job.name))
 }
 
 /// The job on the host's own file; MB/s.

@@ -1,7 +1,5 @@
-//! A guest with the host's fio, driven through its shell.
+//! A guest with one of the host's programs, driven through its shell.
 
-use super::fio::{self, Job};
-use super::images::{DISKS, Disk, Images};
 use crate::boots::virtio_modules;
 use crate::expect::Session;
 use crate::paths;
@@ -27,6 +25,24 @@ pub(super) enum Machine {
     Tcg,
 }
 
+impl Machine {
+    /// As reports have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Trapeze => "trapeze",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// What the guest has.
+pub(super) struct Kit {
+    /// A program of the host's; its libraries come along.
+    pub(super) program: &'static str,
+    /// Modules besides those for disks.
+    pub(super) modules: &'static [&'static str],
+}
+
 /// A guest at its prompt.
 pub(super) struct Guest {
     name: &'static str,
@@ -34,19 +50,19 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Boots, with every disk of the table.
-    pub(super) fn start(machine: Machine, images: &Images) -> Result<Self> {
+    /// Boots, with more options.
+    pub(super) fn start(machine: Machine, kit: &Kit, options: &[String]) -> Result<Self> {
         let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
-        let (name, mut command) = match machine {
+        let mut command = match machine {
             Machine::Trapeze => {
                 let mut command = Command::new(paths::trapeze()?);
                 command.args(["system", "-accel", "soft"]);
-                ("trapeze", command)
+                command
             }
             Machine::Tcg => {
                 let mut command = Command::new(QEMU);
                 command.args(["-accel", "tcg", "-cpu", "max"]);
-                ("tcg", command)
+                command
             }
         };
         command
@@ -55,37 +71,28 @@ impl Guest {
             .arg("-kernel")
             .arg(&image.kernel)
             .arg("-initrd")
-            .arg(initramfs(&image)?)
+            .arg(initramfs(&image, kit)?)
             .arg("-append")
-            .arg(guestimg::command_line(Mode::Shell, Some("vt100"), None));
-        for disk in &DISKS {
-            command.arg("-drive").arg(drive(disk, images, name));
-        }
+            .arg(guestimg::command_line(Mode::Shell, Some("vt100"), None))
+            .args(options);
         let mut session = Session::start(&mut command)?;
         session.expect(PROMPT, PATIENCE)?;
         let load = "for m in $(cat /modules/order); do insmod /modules/$m.ko; done; echo in $?\r";
         session.send(load)?;
         session.expect("in 0", PATIENCE)?;
+        let name = machine.name();
         Ok(Self { name, session })
     }
 
-    /// Runs a job; MB/s.
-    pub(super) fn measure(&mut self, disk: &Disk, job: &Job, seconds: u32) -> Result<f64> {
+    /// Runs a command that takes some `seconds`; what it says.
+    pub(super) fn say(&mut self, command: &str, seconds: u32) -> Result<String> {
         self.session.expect(PROMPT, PATIENCE)?;
-        let file = format!("/dev/vd{}", disk.letter());
-        let words = fio::words(job, &file, true, seconds).join(" ");
         // In a file: a terminal would break the line.
-        let line = format!(
-            "{} {words} > /tmp/o 2>&1; echo end $?; cat /tmp/o; echo done $?\r",
-            fio::PROGRAM
-        );
+        let line = format!("{command} > /tmp/o 2>&1; echo end $?; cat /tmp/o; echo done $?\r");
         self.session.send(&line)?;
         let patience = PATIENCE + Duration::from_secs(seconds.into());
-        let said = self
-            .session
-            .expect("\ndone 0", patience)
-            .with_context(|| format!("{}: {} {}", self.name, disk.name, job.name))?;
-        fio::throughput(&said).with_context(|| format!("{}: {line}", self.name))
+        let said = self.session.expect("\ndone 0", patience);
+        said.with_context(|| format!("{}: {command}", self.name))
     }
 
     /// Powers off.
@@ -99,31 +106,21 @@ impl Guest {
     }
 }
 
-fn drive(disk: &Disk, images: &Images, contender: &str) -> String {
-    let file = images.image(disk, contender);
-    format!(
-        "file={},if=virtio,format={},cache={}",
-        file.display(),
-        if disk.qcow2 { "qcow2" } else { "raw" },
-        disk.cache
-    )
-}
-
-/// Shell, virtio's modules, the host's fio and its libraries.
-fn initramfs(image: &guestimg::Image) -> Result<PathBuf> {
+/// Shell, virtio's modules, the host's program and its libraries.
+fn initramfs(image: &guestimg::Image, kit: &Kit) -> Result<PathBuf> {
     let base = guestimg::initramfs(image)?;
     let mut bytes = std::fs::read(&base).with_context(|| base.display().to_string())?;
-    bytes.extend(virtio_modules(image, &[])?);
-    let program = which(fio::PROGRAM)?;
+    bytes.extend(virtio_modules(image, kit.modules)?);
+    let program = which(kit.program)?;
     let mut archive = Archive::new();
     let mut folders = BTreeSet::new();
     for file in libraries(&program)? {
         add(&mut archive, &mut folders, &file)?;
     }
-    let content = std::fs::read(&program).context("fio")?;
-    archive.file(&format!("bin/{}", fio::PROGRAM), 0o755, &content);
+    let content = std::fs::read(&program).context(kit.program)?;
+    archive.file(&format!("bin/{}", kit.program), 0o755, &content);
     bytes.extend(archive.finish());
-    let path = paths::target()?.join("fio-initramfs.cpio");
+    let path = paths::target()?.join(format!("{}-initramfs.cpio", kit.program));
     std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
     Ok(path)
 }
