@@ -225,12 +225,16 @@ impl VirtioDevice for Net {
         sizes
     }
 
+    /// As QEMU: no longer than the features ask for.
     fn config_len(&self) -> usize {
-        at::END
+        match self.options.host_mtu {
+            Some(_) => at::END,
+            None => at::PAIRS,
+        }
     }
 
     fn read_config(&self, offset: usize, bytes: &mut [u8]) {
-        copy_config(&self.config(), offset, bytes);
+        copy_config(&self.config()[..self.config_len()], offset, bytes);
     }
 
     /// A driver that has no command for it sets the address here, byte by byte
