@@ -67,6 +67,11 @@ pub(super) struct Flows {
 }
 
 impl Flows {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
     /// A datagram from the guest.
     pub(super) fn datagram(&mut self, shared: &mut Shared, ip: &Ip) {
         let Ok(udp) = UdpPacket::new_checked(ip.payload()) else {

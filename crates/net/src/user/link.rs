@@ -32,6 +32,12 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// How many frames and buffers, and how many neighbours.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.queue.len() + self.spare.len(), self.neighbours.len())
+    }
+
     /// Whoever has more to send than one answer looks here first.
     pub(super) fn has_room(&self) -> bool {
         self.queue.len() < QUEUE

@@ -43,6 +43,11 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.work.len() + self.timers.len()
+    }
+
     /// `token` has something to do, once.
     pub(super) fn add(&mut self, token: Token) {
         if self.queued.insert(token) {

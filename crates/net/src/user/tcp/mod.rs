@@ -34,6 +34,11 @@ pub(super) struct Connections {
 }
 
 impl Connections {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// A segment from the guest.
     pub(super) fn segment(&mut self, shared: &mut Shared, ip: &Ip) {
         let Ok(tcp) = TcpPacket::new_checked(ip.payload()) else {

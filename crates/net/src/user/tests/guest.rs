@@ -29,6 +29,9 @@ pub(super) struct TestGuest {
     pub(super) room: usize,
     /// Long segments that came.
     pub(super) longs: usize,
+    /// Frames are kept.
+    pub(super) record: bool,
+    pub(super) recorded: Vec<Frame>,
 }
 
 impl TestGuest {
@@ -48,6 +51,8 @@ impl TestGuest {
             delivered: Vec::new(),
             room: 256,
             longs: 0,
+            record: false,
+            recorded: Vec::new(),
         }
     }
 
@@ -65,6 +70,9 @@ impl TestGuest {
     pub(super) fn poll(&mut self, now: Instant) {
         self.interface
             .poll(now, &mut self.adapter, &mut self.sockets);
+        if self.record {
+            self.recorded.extend(self.adapter.sent.iter().cloned());
+        }
         self.sent.append(&mut self.adapter.sent);
     }
 

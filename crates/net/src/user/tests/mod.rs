@@ -4,6 +4,7 @@
 mod forwards;
 mod hostile;
 mod names;
+mod six;
 mod streams;
 
 mod guest;
@@ -11,7 +12,7 @@ mod random;
 mod servers;
 
 use super::*;
-use crate::SegmentKind;
+use crate::{Offload, SegmentKind};
 use guest::TestGuest;
 use random::Random;
 use smoltcp::iface::SocketHandle;
@@ -36,6 +37,8 @@ struct Weather {
     lost: u32,
     /// And this many are overtaken by the next one.
     late: u32,
+    /// And this many of the guest's have a broken copy in front of them.
+    broken: u32,
 }
 
 struct World {
@@ -111,6 +114,10 @@ impl World {
         let mut busy = false;
         while let Some(frame) = self.guest.sent.pop_front() {
             busy = true;
+            if self.random.below(1000) < self.weather.broken {
+                let copy = hostile::mutate(&mut self.random, &frame);
+                self.net.send(&copy);
+            }
             for frame in self.travel(0, frame) {
                 assert!(self.net.send(&frame));
             }
@@ -125,6 +132,18 @@ impl World {
         }
         self.pass(STEP);
         busy
+    }
+
+    /// What the guest gets at once for a frame.
+    fn answers(&mut self, bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        let frame = Frame {
+            bytes,
+            offload: Offload::default(),
+        };
+        assert!(self.net.send(&frame));
+        self.net.run(self.now(), &mut self.guest).unwrap();
+        let delivered = std::mem::take(&mut self.guest.delivered);
+        delivered.into_iter().map(|f| f.bytes).collect()
     }
 
     /// Steps until `done` says so; what takes 10 minutes of the tests' time, or 20

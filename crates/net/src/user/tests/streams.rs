@@ -66,8 +66,17 @@ fn echo(long: bool, weather: Weather, len: usize) -> World {
     world
 }
 
-const FAIR: Weather = Weather { lost: 0, late: 0 };
-const FOUL: Weather = Weather { lost: 20, late: 20 };
+const FAIR: Weather = Weather {
+    lost: 0,
+    late: 0,
+    broken: 0,
+};
+const FOUL: Weather = Weather {
+    lost: 20,
+    late: 20,
+    broken: 0,
+};
+const FOULER: Weather = Weather { lost: 50, ..FOUL };
 const LONG: usize = 8 << 20;
 
 #[test]
@@ -93,7 +102,7 @@ fn a_stream_in_foul_weather() {
 
 #[test]
 fn a_stream_of_long_segments_in_foul_weather() {
-    let world = echo(true, Weather { lost: 50, late: 20 }, LONG);
+    let world = echo(true, FOULER, LONG);
     assert!(world.guest.longs > 50, "{}", world.guest.longs);
 }
 
