@@ -7,6 +7,7 @@ mod config;
 mod dhcp;
 mod flow;
 mod forward;
+mod fragments;
 mod icmp;
 mod link;
 mod ndp;
@@ -26,6 +27,7 @@ use crate::{Accepts, Frame, Guest, Network};
 use dhcp::Leases;
 use flow::Flows;
 use forward::Forward;
+use fragments::Fragments;
 use packet::{EtherType, Ethernet, Ip, Mac};
 use schedule::Token;
 use shared::{Clock, Shared};
@@ -67,6 +69,7 @@ pub struct UserNet {
     connections: Connections,
     flows: Flows,
     leases: Leases,
+    fragments: Fragments,
     forwards: Vec<Forward>,
     /// The guest had no room for all there was.
     full: bool,
@@ -90,6 +93,7 @@ impl UserNet {
             connections: Connections::default(),
             flows: Flows::default(),
             leases: Leases::default(),
+            fragments: Fragments::default(),
             full: false,
         })
     }
@@ -103,12 +107,19 @@ impl UserNet {
         self.forwards.iter().map(Forward::address).collect()
     }
 
-    fn packet(&mut self, bytes: &[u8], mac: Mac, frame: &Frame) {
+    /// `trusted`: the payload's checksum needs no look.
+    fn packet(&mut self, bytes: &[u8], mac: Mac, trusted: bool) {
         let Some(ip) = Ip::parse(bytes) else {
             return;
         };
-        let trusted = frame.offload.verified || frame.offload.checksum.is_some();
-        if ip.fragment.is_some() || !(trusted || ip.is_sound()) {
+        if ip.fragment.is_some() {
+            let whole = self.fragments.add(&ip, self.shared.now());
+            if let Some(whole) = whole {
+                self.packet(&whole, mac, false);
+            }
+            return;
+        }
+        if !(trusted || ip.is_sound()) {
             return;
         }
         if ip.protocol == ndp::PROTOCOL && self.shared.config.ipv6 {
@@ -220,7 +231,8 @@ impl Network for UserNet {
                     }
                 }
                 EtherType::Ipv4 | EtherType::Ipv6 => {
-                    self.packet(ethernet.payload, ethernet.from, frame);
+                    let trusted = frame.offload.verified || frame.offload.checksum.is_some();
+                    self.packet(ethernet.payload, ethernet.from, trusted);
                 }
             }
         }

@@ -98,7 +98,7 @@ impl TestGuest {
                 let v4 = segments.kind == SegmentKind::TcpV4;
                 let (header, size) = if v4 { (54, 1460) } else { (74, 1440) };
                 assert_eq!(segments.header_len, header);
-                assert_eq!(segments.size, size);
+                assert!((48..=size).contains(&segments.size));
                 assert!(checksum.is_some());
                 self.longs += 1;
             }

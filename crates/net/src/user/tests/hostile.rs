@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{Partial, Segments};
+use smoltcp::wire::checksum;
 use std::net::Ipv6Addr;
 
 /// Frames of a guest that does all it can.
@@ -81,6 +82,9 @@ pub(super) fn mutate(random: &mut Random, frame: &Frame) -> Frame {
         frame.bytes.truncate(70_000);
     }
     // Sums that are wrong get nobody far.
+    if random.below(8) != 0 {
+        sum_up(&mut frame.bytes);
+    }
     frame.offload.verified = random.below(8) != 0;
     if random.below(8) == 0 {
         frame.offload.checksum = Some(Partial {
@@ -95,6 +99,19 @@ pub(super) fn mutate(random: &mut Random, frame: &Frame) -> Frame {
         });
     }
     frame
+}
+
+/// Corrects the checksum of an IPv4 header.
+fn sum_up(bytes: &mut [u8]) {
+    let len = bytes.get(14).map_or(0, |b| usize::from(b & 15) * 4);
+    let Some(header) = bytes.get_mut(14..14 + len) else {
+        return;
+    };
+    if len >= 20 {
+        header[10..12].fill(0);
+        let sum = !checksum::data(header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
 /// A guest that looks at nothing.

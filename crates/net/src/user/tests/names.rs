@@ -229,6 +229,39 @@ fn datagrams_there_and_back() {
 }
 
 #[test]
+fn long_datagrams_there_and_back() {
+    const LEN: usize = 5000;
+    let port = servers::udp(servers::local());
+    let mut world = World::with_address(UserConfig::default(), false);
+    let mut link = link::Link::default();
+    let from = (GUEST, 4000).into();
+    link.udp_at(link::GATEWAY, from, (HOST, port).into(), &[b'a'; LEN]);
+    link.drain(&mut world.guest);
+    let mut parts = std::mem::take(&mut world.guest.delivered);
+    assert_eq!(parts.len(), 4);
+    parts.reverse();
+    let mut got = Vec::new();
+    for mut part in parts {
+        part.bytes[6..12].copy_from_slice(&guest::MAC);
+        got.extend(world.answers(part.bytes));
+    }
+    let (mut fragments, mut whole) = (Fragments::default(), None);
+    let begin = Instant::now();
+    while whole.is_none() && begin.elapsed() < Duration::from_secs(5) {
+        world.net.run(world.now(), &mut world.guest).unwrap();
+        got.extend(world.guest.delivered.drain(..).map(|f| f.bytes));
+        for bytes in got.drain(..) {
+            let part = Ip::parse(&bytes[14..]).unwrap();
+            whole = whole.or(fragments.add(&part, world.now()));
+        }
+    }
+    let whole = whole.unwrap();
+    let ip = Ip::parse(&whole).unwrap();
+    assert!(ip.is_sound());
+    assert_eq!(ip.payload()[8..], [b'A'; LEN]);
+}
+
+#[test]
 fn nobody_at_a_port_is_said() {
     let socket = std::net::UdpSocket::bind(servers::local()).unwrap();
     let port = socket.local_addr().unwrap().port();
