@@ -87,7 +87,7 @@ impl Flows {
         }
         let found = match self.ids.get(&key) {
             Some(id) => Ok(*id),
-            None => self.open(shared, key, socket::udp),
+            None => self.open(shared, key),
         };
         match found {
             Ok(id) => self.send(shared, id, udp.payload()),
@@ -105,8 +105,7 @@ impl Flows {
         let found = match self.ids.get(&key) {
             Some(id) => Ok(*id),
             None if shared.is_outside(echo.remote) => {
-                let outside = |to| socket::echo(to);
-                self.add(shared, key, IDLE_DNS, || outside(key.remote))
+                self.add(shared, key, IDLE_DNS, || socket::echo(key.remote))
             }
             None => Err(Some(Unreachable::Host)),
         };
@@ -116,12 +115,7 @@ impl Flows {
         }
     }
 
-    fn open(
-        &mut self,
-        shared: &mut Shared,
-        key: Key,
-        socket: fn(SocketAddr) -> io::Result<UdpSocket>,
-    ) -> Result<u64, Option<Unreachable>> {
+    fn open(&mut self, shared: &mut Shared, key: Key) -> Result<u64, Option<Unreachable>> {
         let Some(target) = shared.target(key.remote) else {
             let known = shared.config.contains(key.remote.ip()) && !shared.config.restrict;
             return Err(known.then_some(Unreachable::Port));
@@ -130,7 +124,7 @@ impl Flows {
             DNS_PORT => IDLE_DNS,
             _ => IDLE,
         };
-        self.add(shared, key, idle, || socket(target))
+        self.add(shared, key, idle, || socket::udp(target))
     }
 
     /// Opens a socket and gives it to a new flow, or says what to say to the guest.
@@ -139,9 +133,14 @@ impl Flows {
         shared: &mut Shared,
         key: Key,
         idle: Duration,
-        open: impl FnOnce() -> io::Result<UdpSocket>,
+        open: impl Fn() -> io::Result<UdpSocket>,
     ) -> Result<u64, Option<Unreachable>> {
-        let socket = open().map_err(|e| Some(unreachable_for(&e)))?;
+        let mut socket = open();
+        if socket.as_ref().is_err_and(is_out_of_files) {
+            self.remove_idlest(shared);
+            socket = open();
+        }
+        let socket = socket.map_err(|e| Some(unreachable_for(&e)))?;
         let id = self.number(shared, idle);
         shared
             .poller
@@ -161,16 +160,20 @@ impl Flows {
     /// A number for a new flow, and room for it.
     fn number(&mut self, shared: &mut Shared, idle: Duration) -> u64 {
         if self.flows.len() >= FLOWS {
-            let idlest = self.flows.iter().min_by_key(|(_, flow)| flow.used);
-            if let Some(id) = idlest.map(|(id, _)| *id) {
-                self.remove(shared, id);
-            }
+            self.remove_idlest(shared);
         }
         self.last += 1;
         let id = self.last;
         let end = shared.now() + idle;
         shared.schedule.set_timer(Token::Flow(id), Some(end));
         id
+    }
+
+    fn remove_idlest(&mut self, shared: &mut Shared) {
+        let idlest = self.flows.iter().min_by_key(|(_, flow)| flow.used);
+        if let Some(id) = idlest.map(|(id, _)| *id) {
+            self.remove(shared, id);
+        }
     }
 
     fn remove(&mut self, shared: &mut Shared, id: u64) {
@@ -295,6 +298,13 @@ fn report(shared: &mut Shared, ip: &Ip, what: Option<Unreachable>) {
     if let Some(what) = what {
         icmp::unreachable(shared, ip, what);
     }
+}
+
+/// The process, or the host, has as many sockets and files as it may have.
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// What the guest is told about an error of the host's.
