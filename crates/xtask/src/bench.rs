@@ -4,6 +4,7 @@
 //! `cargo xtask bench cpu` is in [`cpu`], `cargo xtask bench smp` in [`cpu::smp`],
 //! `cargo xtask bench io` in [`io`], `cargo xtask bench net` in [`net`].
 
+mod contest;
 mod cpu;
 mod guest;
 mod io;

@@ -86,9 +86,9 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        arguments: "boot|io|cpu [--runs N] [--only NAME] [--json FILE]; io [--seconds N]; \
+        arguments: "boot|io|net|cpu [--runs N] [--only NAME] [--json FILE]; io, net [--seconds N]; \
             cpu [--rounds N] [--svg FILE] [--mitigations-off]",
-        help: "boots, fio's jobs on virtio disks, or small workloads and programs, in turns here \
+        help: "boots, fio's jobs on virtio disks, iperf3's over the user-mode network, or small workloads and programs, in turns here \
             and under QEMU TCG (and natively), compared",
         run: bench::run,
     },

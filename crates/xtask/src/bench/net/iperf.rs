@@ -86,7 +86,7 @@ impl Server {
     }
 
     /// The job from a guest, which knows the host as `host`.
-    pub(super) fn from_guest(
+    pub(super) fn with_guest(
         &self,
         guest: &mut Guest,
         host: &str,
