@@ -103,7 +103,7 @@ pub const TARGETS: &[Target] = &[
     },
     Target {
         name: "virtio",
-        what: "a driver's registers, rings and descriptors to a virtio disk and an entropy device",
+        what: "a driver's registers, rings and descriptors to a virtio disk, network adapter and others",
         max_len: 1024,
         run: virtio::run,
     },

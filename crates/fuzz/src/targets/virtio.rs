@@ -1,5 +1,6 @@
 //! Virtio devices behind PCI, with a driver that does anything.
 
+mod echo;
 mod fuse;
 
 use crate::input::Input;
@@ -221,7 +222,7 @@ fn step(function: &VirtioPci, memory: &GuestMemory, input: &mut Input<'_>, send:
 /// One of the devices, then steps.
 pub(super) fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let kind = input.u8() % 6;
+    let kind = input.u8() % 7;
     let device: Arc<dyn VirtioDevice> = match kind {
         0 => Arc::new(blk::Blk::new(Arc::new(Zeros), blk::Options::default())),
         1 => Arc::new(rng::Rng::new()),
@@ -232,7 +233,8 @@ pub(super) fn run(data: &[u8]) {
         )),
         3 => serial(1),
         4 => serial(3),
-        _ => fuse::device(),
+        5 => fuse::device(),
+        _ => echo::device(),
     };
     // Its first queue is not that of requests.
     let (send, queue): (Submit, u16) = match kind {

@@ -36,8 +36,8 @@ const LAW: [(&str, &[&str]); 22] = [
     (
         "fuzz",
         &[
-            "x86", "hv", "irqchip", "isa", "jit", "softmmu", "engine", "devices", "disk", "virtio",
-            "machine", "guestimg", "trapeze", "state",
+            "x86", "hv", "irqchip", "isa", "jit", "softmmu", "engine", "devices", "disk", "net",
+            "virtio", "machine", "guestimg", "trapeze", "state",
         ],
     ),
     ("xtask", &["guestimg"]),
