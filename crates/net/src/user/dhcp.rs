@@ -53,7 +53,7 @@ mod option {
 pub(super) struct Leases {
     owners: [Option<Mac>; LEASES as usize],
     /// Which is taken away next, should there be no other.
-    oldest: usize,
+    next: usize,
 }
 
 impl Leases {
@@ -61,14 +61,16 @@ impl Leases {
         self.owners.iter().position(|o| *o == Some(mac))
     }
 
-    /// An address for `mac`: its own, the one it asks for, a free one, the oldest.
+    /// An address for `mac`: its own, the one it asks for, a free one, or the one of
+    /// whoever's turn it is to lose it.
     fn find(&mut self, mac: Mac, wanted: Option<usize>) -> usize {
         let free = |n: &usize| self.owners.get(*n).is_some_and(Option::is_none);
         let found = self.of(mac).or(wanted.filter(free));
         let found = found.or_else(|| self.owners.iter().position(Option::is_none));
         let n = found.unwrap_or_else(|| {
-            self.oldest = (self.oldest + 1) % self.owners.len();
-            self.oldest
+            let n = self.next;
+            self.next = (n + 1) % self.owners.len();
+            n
         });
         self.owners[n] = Some(mac);
         n
@@ -300,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn the_seventeenth_client_gets_the_oldest_lease() {
+    fn the_seventeenth_client_gets_the_first_ones_lease() {
         let mut leases = Leases::default();
         let mac = |n| [2, 0, 0, 0, 0, n];
         for n in 0..16 {
             assert_eq!(leases.find(mac(n), None), usize::from(n));
         }
         assert_eq!(leases.find(mac(3), Some(5)), 3);
-        let taken = leases.find(mac(99), None);
-        assert_eq!(leases.of(mac(99)), Some(taken));
+        assert_eq!(leases.find(mac(99), None), 0);
+        assert_eq!((leases.of(mac(0)), leases.of(mac(99))), (None, Some(0)));
     }
 }

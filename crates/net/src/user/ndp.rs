@@ -45,8 +45,7 @@ pub(super) fn message(shared: &mut Shared, ip: &Ip, mac: Mac) -> bool {
     true
 }
 
-/// Whether `bytes` is a request that needs an answer though its sender may have no
-/// address yet.
+/// Says where the host is, if that is what was asked: `rest` follows the checksum.
 fn solicited(shared: &mut Shared, src: Ipv6Addr, mac: Mac, rest: &[u8]) {
     let Some(target) = rest.get(4..20).and_then(|t| <[u8; 16]>::try_from(t).ok()) else {
         return;
