@@ -30,7 +30,8 @@ pub trait Guest {
 /// A network. One thread at a time uses it, which waits for [`Network::fd`] and
 /// [`Network::deadline`] along with its own matters.
 pub trait Network: Send {
-    /// Readable when [`Network::run`] has something to do.
+    /// Readable when [`Network::run`] has something to do; not while all it lacks is
+    /// the guest's room.
     fn fd(&self) -> BorrowedFd<'_>;
     /// When [`Network::run`] has something to do though nothing is readable.
     fn deadline(&self) -> Option<Instant> {

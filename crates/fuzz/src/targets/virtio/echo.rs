@@ -23,6 +23,9 @@ impl Network for Echo {
     fn fd(&self) -> BorrowedFd<'_> {
         self.quiet.fd()
     }
+    fn takes(&self) -> Accepts {
+        Accepts::ALL
+    }
     fn accepts(&mut self, _: Accepts) {}
     fn send(&mut self, frame: &Frame) -> bool {
         let len = frame.bytes.len();

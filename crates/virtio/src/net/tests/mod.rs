@@ -75,6 +75,9 @@ impl Network for Cable {
     fn fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
+    fn takes(&self) -> Accepts {
+        Accepts::ALL
+    }
     fn accepts(&mut self, accepts: Accepts) {
         self.wire.state.lock().accepts.push(accepts);
         self.wire.changed.notify_all();
