@@ -9,6 +9,7 @@ mod pci;
 mod saved;
 mod tar;
 mod translate;
+mod user_net;
 mod vcpu;
 mod virtio;
 mod walk;
@@ -136,5 +137,11 @@ pub const TARGETS: &[Target] = &[
         what: "the archive in a guest package",
         max_len: 4096,
         run: tar::run,
+    },
+    Target {
+        name: "user-net",
+        what: "a guest's frames to a restricted user-mode network",
+        max_len: 8192,
+        run: user_net::run,
     },
 ];
