@@ -72,4 +72,23 @@ impl Accepts {
         tcp6: true,
         ecn: true,
     };
+
+    /// This side can do what is left to do.
+    pub fn covers(&self, offload: &Offload) -> bool {
+        let segments = offload.segments.is_none_or(|s| {
+            let kind = match s.kind {
+                SegmentKind::TcpV4 => self.tcp4,
+                SegmentKind::TcpV6 => self.tcp6,
+            };
+            kind && (self.ecn || !s.ecn)
+        });
+        segments && (self.checksum || offload.checksum.is_none())
+    }
+}
+
+impl Partial {
+    /// The checksum's field lies in a frame of `len` bytes.
+    pub fn fits(&self, len: usize) -> bool {
+        usize::from(self.start) + usize::from(self.offset) + 2 <= len
+    }
 }

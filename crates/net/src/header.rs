@@ -15,11 +15,11 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 
-/// The header of a frame in one buffer.
-pub fn encode(offload: &Offload) -> [u8; HEADER] {
+/// The header of a frame in so many buffers.
+pub fn encode(offload: &Offload, buffers: u16) -> [u8; HEADER] {
     let mut h = [0; HEADER];
     let mut put = |at: usize, value: u16| h[at..at + 2].copy_from_slice(&value.to_le_bytes());
-    put(10, 1); // buffers
+    put(10, buffers);
     if let Some(segments) = offload.segments {
         put(2, segments.header_len);
         put(4, segments.size);
@@ -98,7 +98,7 @@ mod tests {
             ..Offload::default()
         };
         for offload in [Offload::default(), verified, long] {
-            assert_eq!(decode(&encode(&offload)), Some(offload));
+            assert_eq!(decode(&encode(&offload, 1)), Some(offload));
         }
     }
 

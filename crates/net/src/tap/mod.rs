@@ -108,7 +108,7 @@ impl Network for Tap {
     }
 
     fn send(&mut self, frame: &Frame) -> bool {
-        let header = header::encode(&frame.offload);
+        let header = header::encode(&frame.offload, 1);
         let mut file: &File = self.device.as_ref();
         let parts = [IoSlice::new(&header), IoSlice::new(&frame.bytes)];
         match file.write_vectored(&parts) {

@@ -1,22 +1,9 @@
 //! The header in front of each frame (5.1.6) and the [`Offload`] it stands for.
 
 use super::feature;
-use net::{Accepts, Frame, Offload, Partial, SegmentKind, Segments};
-
-/// Bytes without the number of buffers, which legacy drivers leave out.
-const SHORT: usize = 10;
-/// Bytes with it.
-pub(super) const LONG: usize = 12;
-
-/// Bits of the flags.
-const NEEDS_CSUM: u8 = 1;
-const DATA_VALID: u8 = 2;
-
-/// What a long frame carries, and the bit for TCP's ECN.
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-const GSO_ECN: u8 = 0x80;
+pub(super) use net::header::HEADER as LONG;
+use net::header::{self, SHORT_HEADER as SHORT};
+use net::{Accepts, Frame, Offload};
 
 /// The header as driver and device agreed on it.
 #[derive(Clone, Copy, Debug)]
@@ -67,43 +54,16 @@ impl Layout {
     /// What a header of the driver's says of a frame of `len` bytes; why it
     /// cannot be if it makes no sense.
     pub(super) fn parse(&self, header: &[u8; LONG], len: usize) -> Result<Offload, &'static str> {
-        let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-        let (flags, gso) = (header[0], header[1]);
-        let checksum = match flags & NEEDS_CSUM != 0 {
-            true => Some(Partial {
-                start: word(6),
-                offset: word(8),
-            }),
-            false => None,
-        };
-        if let Some(partial) = checksum {
-            let end = usize::from(partial.start) + usize::from(partial.offset) + 2;
-            if !self.sends.checksum || end > len {
-                return Err("a checksum outside of the frame, or one that was not agreed on");
-            }
+        let offload = header::decode(header).ok_or("a header that makes no sense")?;
+        if !self.sends.covers(&offload) {
+            return Err("more left to do than was agreed on");
         }
-        let kind = match gso & !GSO_ECN {
-            GSO_NONE => None,
-            GSO_TCPV4 if self.sends.tcp4 => Some(SegmentKind::TcpV4),
-            GSO_TCPV6 if self.sends.tcp6 => Some(SegmentKind::TcpV6),
-            _ => return Err("segments of a kind that was not agreed on"),
-        };
-        let segments = kind.map(|kind| Segments {
-            kind,
-            ecn: gso & GSO_ECN != 0,
-            header_len: word(2),
-            size: word(4),
-        });
-        if let Some(segments) = segments {
-            let agreed = self.sends.ecn || !segments.ecn;
-            if segments.size == 0 || checksum.is_none() || !agreed {
-                return Err("segments without size or checksum, or with ECN not agreed on");
-            }
+        if offload.checksum.is_some_and(|partial| !partial.fits(len)) {
+            return Err("a checksum outside of the frame");
         }
         Ok(Offload {
-            checksum,
             verified: false,
-            segments,
+            ..offload
         })
     }
 }
@@ -111,44 +71,19 @@ impl Layout {
 /// The header for a frame that goes to a driver in so many buffers; `None` if it
 /// asks for more than the driver does.
 pub(super) fn build(frame: &Frame, accepts: &Accepts, buffers: u16) -> Option<[u8; LONG]> {
-    let mut header = [0; LONG];
-    let mut put = |at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_le_bytes());
-    let (mut flags, mut gso) = (0, GSO_NONE);
-    let offload = &frame.offload;
-    if let Some(partial) = offload.checksum {
-        if !accepts.checksum {
-            return None;
-        }
-        flags = NEEDS_CSUM;
-        put(6, partial.start);
-        put(8, partial.offset);
-    } else if offload.verified && accepts.checksum {
-        flags = DATA_VALID;
-    }
-    if let Some(segments) = offload.segments {
-        gso = match segments.kind {
-            SegmentKind::TcpV4 if accepts.tcp4 => GSO_TCPV4,
-            SegmentKind::TcpV6 if accepts.tcp6 => GSO_TCPV6,
-            _ => return None,
-        };
-        if segments.ecn {
-            if !accepts.ecn {
-                return None;
-            }
-            gso |= GSO_ECN;
-        }
-        put(2, segments.header_len);
-        put(4, segments.size);
-    }
-    put(10, buffers);
-    header[..2].copy_from_slice(&[flags, gso]);
-    Some(header)
+    let offload = Offload {
+        verified: frame.offload.verified && accepts.checksum,
+        ..frame.offload
+    };
+    let agreed = accepts.covers(&offload);
+    agreed.then(|| header::encode(&offload, buffers))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::feature::VERSION_1;
+    use net::{Partial, SegmentKind, Segments};
 
     /// A header from its fields.
     fn header(flags: u8, gso: u8, words: [u16; 5]) -> [u8; LONG] {
