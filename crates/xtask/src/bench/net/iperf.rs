@@ -53,7 +53,7 @@ pub(super) const JOBS: [Job; 6] = [
     packets("receive, 64 bytes UDP", "-R -u -b 0 -l 64"),
 ];
 
-/// The other side, on the host's loopback. Ends with this.
+/// The other side. Ends with this.
 pub(super) struct Server {
     child: Child,
     port: u16,
@@ -63,7 +63,7 @@ impl Server {
     pub(super) fn start() -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let child = Command::new(PROGRAM)
-            .args(["-s", "-B", "127.0.0.1", "-p", &port.to_string()])
+            .args(["-s", "-p", &port.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
