@@ -164,7 +164,7 @@ impl World {
             assert!(self.now() < end, "10 minutes have passed");
             assert!(
                 begin.elapsed() < Duration::from_secs(60),
-                "20 seconds have passed"
+                "a minute has passed"
             );
         }
     }
