@@ -285,7 +285,7 @@ fn reason(text: &str) -> String {
     let says = |l: &&str| l.contains("panicked at") || l.contains("ERROR:");
     let end = |l: &&str| !l.trim().is_empty() && !l.contains("stack backtrace");
     let lines = text.lines().skip_while(|l| !says(l)).take_while(end);
-    lines.take(40).collect::<Vec<_>>().join("\n     ")
+    lines.take(200).collect::<Vec<_>>().join("\n     ")
 }
 
 /// An input as one can type it in again.

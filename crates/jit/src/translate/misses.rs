@@ -141,6 +141,8 @@ fn step_over(a: &mut Asm, miss: Miss) {
 
 /// Returns with the operand at `[T1 + T0]` if its page, at T0, is in its first place,
 /// and makes that the stack's entry; the displacement of the jump taken otherwise.
+/// Where nobody may write, the tag for it is one that the entry's place cannot match;
+/// in front of the array it would match another page. Such entries stay where they are.
 fn look_at_home(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> usize {
     let bank = bank(info);
     a.rr(true, op::MOV, T1, T0);
@@ -150,6 +152,9 @@ fn look_at_home(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> usize {
     indexed_field(a, l, (bank, 8), (op::XOR, T2), tag);
     a.cmp_imm(T2, 4096 - (info & info::SIZE));
     let elsewhere = a.jcc(cc::A);
+    indexed_field(a, l, (bank, 8), (op::MOV, T0), TlbField::ReadTag);
+    indexed_field(a, l, (bank, 8), (op::CMP, T0), TlbField::WriteTag);
+    let read_only = a.jcc(cc::NE);
     for field in [TlbField::ReadTag, TlbField::WriteTag, TlbField::Host] {
         indexed_field(a, l, (bank, 8), (op::MOV, T0), field);
         a.mem(
@@ -161,7 +166,8 @@ fn look_at_home(a: &mut Asm, l: &Layout, info: u32, tag: TlbField) -> usize {
             8 + stack_entry(l, bank, field),
         );
     }
-    a.rr(true, op::MOV, T1, T0);
+    a.land(read_only);
+    indexed_field(a, l, (bank, 8), (op::MOV, T1), TlbField::Host);
     a.rr(true, op::MOV, T0, T2);
     a.buf.push(0xc3);
     elsewhere

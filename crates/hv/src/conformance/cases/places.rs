@@ -20,6 +20,7 @@ group! { "places":
     change_in_two_pages "SDM 3 4.1",
     stack_in_two_pages "SDM 3 4.1",
     stack_in_the_first_pages "SDM 1 6.2.1",
+    stack_after_a_read_only_page "SDM 3 4.6",
     aligned_operand_at_the_edge "SDM 2 MOVAPS",
     pages_a_stride_apart "SDM 3 4.10.2",
     invlpg_of_pages_a_stride_apart "SDM 3 4.10.4.1",
@@ -309,6 +310,44 @@ fn stack_in_the_first_pages(hv: &dyn Hypervisor) -> Result<(), Failure> {
         g.write_u64(TOP - 8, old);
         Ok(())
     })
+}
+
+/// What nobody may write to is read by the stack; then the stack is elsewhere, in pages
+/// whose addresses are nearly 0.
+fn stack_after_a_read_only_page(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    const ROUNDS: u32 = 4;
+    const INSIDE: u64 = 0x800;
+    for (read_only, stack) in [(EDGE + 0x1000, 0), (EDGE - 0x1000, 0x1000)] {
+        in_modes(hv, &PAGED, |g| {
+            g.map(read_only, BELOW, pte::P);
+            g.write(BELOW, &[0x77; 0x1000]);
+            g.flush_tlb()?;
+            g.asm(|a| {
+                let mut top = a.create_label();
+                a.mov(ecx, ROUNDS)?;
+                a.set_label(&mut top)?;
+                a.mov(esp, (read_only + INSIDE) as u32)?;
+                if a.bitness() == 64 {
+                    a.pop(rbx)?;
+                } else {
+                    a.pop(ebx)?;
+                }
+                a.dec(ecx)?;
+                a.jne(top)?;
+                a.mov(esp, (stack + INSIDE) as u32)?;
+                a.push(0x1234_5678)?;
+                a.hlt()
+            })?;
+            g.run_to_end()?;
+            expect("popped", g.regs()?.rbx & 0xffff_ffff, 0x7777_7777)?;
+            let word = if g.mode.bits() == 64 { 8 } else { 4 };
+            let pushed = g.read_u64(stack + INSIDE - word) & 0xffff_ffff;
+            expect("pushed", pushed, 0x1234_5678)?;
+            let kept = g.read_u64(BELOW + INSIDE - word);
+            expect("page", kept, 0x7777_7777_7777_7777)
+        })?;
+    }
+    Ok(())
 }
 
 fn aligned_operand_at_the_edge(hv: &dyn Hypervisor) -> Result<(), Failure> {
