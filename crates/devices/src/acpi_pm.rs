@@ -209,6 +209,11 @@ impl AcpiPm {
         }
     }
 
+    /// A general-purpose event happened.
+    pub fn raise_event(&self, number: u8) {
+        self.with(|pm, _| pm.raise_gpe(number));
+    }
+
     /// Time of the timer.
     fn timer_ns(&self) -> u64 {
         let ahead = self.ahead_ns.load(Ordering::Relaxed);

@@ -13,6 +13,7 @@ mod clock;
 mod dma;
 pub mod fw_cfg;
 pub mod ged;
+pub mod hotplug;
 pub mod i8042;
 mod irq;
 pub mod pci;

@@ -189,6 +189,7 @@ impl SoftVcpu {
                 allowed,
                 most: self.vm.options.stress.longest_block(),
                 alone: code.alone,
+                stops: &code.stops.clone(),
             },
             bank: bank as usize,
             user: bank == Bank::User,

@@ -17,6 +17,7 @@ mod clock;
 mod counters;
 mod cpuid;
 mod ctx;
+mod debug;
 mod features;
 mod halt;
 mod jumps;

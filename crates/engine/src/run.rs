@@ -5,11 +5,10 @@ use crate::profile::Sampler;
 use crate::translated::{self, Ended};
 use crate::vcpu::SoftVcpu;
 use crate::world::Alone;
-use hv::abi::*;
-use hv::{DebugExit, VcpuExit};
+use hv::VcpuExit;
 use isa::{Event, Flow, Stop};
 use std::sync::atomic::Ordering;
-use x86::{Events, MpState, Pending, Seg, Shadow, flags};
+use x86::{MpState, Pending, Seg, Shadow, flags};
 
 /// What the loop does after a piece of work.
 pub enum Next {
@@ -113,10 +112,12 @@ impl SoftVcpu {
         self.clear_poll();
         self.forget_what_is_asked();
         if self.local.alone == Alone::Yes {
-            return self.interpret_alone();
+            let next = self.interpret_alone();
+            return self.has_stepped(next);
         }
         if self.replay.in_flight() {
-            return self.interpret_one();
+            let next = self.interpret_one();
+            return self.has_stepped(next);
         }
         if self.shared.must_leave() {
             return Next::Exit(VcpuExit::Interrupted);
@@ -246,9 +247,10 @@ impl SoftVcpu {
 
     /// Delivers what is to be delivered before the next instruction.
     fn inject(&mut self) -> Option<Next> {
+        let blocked = self.blocks_interrupts();
         let irq_waiting = self.irq_waiting;
         let events = &mut self.cpu_mut().events;
-        if events.pending.is_none() {
+        if events.pending.is_none() && !blocked {
             if events.nmi_pending > 0 && !events.nmi_blocked && events.shadow == Shadow::None {
                 events.nmi_pending -= 1;
                 events.pending = Some(Pending::Nmi);
@@ -265,7 +267,9 @@ impl SoftVcpu {
         if matches!(due, Pending::Interrupt(_)) {
             bump(&self.vm.counters.irq_injections);
         }
-        Some(self.interpret_one())
+        let next = self.interpret_one();
+        // Whatever it was, a step ends where its handler begins.
+        Some(self.has_stepped(next))
     }
 
     /// Takes the interrupt that waits.
@@ -279,7 +283,7 @@ impl SoftVcpu {
     }
 
     fn execute(&mut self) -> Next {
-        if self.debug.control & KVM_GUESTDBG_ENABLE != 0 {
+        if self.steps_for_debugger() {
             return self.debugged_step();
         }
         if !self.vm.options.translate || !translated::translatable(self.cpu()) {
@@ -298,6 +302,8 @@ impl SoftVcpu {
         };
         match ended {
             Ended::Continue => Next::Again,
+            Ended::InterpretHere if self.is_debugged() => self.debugged_step(),
+            Ended::Interpret(insn) if self.stops_at(&insn) => self.debugged_step(),
             Ended::InterpretHere => self.interpret_one(),
             Ended::Interpret(insn) => {
                 if self.lockstep.is_none() && self.bulk_string(&insn) {
@@ -374,7 +380,7 @@ impl SoftVcpu {
         next
     }
 
-    fn finish(&mut self, result: Result<Flow, Stop>) -> Next {
+    pub(crate) fn finish(&mut self, result: Result<Flow, Stop>) -> Next {
         match result {
             Ok(flow) => {
                 self.replay.commit();
@@ -389,86 +395,5 @@ impl SoftVcpu {
             }
             Err(stop) => stop.into(),
         }
-    }
-
-    // ---- host debugging ----------------------------------------------------
-
-    /// One instruction with the VMM's breakpoints and single-step.
-    fn debugged_step(&mut self) -> Next {
-        let control = self.debug.control;
-        let hardware = control & KVM_GUESTDBG_USE_HW_BP != 0;
-        let saved = self.cpu().dr;
-        if hardware {
-            let host = self.debug.arch.debugreg;
-            let cpu = self.cpu_mut();
-            cpu.dr[..4].copy_from_slice(&host[..4]);
-            cpu.dr[7] = host[7];
-        }
-        self.replay.begin();
-        let step = control & KVM_GUESTDBG_SINGLESTEP != 0;
-        let software = control & KVM_GUESTDBG_USE_SW_BP != 0;
-        let (cpu, mut world) = self.parts();
-        let result = match isa::fetch(cpu, &mut world) {
-            Ok(insn) if software && insn.code() == iced_x86::Code::Int3 => {
-                let pc = cpu.linear_rip();
-                self.cpu_mut().dr = saved;
-                return Next::Exit(self.debug_exit(x86::vector::BP, pc, 0));
-            }
-            Ok(insn) => isa::execute_only(cpu, &mut world, &insn),
-            Err(stop) => Err(stop),
-        };
-        let cpu = self.cpu_mut();
-        if hardware {
-            let seen = cpu.dr[6];
-            cpu.dr = saved;
-            cpu.dr[6] = seen;
-        }
-        let hit = debug_hit(&result, &mut cpu.events, hardware);
-        let pc = cpu.linear_rip();
-        match (hit, result) {
-            (Some(dr6), _) => {
-                self.replay.commit();
-                Next::Exit(self.debug_exit(x86::vector::DB, pc, dr6))
-            }
-            (None, Ok(_)) if step => {
-                self.replay.commit();
-                Next::Exit(self.debug_exit(x86::vector::DB, pc, x86::dr::DR6_BS))
-            }
-            (None, Err(Stop::Fault(e))) => {
-                let events = &mut self.cpu_mut().events;
-                events.pending = Some(Pending::Exception(e));
-                events.shadow = Shadow::None;
-                self.replay.commit();
-                Next::Again
-            }
-            (None, result) => self.finish(result),
-        }
-    }
-
-    fn debug_exit(&self, exception: u8, pc: u64, dr6: u64) -> VcpuExit {
-        let dr6 = x86::dr::DR6_FIXED1 | dr6;
-        VcpuExit::Debug(DebugExit {
-            exception,
-            pc,
-            dr6,
-            dr7: self.debug.arch.debugreg[7],
-        })
-    }
-}
-
-/// DR6 bits of a host breakpoint that was hit; takes the trap from `events`.
-fn debug_hit(result: &Result<Flow, Stop>, events: &mut Events, hardware: bool) -> Option<u64> {
-    if !hardware {
-        return None;
-    }
-    if let Err(Stop::Fault(e)) = result {
-        return (e.vector == x86::vector::DB).then_some(e.payload);
-    }
-    match events.due() {
-        Some(Pending::Exception(e)) if e.vector == x86::vector::DB => {
-            events.pending = None;
-            Some(e.payload)
-        }
-        _ => None,
     }
 }

@@ -368,7 +368,7 @@ impl hv::Vcpu for SoftVcpu {
         Ok(())
     }
     fn set_guest_debug(&mut self, debug: &kvm_guest_debug) -> Result<()> {
-        self.debug = *debug;
+        self.set_debug(*debug);
         Ok(())
     }
     fn translate(&self, gva: u64) -> Result<Option<u64>> {

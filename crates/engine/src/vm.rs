@@ -47,6 +47,8 @@ pub struct SoftVm {
     /// Requests to each vCPU, by index.
     pub vcpus: RwLock<Vec<Arc<Shared>>>,
     ids: Mutex<Vec<u32>>,
+    /// See [`Self::break_at`], by index of the vCPU.
+    breakpoints: Mutex<Vec<Vec<u16>>>,
     /// How it runs.
     pub options: Options,
     this: std::sync::Weak<Self>,
@@ -79,6 +81,7 @@ impl SoftVm {
             counters: Counters::default(),
             vcpus: RwLock::new(Vec::new()),
             ids: Mutex::new(Vec::new()),
+            breakpoints: Mutex::default(),
             options,
             this: this.clone(),
             profile: Mutex::default(),
@@ -103,6 +106,24 @@ impl SoftVm {
         if anyway || code.is_full() {
             self.flush(&mut code);
         }
+    }
+
+    /// Has what is translated stop at the execution breakpoints of a vCPU, given by
+    /// offsets in pages. `me` is the calling vCPU, which does not run.
+    pub fn break_at(&self, me: usize, offsets: Vec<u16>) {
+        let mut all = self.breakpoints.lock();
+        let len = all.len().max(me + 1);
+        all.resize(len, Vec::new());
+        all[me] = offsets;
+        // Those that are gone only cost time: a debugger takes its breakpoints away
+        // whenever the guest stops, and sets them again.
+        if all[me].iter().all(|at| self.code.lock().stops.contains(at)) {
+            return;
+        }
+        let _stopped = self.stop_world(me);
+        let mut code = self.code.lock();
+        code.stops = all.concat().into();
+        self.flush(&mut code);
     }
 
     /// Drops all translations; the world is stopped.

@@ -37,7 +37,7 @@ macro_rules! corpora {
 }
 
 corpora! {
-    insn, vcpu, lockstep, translate, walk, boot, uart, rtc, i8042, acpi_pm, ports, fw_cfg, testdevs, pci, virtio, irqchip, disk, saved, options, tar, user_net,
+    insn, vcpu, lockstep, translate, qmp, hmp, gdb, walk, boot, uart, rtc, i8042, acpi_pm, ports, fw_cfg, testdevs, pci, virtio, irqchip, disk, saved, options, tar, user_net,
 }
 
 #[test]

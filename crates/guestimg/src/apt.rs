@@ -140,6 +140,34 @@ Dir::Log "{root}/log";
         })
     }
 
+    /// Downloads and verifies packages with all that they depend on into
+    /// `folder`; names may be patterns of apt's.
+    pub(crate) fn download_all(
+        &self,
+        names: &[&str],
+        folder: &Path,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let mut command = self.command("apt-get");
+        command
+            .arg("-o")
+            .arg(format!("Dir::Cache::archives={}", folder.display()))
+            .args(["-q", "-y", "-o", "APT::Status-Fd=1"])
+            .args(["--no-install-recommends", "--download-only", "install"])
+            .args(names);
+        let end = run(command, "apt-get", progress)?;
+        if end.good {
+            return Ok(());
+        }
+        match end.complaint.as_str() {
+            "" => Err(self.no_package(&names.join(" "))),
+            complaint => Err(Error::Tool {
+                what: "apt-get install --download-only".into(),
+                why: complaint.to_string(),
+            }),
+        }
+    }
+
     fn no_package(&self, name: &str) -> Error {
         let why = match self.complaint.as_str() {
             "" => String::new(),

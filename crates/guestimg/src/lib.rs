@@ -12,15 +12,19 @@ mod apt;
 mod cache;
 mod cpio;
 mod deb;
+mod debian;
 mod follow;
 mod initramfs;
+mod look;
 mod modules;
 mod progress;
 
 pub use cache::{Image, cache_dir, fetch};
 pub use cpio::Archive;
 pub use deb::find_in_tar;
+pub use debian::{Made, Workshop};
 pub use initramfs::{Mode, command_line, initramfs};
+pub use look::{Found, Look};
 pub use modules::modules;
 pub use progress::Progress;
 

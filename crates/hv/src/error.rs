@@ -41,6 +41,12 @@ pub enum Error {
         /// What is wrong.
         why: &'static str,
     },
+    /// This host does not let the backend work: why, and what would help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The host has it, but not for this user: why, and what would help.
+    #[error("{0}")]
+    Denied(String),
     /// This backend cannot do that.
     #[error("{0} is not supported by this backend")]
     Unsupported(&'static str),

@@ -182,7 +182,8 @@ pub trait Vcpu: Send {
     /// Sets what [`Vcpu::lapic`] returns.
     fn set_lapic(&mut self, lapic: &kvm_lapic_state) -> Result<()>;
     /// Host debugging of the guest: `KVM_GUESTDBG_ENABLE | SINGLESTEP |
-    /// USE_SW_BP | USE_HW_BP`.
+    /// USE_SW_BP | USE_HW_BP`, `BLOCKIRQ` (no interrupt is taken in a single step),
+    /// and `INJECT_BP` after a [`VcpuExit::Debug`] for a #BP that is the guest's.
     fn set_guest_debug(&mut self, debug: &kvm_guest_debug) -> Result<()>;
     /// Translates a guest-virtual address with the vCPU's current paging
     /// (`KVM_TRANSLATE`).

@@ -88,6 +88,7 @@ impl Work<'_> {
             copyable: self.copyable,
             most: MAX_INSTRUCTIONS,
             alone: true,
+            stops: &[],
             allowed: Allowed {
                 wide: true,
                 fs: true,

@@ -65,12 +65,20 @@ pub struct Source<'a> {
     /// by parts what a guest does. What is there for order only keeps the prefix,
     /// since devices do look.
     pub alone: bool,
+    /// Offsets in pages of instructions that are the interpreter's, whatever they
+    /// are: a debugger's breakpoints.
+    pub stops: &'a [u16],
 }
 
 impl Source<'_> {
     fn decoder(&self, start: usize, rip: u64) -> Decoder<'_> {
         let bitness = if self.allowed.wide { 64 } else { 32 };
         Decoder::with_ip(bitness, &self.page[start..], rip, DecoderOptions::NONE)
+    }
+
+    fn stops_at(&self, insn: &Instruction) -> bool {
+        let offset = insn.ip() as usize % PAGE_SIZE;
+        self.stops.iter().any(|stop| usize::from(*stop) == offset)
     }
 
     /// Longest block in instructions.
@@ -120,7 +128,10 @@ impl Block {
             if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
                 break; // needs the next page, too
             }
-            let treatment = treatment(&insn, source.copyable, source.allowed);
+            let treatment = match source.stops_at(&insn) {
+                true => Treatment::Interp,
+                false => treatment(&insn, source.copyable, source.allowed),
+            };
             if treatment == Treatment::Copy {
                 let class = vector_class(&insn);
                 self.vector |= class != Vector::None;

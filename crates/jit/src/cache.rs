@@ -28,6 +28,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Size of the arena in bytes that most guests are content with.
 pub const ARENA_SIZE: usize = 96 << 20;
@@ -254,6 +255,8 @@ pub struct CodeCache {
     pub link_early: bool,
     /// What [`Source::alone`] is to be. Who changes it flushes.
     pub alone: bool,
+    /// What [`Source::stops`] are to be, likewise.
+    pub stops: Arc<[u16]>,
     /// Counts.
     pub stats: CacheStats,
 }
@@ -330,6 +333,7 @@ impl CodeCache {
             generation: 0,
             link_early: false,
             alone: true,
+            stops: [].into(),
             stats: CacheStats::default(),
         })
     }

@@ -413,6 +413,7 @@ mod tests {
             copyable: &Copyable::new(|_| true),
             most: crate::block::MAX_INSTRUCTIONS,
             alone: true,
+            stops: &[],
             allowed: Allowed {
                 wide: true,
                 cpl0: true,

@@ -4,15 +4,21 @@
 //! exits become [`hv::VcpuExit`] values, and every refusal names the ioctl that
 //! refused. Semantics are the kernel's (Linux `Documentation/virt/kvm/api.rst`).
 
+mod host;
 mod kick;
+mod open;
+mod probe;
 mod run_page;
 mod stats;
 mod vcpu;
 mod vm;
 
+pub use host::Host;
+
 use hv::abi::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use hv::{Capabilities, Error, Hypervisor, Result};
 use kvm_ioctls::Cap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The kernel's hypervisor, as a backend.
@@ -21,21 +27,18 @@ pub struct Kvm {
     tsc_khz: Option<u32>,
 }
 
-/// The API version that every kernel since 2.6.22 has.
-const API_VERSION: i32 = 12;
+/// Where the kernel has it.
+const DEVICE: &str = "/dev/kvm";
 
 impl Kvm {
-    /// Opens `/dev/kvm`. Fails where the device is missing, closed to this
-    /// user, or too old.
+    /// Opens `/dev/kvm`. Where the device is missing, closed to this user, too old or
+    /// in use by another hypervisor, the error says so and what would help.
     pub fn new() -> Result<Self> {
-        let fd = kvm_ioctls::Kvm::new().map_err(os("open /dev/kvm"))?;
-        if fd.get_api_version() != API_VERSION {
-            return Err(Error::Unsupported("the kernel's KVM API version"));
-        }
-        if !fd.check_extension(Cap::ImmediateExit) || !fd.check_extension(Cap::UserMemory) {
-            return Err(Error::Unsupported("a KVM without immediate exit"));
-        }
+        let fd = open::open(Path::new(DEVICE))?;
         kick::install_handler()?;
+        if let Some(why) = probe::fault(&fd)? {
+            return Err(Error::Unavailable(format!("{DEVICE}: {why}")));
+        }
         let tsc_khz = probe_tsc_khz(&fd);
         Ok(Self { fd, tsc_khz })
     }

@@ -346,9 +346,17 @@ impl hv::Vcpu for KvmVcpu {
     }
 
     fn set_guest_debug(&mut self, debug: &kvm_guest_debug) -> Result<()> {
-        self.fd
-            .set_guest_debug(debug)
-            .map_err(os("KVM_SET_GUEST_DEBUG"))
+        let set = self.fd.set_guest_debug(debug);
+        // Kernels before 5.15 know nothing of it: a step may end in a handler.
+        let old = set.is_err() && debug.control & KVM_GUESTDBG_BLOCKIRQ != 0;
+        let set = match old {
+            true => self.fd.set_guest_debug(&kvm_guest_debug {
+                control: debug.control & !KVM_GUESTDBG_BLOCKIRQ,
+                ..*debug
+            }),
+            false => set,
+        };
+        set.map_err(os("KVM_SET_GUEST_DEBUG"))
     }
 
     fn translate(&self, gva: u64) -> Result<Option<u64>> {

@@ -1,6 +1,7 @@
 //! What a machine is made of, as plain data.
 
 use crate::boards::{BOARDS, BoardKind};
+use crate::console::Ring;
 use crate::cpu::{CpuConfig, Topology};
 use crate::fw_cfg::FwCfgFile;
 use crate::image::HostFile;
@@ -24,6 +25,8 @@ pub struct MachineConfig {
     pub memory: Vec<MemoryBackend>,
     /// The processors.
     pub topology: Topology,
+    /// How many of them, the last ones, are not there at start.
+    pub absent_vcpus: u32,
     /// Which of both are near each other.
     pub numa: Numa,
     /// Kernel: a bzImage, or an ELF file with a PVH entry.
@@ -36,6 +39,8 @@ pub struct MachineConfig {
     pub drives: Vec<DriveConfig>,
     /// Networks by id; they stay across resets.
     pub netdevs: Vec<NetdevConfig>,
+    /// What is written of their frames.
+    pub dumps: Vec<net::DumpConfig>,
     /// Devices beside the board's own.
     pub devices: Vec<DeviceConfig>,
     /// Files for guests, through fw_cfg.
@@ -46,6 +51,10 @@ pub struct MachineConfig {
     pub smbios: Vec<SmbiosValue>,
     /// Serial ports COM1, COM2, ...: at most four.
     pub serial: Vec<SerialConfig>,
+    /// Monitors.
+    pub monitors: Vec<MonitorConfig>,
+    /// Where debuggers are.
+    pub debugger: Option<SerialConfig>,
     /// What the RTC's time is ahead of the host's UTC, in ns.
     pub rtc_offset_ns: i64,
     /// A guest that powers itself off leaves the machine stopped.
@@ -66,17 +75,21 @@ impl Default for MachineConfig {
             ram_bytes: 128 << 20,
             memory: Vec::new(),
             topology: Topology::default(),
+            absent_vcpus: 0,
             numa: Numa::default(),
             kernel: None,
             initrd: None,
             cmdline: String::new(),
             drives: Vec::new(),
             netdevs: Vec::new(),
+            dumps: Vec::new(),
             devices: Vec::new(),
             fw_cfg: Vec::new(),
             uuid: [0; 16],
             smbios: Vec::new(),
             serial: Vec::new(),
+            monitors: Vec::new(),
+            debugger: None,
             rtc_offset_ns: 0,
             no_shutdown: false,
             no_reboot: false,
@@ -133,6 +146,19 @@ pub enum NetdevKind {
     Tap(net::TapConfig),
     /// Frames over a stream socket.
     Stream(net::StreamConfig),
+    /// A frame in each datagram.
+    Dgram(net::DgramConfig),
+    /// Either, as QEMU had them first.
+    Socket(net::SocketConfig),
+    /// A port of a hub.
+    HubPort {
+        /// The hub's number.
+        hub: u32,
+        /// The network that is plugged into it; an adapter otherwise.
+        netdev: Option<String>,
+    },
+    /// Another program has the frames, by shared memory.
+    VhostUser(net::VhostUserConfig),
 }
 
 /// A device of PCI or ISA.
@@ -168,6 +194,11 @@ impl DeviceConfig {
     /// It is on the PCI bus.
     pub fn is_pci(&self) -> bool {
         self.model.is_pci() && !self.mmio
+    }
+
+    /// It can come and go while the machine runs.
+    pub fn is_hot_pluggable(&self) -> bool {
+        !self.mmio && self.model.is_hot_pluggable()
     }
 
     /// A name for messages.
@@ -249,6 +280,26 @@ impl DeviceModel {
         }
     }
 
+    /// On PCI it can come and go while the machine runs. The others are part
+    /// of something that stays: buses, host ends, deadlines.
+    pub fn is_hot_pluggable(&self) -> bool {
+        match self {
+            Self::VirtioBlk(_)
+            | Self::VirtioNet(_)
+            | Self::VirtioRng
+            | Self::VirtioFs(_)
+            | Self::PciTestdev => true,
+            Self::VirtioBalloon(_)
+            | Self::VirtioSerial(_)
+            | Self::DebugExit { .. }
+            | Self::DebugCon { .. }
+            | Self::PcTestdev
+            | Self::Edu { .. }
+            | Self::PciBridge(_)
+            | Self::PcieRootPort(_) => false,
+        }
+    }
+
     /// It is on the PCI bus; the others are on ISA.
     pub fn is_pci(&self) -> bool {
         match self {
@@ -283,6 +334,8 @@ pub struct PcieRootPortConfig {
     pub chassis: u8,
     /// 13 bits.
     pub slot: u16,
+    /// What is in its slot stays while the machine runs (`hotplug=off`).
+    pub fixed: bool,
 }
 
 /// A folder of the host that the guest mounts.
@@ -335,6 +388,8 @@ pub struct VirtioBlkConfig {
 pub struct VirtioNetConfig {
     /// Id of its network; without one its frames go nowhere.
     pub netdev: Option<String>,
+    /// Its MSI-X vectors; as many as it needs if nothing is said.
+    pub vectors: Option<u16>,
     /// The rest.
     pub options: virtio::net::Options,
 }
@@ -351,24 +406,97 @@ pub enum SerialConfig {
     File(PathBuf),
     /// Two named pipes, `PATH.in` and `PATH.out`, or one for both ways.
     Pipe(PathBuf),
-    /// A Unix socket.
+    /// A socket.
     Socket(SocketConfig),
+    /// A pseudo-terminal, whose name is printed.
+    Pty {
+        /// What the user calls it.
+        label: String,
+    },
+    /// Output to the end of a buffer that the monitor reads.
+    Ring(Ring),
+    /// One of several that share a host end; Ctrl-A C goes to the next.
+    Mux(MuxConfig),
     /// What the user calls so (`-chardev id=`); to be replaced by what it
     /// stands for before the machine is made.
     Named(String),
     /// A buffer in memory.
     Memory(MemorySerial),
+    /// Another host end, with a copy of the output in a file.
+    Logged(Box<SerialConfig>, LogFile),
 }
 
-/// A Unix socket; who connects gets what the guest sends from then on.
+impl SerialConfig {
+    /// A socket that waits for connections.
+    pub fn server(&self) -> Option<&SocketConfig> {
+        match self {
+            Self::Socket(socket) if socket.server => Some(socket),
+            _ => None,
+        }
+    }
+}
+
+/// A file that gets a copy of what the guest sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocketConfig {
+pub struct LogFile {
     /// Its path.
     pub path: PathBuf,
+    /// What it holds already stays.
+    pub append: bool,
+}
+
+/// A host end that several share: all with the same id get the same.
+#[derive(Clone, Debug)]
+pub struct MuxConfig {
+    /// Its name.
+    pub id: String,
+    /// What is shared.
+    pub backend: Box<SerialConfig>,
+}
+
+/// A socket; who connects gets what is sent from then on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Where it is.
+    pub address: SocketAddress,
     /// Waits for connections instead of connecting.
     pub server: bool,
     /// The machine starts when somebody has connected to the server.
     pub wait: bool,
+    /// Speaks telnet's protocol (RFC 854).
+    pub telnet: bool,
+}
+
+/// Where a socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketAddress {
+    /// A Unix socket's path.
+    Unix(PathBuf),
+    /// TCP.
+    Inet {
+        /// Name or number; all of the host's addresses if empty.
+        host: String,
+        /// The port; 0 for any.
+        port: u16,
+    },
+}
+
+/// One of the monitors.
+#[derive(Clone, Debug)]
+pub struct MonitorConfig {
+    /// Its host end.
+    pub host: SerialConfig,
+    /// It speaks QMP; otherwise it is for people.
+    pub control: bool,
+    /// QMP is indented.
+    pub pretty: bool,
+}
+
+impl MonitorConfig {
+    /// It waits for connections of its own, of which there may be several.
+    pub fn is_server(&self) -> bool {
+        self.host.server().is_some()
+    }
 }
 
 /// What a guest panic (pvpanic, or a kernel panic seen on the console before

@@ -28,7 +28,7 @@ pub fn items(
     smbios: &Smbios,
 ) -> Result<Items> {
     let mut items = Items::default();
-    let vcpus = config.topology.vcpus() as u16;
+    let vcpus = (config.topology.vcpus() - config.absent_vcpus) as u16;
     let apic_ids = config.topology.apic_ids().max().unwrap_or(0) as u16 + 1;
     items.set(key::UUID, config.uuid.to_vec());
     items.set(key::RAM_SIZE, config.ram_bytes.to_le_bytes().to_vec());

@@ -13,11 +13,16 @@ mod board;
 pub mod boards;
 pub mod boot;
 mod config;
-mod console;
+pub mod console;
 mod control;
+mod counted;
 pub mod cpu;
+mod debugger;
 mod drives;
+mod events;
 mod fw_cfg;
+mod handle;
+mod hotplug;
 mod image;
 mod isa;
 pub mod layout;
@@ -29,6 +34,7 @@ mod networks;
 pub mod numa;
 mod outcome;
 mod pci;
+mod processors;
 pub mod ram;
 mod routing;
 mod saved;
@@ -37,20 +43,31 @@ mod smbios;
 mod stop_pipe;
 mod timers;
 mod vcpu_loop;
+mod views;
 mod virtio_models;
 
 pub use config::{
-    DeviceConfig, DeviceModel, DriveConfig, Image, MachineConfig, NetdevConfig, NetdevKind,
-    PanicAction, PciBridgeConfig, PcieRootPortConfig, SerialConfig, SocketConfig, VirtioBlkConfig,
-    VirtioFsConfig, VirtioNetConfig, VirtioPortConfig, VirtioSerialConfig,
+    DeviceConfig, DeviceModel, DriveConfig, Image, LogFile, MachineConfig, MonitorConfig,
+    MuxConfig, NetdevConfig, NetdevKind, PanicAction, PciBridgeConfig, PcieRootPortConfig,
+    SerialConfig, SocketAddress, SocketConfig, VirtioBlkConfig, VirtioFsConfig, VirtioNetConfig,
+    VirtioPortConfig, VirtioSerialConfig,
 };
 pub use control::RunState;
+pub use counted::{BlockStats, Requests};
+pub use debugger::Debugger;
 pub use devices::rtc::DateTime;
 pub use devices::testdev::DMA_MASK as EDU_DMA_MASK;
+pub use events::{Cause, Event};
 pub use fw_cfg::FwCfgFile;
+pub use handle::{HandleError, MachineHandle};
+pub use hotplug::{Deleted, HotpluggableCpu};
 pub use image::HostFile;
-pub use machine::{Machine, MachineHandle};
+pub use machine::Machine;
 pub use memory::{MemoryBackend, MemorySource, Merge};
 pub use memory_serial::MemorySerial;
+pub use net::{DumpConfig, HostForward, Transport, UserSocket};
+pub use networks::Socket as NetworkSocket;
 pub use outcome::{Error, Outcome, Result};
 pub use smbios::{FIELDS as SMBIOS_FIELDS, FieldRow as SmbiosRow, SmbiosValue};
+pub use views::{DriveView, IoApicView, PciView};
+pub use virtio::net::{RxFilter, RxMode};

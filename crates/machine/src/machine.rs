@@ -1,26 +1,25 @@
 //! The machine across resets.
 
-use crate::board::{Board, Host, SERIAL_PORTS};
+use crate::board::{Board, Host, Processor, SERIAL_PORTS};
 use crate::config::{DeviceModel, MachineConfig};
-use crate::console::Console;
-use crate::control::{Control, Ending, RunState};
+use crate::console::{Backends, Console, Line};
+use crate::control::Ending;
 use crate::drives::Drives;
+use crate::handle::MachineHandle;
 use crate::layout::Layout;
 use crate::memory::{self, Part};
 use crate::networks::Networks;
 use crate::outcome::{Error, Outcome, Result};
+use crate::processors::Crew;
 use crate::saved;
 use crate::signals::SignalGuard;
 use crate::timers;
 use crate::vcpu_loop::Context;
 use crate::virtio_models;
-use devices::PowerButton;
-use hv::{Hypervisor, Vm};
-use parking_lot::Mutex;
+use hv::Hypervisor;
 use state::Image;
 use std::io;
-use std::sync::{Arc, Weak};
-use virtio::net::LinkState;
+use std::sync::Arc;
 
 /// APIC ids are 8 bits and 255 is the broadcast.
 const MAX_VCPUS: u32 = 255;
@@ -36,8 +35,10 @@ pub struct Machine {
     memory: Vec<Part>,
     /// Of the ports of virtio console devices, in their order.
     port_consoles: Vec<Console>,
-    drives: Drives,
-    networks: Networks,
+    /// Of monitors that are no servers, in their order.
+    monitors: Vec<Console>,
+    /// Of the debugger, if that is no server.
+    debugger: Option<Console>,
     handle: MachineHandle,
     /// The first board continues from here.
     restored: Option<Image>,
@@ -47,109 +48,6 @@ pub struct Machine {
 
 /// See [`Machine::when_set_up`].
 type SetUp = Box<dyn FnOnce() -> io::Result<()>>;
-
-/// Acts on a machine from other threads; also outlives it.
-#[derive(Clone, Default)]
-pub struct MachineHandle(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    control: Arc<Control>,
-    balloon: Arc<virtio::balloon::Host>,
-    live: Mutex<Live>,
-}
-
-/// The parts of the present board, and what the last one left.
-#[derive(Default)]
-struct Live {
-    vm: Option<Weak<dyn Vm>>,
-    power_button: Option<Weak<dyn PowerButton>>,
-    counters: Vec<(&'static str, u64)>,
-    profile: Option<String>,
-    saved: Option<Image>,
-    /// Of all networks, by id.
-    links: Vec<(String, Arc<LinkState>)>,
-}
-
-impl MachineHandle {
-    /// Stops the machine and saves its state: it ends with
-    /// [`Outcome::Saved`], then [`Self::take_saved`] has it.
-    pub fn save(&self) {
-        self.0.control.end(Outcome::Saved);
-    }
-
-    /// The same after so many exits of its vCPUs, from now on.
-    pub fn save_after_exits(&self, exits: u64) {
-        self.0.control.save_after(exits);
-    }
-
-    /// The state that was saved.
-    pub fn take_saved(&self) -> Option<Image> {
-        self.0.live.lock().saved.take()
-    }
-
-    /// Ends the machine with [`Outcome::Quit`].
-    pub fn quit(&self) {
-        self.0.control.end(Outcome::Quit);
-    }
-
-    /// Resets the machine (never ends it, whatever `no_reboot` says).
-    pub fn reset(&self) {
-        self.0.control.request(Ending::Reset);
-    }
-
-    /// Stops the vCPUs, or lets them go on.
-    pub fn set_paused(&self, paused: bool) {
-        self.0.control.set_paused(paused);
-    }
-
-    /// The host's end of the machine's balloon; without a balloon nobody
-    /// hears what is asked for.
-    pub fn balloon(&self) -> &virtio::balloon::Host {
-        &self.0.balloon
-    }
-
-    /// The cable between a network and its adapter; `None` if there is no
-    /// network with this id.
-    pub fn link(&self, netdev: &str) -> Option<Arc<LinkState>> {
-        let live = self.0.live.lock();
-        let found = live.links.iter().find(|(id, _)| id == netdev);
-        found.map(|(_, link)| link.clone())
-    }
-
-    /// Whether the machine runs.
-    pub fn run_state(&self) -> RunState {
-        self.0.control.run_state()
-    }
-
-    /// Presses the power button; an ACPI guest shuts down.
-    pub fn press_power_button(&self) {
-        let live = self.0.live.lock();
-        let button = live.power_button.as_ref().and_then(Weak::upgrade);
-        drop(live);
-        if let Some(button) = button {
-            button.press_power_button();
-        }
-    }
-
-    /// See [`hv::Vm::profile`].
-    pub fn profile(&self) -> Option<String> {
-        let live = self.0.live.lock();
-        match live.vm.as_ref().and_then(Weak::upgrade) {
-            Some(vm) => vm.profile(),
-            None => live.profile.clone(),
-        }
-    }
-
-    /// The backend's counters; after the end those of the last moment.
-    pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        let live = self.0.live.lock();
-        match live.vm.as_ref().and_then(Weak::upgrade) {
-            Some(vm) => vm.counters(),
-            None => live.counters.clone(),
-        }
-    }
-}
 
 impl Machine {
     /// Checks the configuration and opens what it names.
@@ -172,10 +70,22 @@ impl Machine {
         let memory = memory::open(&config)?;
         let drives = Drives::open(&config.drives)?;
         let networks = Networks::open(&config.netdevs)?;
-        let handle = MachineHandle::default();
-        handle.0.live.lock().links = networks.links();
-        let open = |serial| Console::open(serial, &handle.0.control);
-        let consoles: Result<_> = config.serial.iter().map(open).collect();
+        for dump in &config.dumps {
+            let error = |why| Error::Object {
+                id: dump.id.clone(),
+                why,
+            };
+            networks.add_dump(dump).map_err(error)?;
+        }
+        let handle = MachineHandle::new(&config, drives, networks);
+        handle.0.live.lock().parts.ranges = layout.ranges();
+        let mut backends = Backends::default();
+        let mut open = |serial| backends.console(serial, &handle.0.control);
+        let consoles: Result<_> = config.serial.iter().map(&mut open).collect();
+        // Behind the ports: who shares a terminal with one comes second.
+        let monitors = config.monitors.iter().filter(|m| !m.is_server());
+        let monitors: Result<_> = monitors.map(|m| open(&m.host)).collect();
+        let debugger = config.debugger.iter().find(|host| host.server().is_none());
         let debug = config.devices.iter().filter_map(|d| match &d.model {
             DeviceModel::DebugCon { host, .. } => Some(open(host)),
             _ => None,
@@ -183,6 +93,7 @@ impl Machine {
         let debug_consoles: Result<_> = debug.collect();
         let ports = virtio_models::all_ports(&config);
         let port_consoles: Result<_> = ports.map(|port| open(&port.host)).collect();
+        let debugger = debugger.map(|host| backends.raw_console(host, &handle.0.control));
         Ok(Self {
             hypervisor,
             layout,
@@ -190,8 +101,8 @@ impl Machine {
             debug_consoles: debug_consoles?,
             memory,
             port_consoles: port_consoles?,
-            drives,
-            networks,
+            monitors: monitors?,
+            debugger: debugger.transpose()?,
             config,
             handle,
             restored: None,
@@ -218,8 +129,20 @@ impl Machine {
         let mut board = self.build()?;
         let mut vcpus = std::mem::take(&mut board.vcpus);
         saved::restore(&board, &mut vcpus, image.clone())?;
-        let again = saved::save(&*self.hypervisor, &board, &mut vcpus)?;
+        let again = saved::save(&*self.hypervisor, &board, &vcpus)?;
         saved::difference(image, &again)
+    }
+
+    /// The host ends of monitors that are no servers of their own
+    /// ([`crate::MonitorConfig::is_server`]), in their order.
+    pub fn monitor_lines(&self) -> Vec<Line> {
+        self.monitors.iter().map(Console::line).collect()
+    }
+
+    /// The host end of the debugger ([`MachineConfig::debugger`]) if it is no
+    /// server of its own.
+    pub fn debugger_line(&self) -> Option<Line> {
+        self.debugger.as_ref().map(Console::line)
     }
 
     /// A handle for other threads.
@@ -242,9 +165,10 @@ impl Machine {
         }
         let control = self.handle.0.control.clone();
         let _signals = SignalGuard::new(control.clone())?;
-        let consoles = self.consoles.iter_mut().chain(&mut self.debug_consoles);
-        for console in consoles.chain(&mut self.port_consoles) {
-            console.start(&control)?;
+        let consoles = self.consoles.iter().chain(&self.debug_consoles);
+        let consoles = consoles.chain(&self.port_consoles).chain(&self.monitors);
+        for console in consoles.chain(&self.debugger) {
+            console.start()?;
         }
         if let Some(act) = self.set_up.take() {
             let what = "setting up the machine";
@@ -260,17 +184,20 @@ impl Machine {
     }
 
     fn build(&self) -> Result<Board> {
+        let hotplug = &self.handle.0.hotplug;
+        let next = hotplug.next();
         Board::new(
             &*self.hypervisor,
-            &self.config,
+            &next.config,
             &self.layout,
             &Host {
                 consoles: &self.consoles,
                 debug_consoles: &self.debug_consoles,
                 memory: &self.memory,
                 port_consoles: &self.port_consoles,
-                drives: &self.drives,
-                networks: &self.networks,
+                drives: hotplug.drives(),
+                networks: hotplug.networks(),
+                present: &next.present,
                 control: &self.handle.0.control,
                 balloon: &self.handle.0.balloon,
             },
@@ -281,24 +208,20 @@ impl Machine {
     fn run_board(&self, mut board: Board) -> Option<Ending> {
         let control = &*self.handle.0.control;
         self.handle.0.live.lock().set(&board);
-        let mut vcpus = std::mem::take(&mut board.vcpus);
-        control.set_kickers(vcpus.iter().map(|v| v.kicker()).collect());
+        let crew = Arc::new(Crew::new(std::mem::take(&mut board.vcpus)));
+        control.set_kickers(crew.kickers());
+        self.handle.0.hotplug.begin(&board, &crew, &self.hypervisor);
         let console = self.consoles.first().map(|c| &*c.output);
         let context = &Context::new(&board, control, console, &self.config);
-        std::thread::scope(|scope| {
+        let mut vcpus = std::thread::scope(|scope| {
             let timers = scope.spawn(|| timers::serve(&board.timed, &board.clock, &board.waker));
-            let threads: Vec<_> = vcpus
-                .iter_mut()
-                .enumerate()
-                .filter_map(|(id, vcpu)| start_vcpu(scope, context, id as u32, &mut **vcpu))
-                .collect();
-            let panicked: Vec<_> = threads.into_iter().filter_map(|t| t.join().err()).collect();
-            board.waker.stop();
+            let stop = StopTimers(&board);
+            let vcpus = crew.run(context);
+            drop(stop);
             let _ = timers.join();
-            if let Some(panic) = panicked.into_iter().next() {
-                std::panic::resume_unwind(panic);
-            }
+            vcpus
         });
+        self.handle.0.hotplug.end();
         self.consoles.iter().for_each(Console::detach);
         let ending = control.take_ending();
         let ending = match ending {
@@ -313,8 +236,10 @@ impl Machine {
 
 impl Machine {
     /// Saves a board whose vCPUs have stopped.
-    fn save(&self, board: &Board, vcpus: &mut [Box<dyn hv::Vcpu>]) -> Ending {
-        let settled = vcpus.iter_mut().try_for_each(|v| saved::settle(&mut **v));
+    fn save(&self, board: &Board, vcpus: &mut [Processor]) -> Ending {
+        let settled = vcpus
+            .iter_mut()
+            .try_for_each(|p| saved::settle(&mut *p.vcpu).map(drop));
         let image = settled.and_then(|()| saved::save(&*self.hypervisor, board, vcpus));
         match image {
             Ok(image) => {
@@ -326,34 +251,12 @@ impl Machine {
     }
 }
 
-/// Starts a vCPU's thread. Thread names are what `top -H` shows.
-fn start_vcpu<'scope>(
-    scope: &'scope std::thread::Scope<'scope, '_>,
-    context: &'scope Context<'_>,
-    id: u32,
-    vcpu: &'scope mut dyn hv::Vcpu,
-) -> Option<std::thread::ScopedJoinHandle<'scope, ()>> {
-    let builder = std::thread::Builder::new().name(format!("vcpu{id}"));
-    let spawned = builder.spawn_scoped(scope, move || context.run(id, vcpu));
-    let failed = |source| {
-        let what = "starting a thread";
-        let error = Error::Host { what, source };
-        context.control.request(Ending::Failed(error));
-    };
-    spawned.map_err(failed).ok()
-}
+/// A vCPU's thread panicked: that of the deadlines must end all the same.
+struct StopTimers<'a>(&'a Board);
 
-impl Live {
-    fn set(&mut self, board: &Board) {
-        self.vm = Some(Arc::downgrade(&board.vm));
-        self.power_button = Some(Arc::downgrade(&board.power_button));
-    }
-
-    fn clear(&mut self, board: &Board) {
-        self.counters = board.vm.counters();
-        self.profile = board.vm.profile();
-        self.vm = None;
-        self.power_button = None;
+impl Drop for StopTimers<'_> {
+    fn drop(&mut self) {
+        self.0.waker.stop();
     }
 }
 
@@ -365,6 +268,12 @@ fn check_processors(config: &MachineConfig, max: u32) -> Result<()> {
     let refuse = |why| Err(Error::Vcpus { count, why });
     if !(1..=max).contains(&count) {
         return refuse(format!("a machine has 1 to {max} with this accelerator"));
+    }
+    if config.absent_vcpus > 0 && config.board.hotplug.is_none() {
+        let board = config.board.name;
+        return refuse(format!(
+            "processors do not come while the board {board} runs (maxcpus=); pc and q35 take them"
+        ));
     }
     match topology.apic_ids().max() {
         Some(id) if id >= MAX_VCPUS => refuse(format!(

@@ -1,6 +1,7 @@
 //! How a machine ended, and why it could not be.
 
-use crate::config::PanicAction;
+use crate::config::{PanicAction, SocketAddress};
+use crate::events::Cause;
 use std::path::PathBuf;
 
 /// Why [`crate::Machine::run`] came back.
@@ -33,6 +34,17 @@ impl Outcome {
             _ => 0,
         }
     }
+
+    /// Who wanted it.
+    pub(crate) fn cause(self) -> Cause {
+        match self {
+            Self::PowerOff | Self::DebugExit(_) => Cause::GuestShutdown,
+            Self::Reset | Self::TripleFault => Cause::GuestReset,
+            Self::GuestPanic(_) => Cause::GuestPanic,
+            Self::Quit | Self::Saved => Cause::HostUi,
+            Self::Signal(_) => Cause::HostSignal,
+        }
+    }
 }
 
 /// Why a machine could not be built or had to stop. Every message names the
@@ -62,6 +74,8 @@ pub enum Error {
     Drive { id: String, why: String },
     #[error("netdev '{id}': {why}")]
     Netdev { id: String, why: String },
+    #[error("object '{id}': {why}")]
+    Object { id: String, why: String },
     #[error("device {name}: {why}")]
     Device { name: String, why: String },
     #[error("fw_cfg file '{name}': {why}")]
@@ -75,6 +89,11 @@ pub enum Error {
     #[error("serial file '{}': {source}", path.display())]
     SerialFile {
         path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{address}: {source}")]
+    Socket {
+        address: SocketAddress,
         source: std::io::Error,
     },
     #[error("{what}: {source}")]

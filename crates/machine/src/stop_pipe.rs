@@ -5,6 +5,7 @@ use crate::outcome::{Error, Result};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::time::Duration;
 
 /// An eventfd that becomes readable, for ever, when its owner says stop.
 pub struct StopPipe(File);
@@ -29,6 +30,18 @@ impl StopPipe {
         // An eventfd takes the value unless it is about to overflow, in which
         // case it is readable already.
         let _ = (&self.0).write_all(&1u64.to_ne_bytes());
+    }
+
+    /// Waits so long; true when stopped.
+    pub fn wait_for(&self, time: Duration) -> bool {
+        let mut fd = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let milliseconds = time.as_millis().min(i32::MAX as u128) as i32;
+        // SAFETY: the pointer is to one entry.
+        unsafe { libc::poll(&raw mut fd, 1, milliseconds) > 0 }
     }
 
     /// Waits until `fd` can be read (or has ended); false when stopped.

@@ -3,10 +3,12 @@
 use crate::board::Board;
 use crate::config::{MachineConfig, PanicAction};
 use crate::console::Output;
-use crate::control::{Control, Ending};
+use crate::control::{Control, Ending, RunState};
+use crate::events::{Cause, Event};
 use crate::outcome::{Error, Outcome};
 use devices::{Effect, MmioBus, PortBus};
 use hv::{Vcpu, VcpuExit};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the threads of all vCPUs share.
 pub struct Context<'a> {
@@ -39,12 +41,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Runs a vCPU until the machine stops.
-    pub fn run(&self, id: u32, vcpu: &mut dyn Vcpu) {
+    /// Runs a vCPU until the machine stops, or it is to `leave`.
+    pub fn run(&self, id: u32, vcpu: &mut dyn Vcpu, leave: &AtomicBool) {
         let _guard = EndOnPanic(self.control, id);
-        while self.control.may_run() {
+        self.control.debugger.started(id, vcpu);
+        while !leave.load(Ordering::Acquire) && self.control.may_run(id, vcpu) {
             let served = match vcpu.run() {
-                Ok(exit) => self.serve(exit, vcpu),
+                Ok(exit) => self.serve(id, exit, vcpu),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(why) = served {
@@ -55,7 +58,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn serve(&self, exit: VcpuExit, vcpu: &mut dyn Vcpu) -> Result<(), String> {
+    fn serve(&self, id: u32, exit: VcpuExit, vcpu: &mut dyn Vcpu) -> Result<(), String> {
         let effect = match exit {
             VcpuExit::IoIn { port, size } => {
                 vcpu.complete_read(self.ports.read(port, size).into());
@@ -72,7 +75,16 @@ impl<'a> Context<'a> {
                 self.reset(Outcome::TripleFault);
                 None
             }
-            VcpuExit::Hlt | VcpuExit::Debug(_) => {
+            VcpuExit::Debug(event) => match self.control.debugger.hit(id, vcpu, event) {
+                Some(stop) => {
+                    if stop {
+                        self.control.stop_if_running(RunState::Debug);
+                    }
+                    None
+                }
+                None => return Err(format!("unexpected exit {exit:?}")),
+            },
+            VcpuExit::Hlt => {
                 return Err(format!("unexpected exit {exit:?}"));
             }
             VcpuExit::InternalError {
@@ -104,13 +116,18 @@ impl<'a> Context<'a> {
         match effect {
             Effect::PowerOff if self.config.no_shutdown => {
                 log::warn!("the guest powered itself off; the machine stays, stopped");
-                self.control.set_paused(true);
+                let tell = Event::Shutdown(Cause::GuestShutdown);
+                self.control.observers.tell(&tell);
+                self.control.set_run_state(RunState::Shutdown);
             }
             Effect::PowerOff => self.control.end(Outcome::PowerOff),
             Effect::Reset => self.reset(Outcome::Reset),
             Effect::GuestPanicked => drop(self.guest_panicked()),
             Effect::DebugExit(code) => self.control.end(Outcome::DebugExit(code)),
-            Effect::CrashLoaded => log::info!("the guest panicked and runs a crash kernel"),
+            Effect::CrashLoaded => {
+                log::info!("the guest panicked and runs a crash kernel");
+                self.control.observers.tell(&Event::CrashLoaded);
+            }
         }
     }
 
@@ -129,9 +146,11 @@ impl<'a> Context<'a> {
 
     /// Carries out the panic action; false if there is none.
     fn guest_panicked(&self) -> bool {
-        match self.config.panic_action {
+        let action = self.config.panic_action;
+        self.control.observers.tell(&Event::GuestPanicked(action));
+        match action {
             PanicAction::None => return false,
-            PanicAction::Pause => self.control.set_paused(true),
+            PanicAction::Pause => self.control.set_run_state(RunState::GuestPanicked),
             action => self.control.end(Outcome::GuestPanic(action)),
         }
         true

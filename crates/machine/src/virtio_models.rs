@@ -29,9 +29,9 @@ pub fn make(
         }
         DeviceModel::VirtioNet(model) => {
             let socket = to.networks.plug(model.netdev.as_deref())?;
-            let net = net::Net::new(socket.network, socket.link, model.options.clone());
-            // As QEMU: frames there and back, commands, and the configuration.
-            (Arc::new(net), 4)
+            let net = net::Net::new(socket.networks, socket.link, model.options.clone());
+            let vectors = net_vectors(model.vectors, net.pairs())?;
+            (Arc::new(net), vectors)
         }
         DeviceModel::VirtioFs(config) => {
             let share = fs::Share::open(&config.folder, config.read_only);
@@ -49,23 +49,36 @@ pub fn make(
         DeviceModel::VirtioBlk(model) => {
             let disk = to.drives.get(&model.drive)?;
             let mut options = model.options.clone();
-            // As QEMU: a queue for each vCPU.
+            // As QEMU: a queue for each vCPU at start.
             if options.queues == 0 {
-                options.queues = config.topology.vcpus().min(u16::MAX.into()) as u16;
+                let vcpus = config.topology.vcpus().saturating_sub(config.absent_vcpus);
+                options.queues = vcpus.clamp(1, u16::MAX.into()) as u16;
             }
             let vectors = options.queues.saturating_add(1);
             let stops = StopsMachine {
                 control: to.control.clone(),
                 drive: model.drive.clone(),
             };
-            (
-                Arc::new(blk::Blk::new(disk, options).supervised(Arc::new(stops))),
-                vectors,
-            )
+            let device = blk::Blk::new(disk.clone(), options).supervised(Arc::new(stops));
+            let device = Arc::new(device);
+            disk.used_by(&device);
+            (device, vectors)
         }
         _ => return Ok(None),
     };
     Ok(Some(made))
+}
+
+/// As QEMU: two for each pair of queues, commands, and the configuration. A driver
+/// does with fewer, at the price of all queues but one: nobody asks for both.
+fn net_vectors(asked: Option<u16>, pairs: u16) -> Result<u16, String> {
+    let needed = 2 * pairs + 2;
+    match asked {
+        Some(vectors) if vectors < needed && pairs > 1 => Err(format!(
+            "vectors={vectors}: {pairs} pairs of queues need {needed}, as there are without vectors="
+        )),
+        asked => Ok(asked.unwrap_or(needed)),
+    }
 }
 
 /// The ports of all console devices, in their order: each has a console of

@@ -1,14 +1,15 @@
 //! What the machine makes of exits, resets, panics and requests, on a backend
 //! that plays scripts.
 
+mod ejects;
 mod places;
 mod scripted;
 
-use hv::VcpuExit;
+use hv::{DebugExit, Vcpu, VcpuExit};
 use machine::cpu::Topology;
 use machine::{
-    DeviceConfig, DeviceModel, Error, Image, Machine, MachineConfig, MemorySerial, Outcome,
-    PanicAction, SerialConfig,
+    Debugger, DeviceConfig, DeviceModel, Error, Image, Machine, MachineConfig, MemorySerial,
+    Outcome, PanicAction, RunState, SerialConfig,
 };
 use scripted::{Call, Scripted, Step, out, out16};
 use std::sync::Arc;
@@ -268,6 +269,55 @@ fn a_bug_on_one_vcpu_stops_the_others() {
     let machine = Machine::new(Scripted::new(vec![vec![Step::Bug]]), config).unwrap();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| machine.run()));
     assert!(result.is_err());
+}
+
+/// A debugger that stops the machine at every event.
+struct StopsAlways;
+
+impl Debugger for StopsAlways {
+    fn started(&self, _: u32, _: &mut dyn Vcpu) {}
+
+    fn hit(&self, _: u32, _: &mut dyn Vcpu, _: DebugExit) -> bool {
+        true
+    }
+}
+
+/// The vCPU is about to finish an instruction that the debugger has stepped when
+/// somebody else wants something of it, for which that instruction is finished.
+#[test]
+fn a_step_that_an_errand_finishes_is_the_debuggers_all_the_same() {
+    let stepped = VcpuExit::Debug(DebugExit {
+        exception: 1,
+        pc: 0,
+        dr6: 1 << 14,
+        dr7: 0,
+    });
+    let serial = MemorySerial::new();
+    let config = MachineConfig {
+        serial: vec![SerialConfig::Memory(serial.clone())],
+        ..config()
+    };
+    let script = vec![Step::Print("x"), Step::Wait, Step::Exit(stepped)];
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let machine = Machine::new(Scripted::new(vec![script]), config)?;
+        tell.send(machine.handle()).expect("we listen");
+        machine.run()
+    });
+    let handle = told.recv().expect("the machine can be");
+    handle.attach(Arc::new(StopsAlways));
+    assert!(serial.wait_for("x", Duration::from_secs(10)));
+    handle.on_vcpu(0, |_| ()).expect("it runs");
+    let begin = std::time::Instant::now();
+    while handle.run_state() != RunState::Debug {
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "the step is lost"
+        );
+        std::thread::yield_now();
+    }
+    handle.quit();
+    assert_eq!(thread.join().expect("no panic").unwrap(), Outcome::Quit);
 }
 
 #[test]

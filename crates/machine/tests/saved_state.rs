@@ -36,6 +36,7 @@ fn config(memory: &MemorySerial) -> MachineConfig {
 fn microvm(memory: &MemorySerial) -> MachineConfig {
     let net = DeviceModel::VirtioNet(VirtioNetConfig {
         netdev: Some("n".into()),
+        vectors: None,
         options: Default::default(),
     });
     MachineConfig {
@@ -172,4 +173,44 @@ fn a_state_of_another_machine_is_refused() {
         machine.compare_restored(&state::Image::default()),
         Err(Error::SavedState(_))
     ));
+}
+
+/// Saves a guest that waits for input, with an entropy device that came while
+/// it ran.
+fn saved_with_one_more(memory: &MemorySerial) -> state::Image {
+    let config = MachineConfig {
+        cmdline: String::new(),
+        ..config(memory)
+    };
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let machine = machine(config);
+        tell.send(machine.handle()).unwrap();
+        machine.run()
+    });
+    let handle = told.recv().unwrap();
+    assert!(memory.wait_for("> ", std::time::Duration::from_secs(60)));
+    handle
+        .add_device(DeviceConfig::new(DeviceModel::VirtioRng))
+        .unwrap();
+    handle.save();
+    assert_eq!(thread.join().unwrap().unwrap(), Outcome::Saved);
+    handle.take_saved().expect("it was saved")
+}
+
+#[test]
+fn what_was_plugged_in_must_be_there() {
+    let memory = MemorySerial::new();
+    let image = saved_with_one_more(&memory);
+    let bare = || MachineConfig {
+        cmdline: String::new(),
+        ..config(&MemorySerial::new())
+    };
+    let error = machine(bare()).compare_restored(&image).unwrap_err();
+    assert!(error.to_string().contains("/07.0"), "{error}");
+    let mut same = bare();
+    let mut rng = DeviceConfig::new(DeviceModel::VirtioRng);
+    rng.address = Some((7, 0));
+    same.devices.push(rng);
+    assert_eq!(machine(same).compare_restored(&image).unwrap(), None);
 }

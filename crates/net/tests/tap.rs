@@ -33,12 +33,17 @@ fn ip(words: &str) {
     assert!(status.expect("ip").success(), "ip {words}");
 }
 
+fn one(config: &TapConfig) -> Tap {
+    let mut taps = Tap::open(config).expect("a tap device");
+    taps.pop().expect("it has a queue")
+}
+
 fn open(name: &str) -> Tap {
     let config = TapConfig {
         name: Some(name.into()),
         ..TapConfig::default()
     };
-    Tap::open(config).expect("a tap device")
+    one(&config)
 }
 
 /// Keeps what it gets.
@@ -141,7 +146,7 @@ fn names_and_owners_are_looked_at() {
             name: Some(name.into()),
             ..TapConfig::default()
         };
-        Tap::open(config).expect_err("it is refused")
+        Tap::open(&config).expect_err("it is refused")
     };
     assert!(refused("a-name-that-is-too-long").contains("1 to 15 characters"));
     assert!(refused("").contains("1 to 15 characters"));
@@ -152,7 +157,7 @@ fn names_and_owners_are_looked_at() {
         "{}",
         refused("guest0")
     );
-    let chosen = Tap::open(TapConfig::default()).expect("one with a name of the host's");
+    let chosen = one(&TapConfig::default());
     assert!(chosen.name().starts_with("tap"), "{}", chosen.name());
 }
 
@@ -174,8 +179,86 @@ fn scripts_run_before_and_after() {
         down: Some(script),
         ..TapConfig::default()
     };
-    drop(Tap::open(config).expect("a tap device"));
+    drop(one(&config));
     let log = std::fs::read_to_string(folder.join("log")).expect("what the scripts said");
     assert_eq!(log, "guest7\nguest7\n");
     std::fs::remove_dir_all(&folder).expect("the folder");
+}
+
+/// Runs a queue once: how many frames of UDP to port 9 it gave.
+fn came(tap: &mut Tap) -> usize {
+    let mut guest = Collector::default();
+    tap.run(Instant::now(), &mut guest).expect("it runs");
+    let ours = |f: &&Frame| f.bytes.get(36..38) == Some(&[0, 9]);
+    guest.frames.iter().filter(ours).count()
+}
+
+/// Sends a datagram from a port of the host's to the guest that is not there.
+fn host_sends(port: u16) {
+    let socket = std::net::UdpSocket::bind(("10.9.0.1", port)).expect("a socket");
+    socket.send_to(b"hello", "10.9.0.2:9").expect("it is sent");
+}
+
+#[test]
+fn a_queue_that_is_off_leaves_the_frames_to_others() {
+    if !inside("a_queue_that_is_off_leaves_the_frames_to_others") {
+        return;
+    }
+    let config = TapConfig {
+        name: Some("guest0".into()),
+        queues: 3,
+        ..TapConfig::default()
+    };
+    let mut taps = Tap::open(&config).expect("three queues");
+    ip("addr add 10.9.0.1/24 dev guest0");
+    ip("link set guest0 up");
+    ip("neigh add 10.9.0.2 lladdr 52:54:00:12:34:56 dev guest0");
+    let round = |taps: &mut [Tap]| -> Vec<usize> {
+        (7000..7064).for_each(host_sends);
+        taps.iter_mut().map(came).collect()
+    };
+    let all = round(&mut taps);
+    assert_eq!(all.iter().sum::<usize>(), 64, "{all:?}");
+    assert!(all.iter().filter(|n| **n > 0).count() > 1, "{all:?}");
+    for tap in &mut taps[1..] {
+        tap.enable(false).expect("off");
+        tap.enable(false).expect("still off");
+        // It is the interface's matter and not this queue's.
+        tap.accepts(Accepts::ALL);
+    }
+    (7000..7064).for_each(host_sends);
+    assert_eq!(came(&mut taps[0]), 64);
+    taps[1].enable(true).expect("on");
+    let some = round(&mut taps[..2]);
+    assert_eq!(some.iter().sum::<usize>(), 64, "{some:?}");
+    assert!(some.iter().all(|n| *n > 0), "{some:?}");
+}
+
+#[test]
+fn queues_that_are_none_are_refused() {
+    if !inside("queues_that_are_none_are_refused") {
+        return;
+    }
+    let refused = |config: TapConfig| Tap::open(&config).expect_err("it is refused");
+    ip("tuntap add dev single mode tap");
+    ip("tuntap add dev several mode tap multi_queue");
+    let named = |name: &str, queues| TapConfig {
+        name: Some(name.into()),
+        queues,
+        ..TapConfig::default()
+    };
+    let why = refused(named("single", 2));
+    assert!(why.contains("multi_queue"), "{why}");
+    let why = refused(named("several", 1));
+    assert!(why.contains("queues="), "{why}");
+    assert_eq!(Tap::open(&named("several", 2)).map(|t| t.len()), Ok(2));
+    let why = refused(named("several", 257));
+    assert!(why.contains("no more queues"), "{why}");
+    let adopted = |opened: &[i32]| TapConfig {
+        opened: opened.to_vec(),
+        queues: opened.len() as u16,
+        ..TapConfig::default()
+    };
+    let why = refused(adopted(&[99]));
+    assert!(why.contains("fd=99: it is not open"), "{why}");
 }

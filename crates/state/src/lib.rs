@@ -11,6 +11,7 @@
 pub mod chips;
 pub mod devices;
 mod file;
+pub mod hotplug;
 mod image;
 mod memory;
 pub mod pci;

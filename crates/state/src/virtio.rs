@@ -103,6 +103,8 @@ pub struct Net {
     pub all_multicast: bool,
     /// Features that are offloads, and on; all if the driver did not say.
     pub offloads: Option<u64>,
+    /// Pairs of queues that the driver uses.
+    pub pairs: u16,
     /// The cable is plugged in.
     pub link_up: bool,
 }
@@ -112,5 +114,5 @@ schema! {
     Blk "virtio-blk" 1;
     Balloon "virtio-balloon" 1;
     Serial "virtio-serial" 1;
-    Net "virtio-net" 1;
+    Net "virtio-net" 2;
 }

@@ -6,12 +6,15 @@
 //! program is a thin `main`; the library exists so that tests can reach what
 //! reads a user's words.
 
+mod check;
 mod commands;
 mod embedded;
 mod img;
 mod linux;
 mod near;
+mod stat;
 mod system;
+mod vms;
 
 pub use commands::dispatch;
 

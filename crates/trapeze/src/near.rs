@@ -8,6 +8,7 @@ pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl Iterator<Item = &'a 
         .filter(|&(d, c)| d <= limit || (word.len() >= 3 && c.starts_with(word)))
         .collect();
     near.sort();
+    near.dedup();
     near.truncate(3);
     let names: Vec<String> = near.iter().map(|(_, c)| format!("'{c}'")).collect();
     match names.is_empty() {
@@ -58,5 +59,9 @@ mod tests {
             "; did you mean 'kernel'?"
         );
         assert_eq!(did_you_mean("netdev", names.into_iter()), "");
+        assert_eq!(
+            did_you_mean("apend", ["append", "append"].into_iter()),
+            "; did you mean 'append'?"
+        );
     }
 }

@@ -83,8 +83,12 @@ fn buses_and_slots_that_cannot_be() {
         &["chassis_nr=256", "too large"],
     );
     check(
-        &["-M", "q35", "-device", "pcie-root-port,hotplug=on"],
-        &["hotplug=on", "not supported"],
+        &["-device", "pci-bridge,chassis_nr=1,shpc=on"],
+        &["shpc=on", "there is no SHPC"],
+    );
+    check(
+        &["-smp", "cpus=4,maxcpus=2,cores=2"],
+        &["maxcpus=2", "cpus=4 must be 1 to 2"],
     );
 }
 
@@ -173,7 +177,10 @@ fn network_adapters_that_cannot_be() {
         check(&["-device", &format!("virtio-net-pci,{property}")], why);
     };
     net("netdev=n0", &["-device virtio-net-pci", "no netdev 'n0'"]);
-    net("mq=on", &["mq=on", "not supported"]);
+    net("rss=on", &["rss=on", "not supported"]);
+    net("vectors=0", &["1 to 2048"]);
+    let mmio = ["-M", "microvm", "-device", "virtio-net-device,vectors=4"];
+    check(&mmio, &["vectors=4", "no PCI"]);
     net("ctrl_vlan=on", &["ctrl_vlan=on", "not supported"]);
     net("csum=maybe", &["neither on nor off"]);
     net(
@@ -259,6 +266,12 @@ fn ports_and_sockets_that_cannot_be() {
         check(&[&device[..], &["-device", port]].concat(), why);
     };
     check(&["-device", "virtconsole"], &["no virtio-serial device"]);
+    let log = |properties: &str, why: &[&str]| {
+        check(&["-chardev", &format!("null,id=l,{properties}")], why);
+    };
+    log("logfil=x", &["did you mean 'logfile'"]);
+    log("logappend=on", &["for logfile="]);
+    log("logfile=", &["logfile= is empty"]);
     with("virtconsole", &["chardev= is missing"]);
     with("virtserialport,chardev=m", &["no chardev 'm'", "'n'"]);
     with("virtserialport,chardev=n,nr=0", &["for a virtconsole"]);
@@ -285,11 +298,54 @@ fn ports_and_sockets_that_cannot_be() {
         ("socket,id=a", "path= is missing"),
         ("socket,id=a,path=/x,wait=on", "server=on"),
         ("socket,id=a,path=/x,server=perhaps", "neither on nor off"),
-        ("socket,id=a,port=5", "no property 'port'"),
+        ("socket,id=a,port=70000", "from 0 to 65535"),
+        ("socket,id=a,host=localhost", "port= is missing"),
+        ("socket,id=a,path=/x,port=5", "not both"),
+        ("socket,id=a,path=/x,telnet=on", "server=on"),
+        ("ringbuf,id=a,size=1000", "power of two"),
         ("scoket,id=a", "'socket'"),
     ] {
         check(&["-chardev", chardev], &[why]);
     }
+}
+
+#[test]
+fn monitors_that_cannot_be() {
+    for (options, why) in [
+        (
+            &["-monitor", "vc"][..],
+            &["-monitor vc", "not supported"][..],
+        ),
+        (&["-qmp", "tcp:5"], &["-qmp tcp:5", "HOST:PORT"]),
+        (&["-qmp", "unix:/x,delay=on"], &["no property 'delay'"]),
+        (&["-mon", "mode=control"], &["chardev= is missing"]),
+        (&["-mon", "c,mode=perhaps"], &["readline or control"]),
+        (&["-mon", "c"], &["there is no chardev 'c'"]),
+        (
+            &["-monitor", "stdio", "-serial", "stdio"],
+            &["have the terminal", "mon:stdio"],
+        ),
+    ] {
+        check(options, why);
+    }
+    let kernel = file("monitors", "guest.elf", guest::ELF);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{},server=on,wait=off", taken.local_addr().unwrap());
+    check(
+        &["-kernel", &kernel, "-display", "none", "-qmp", &address],
+        &["tcp:127.0.0.1", "in use"],
+    );
+    check(
+        &[
+            "-kernel",
+            &kernel,
+            "-display",
+            "none",
+            "-qmp",
+            "unix:/nonexistent/q,server=on,wait=off",
+        ],
+        &["unix:/nonexistent/q", "No such file"],
+    );
 }
 
 #[test]
@@ -318,8 +374,11 @@ fn test_devices_and_chardevs_that_cannot_be() {
         &["'pci-testdev.membar'"],
     );
     check(
-        &["-chardev", "pty,id=a"],
-        &["'pty'", "stdio, file, pipe, socket, null"],
+        &["-chardev", "spicevmc,id=a"],
+        &[
+            "'spicevmc'",
+            "stdio, file, pipe, socket, pty, ringbuf, null",
+        ],
     );
     check(&["-chardev", "null"], &["id= is missing"]);
     check(&["-chardev", "file,id=a"], &["path= is missing"]);
@@ -459,7 +518,7 @@ fn values_that_are_not_there() {
     check(&["-cpu", "max,-avx3"], &["'avx3'", "'avx'"]);
     check(&["-cpu", "max,avx"], &["'avx'", "+FEATURE"]);
     check(&["-display", "gtk"], &["-display gtk", "none"]);
-    check(&["-serial", "pty"], &["-serial pty", "file:PATH"]);
+    check(&["-serial", "vc"], &["-serial vc", "file:PATH"]);
     check(
         &["-action", "panic=explode"],
         &["panic=explode", "exit-failure"],
@@ -611,7 +670,8 @@ fn clocks_and_files_that_cannot_be() {
     check(&["-rtc", "clock=vm"], &["clock=vm", "clock=host"]);
     check(&["-rtc", "driftfix=slew"], &["driftfix=slew"]);
     check(&["-rtc", "bases=utc"], &["'bases'", "'base'"]);
-    check(&["-s"], &["-s", "unsupported"]);
+    check(&["-s", "-gdb", "tcp::1"], &["-gdb tcp::1", "only one"]);
+    check(&["-gdb", "nothing"], &["-gdb nothing", "unix:PATH"]);
     check(&["-action", "shutdown=off"], &["shutdown", "pause"]);
     check(
         &["-kernel", "/dev/null", "-pidfile", "/no/such/pid"],

@@ -1,17 +1,18 @@
 //! `cargo xtask bench boot`: process start to the guest's first process, and
 //! to the login of a Debian on a disk, here and under QEMU TCG, in turns so
 //! that both see the same weather.
+//! `cargo xtask bench exits` is `conformance`'s `exits`,
 //! `cargo xtask bench cpu` is in [`cpu`], `cargo xtask bench smp` in [`cpu::smp`],
 //! `cargo xtask bench io` in [`io`], `cargo xtask bench net` in [`net`].
 
 mod contest;
 mod cpu;
-mod guest;
+pub(crate) mod guest;
 mod io;
-mod net;
+pub(crate) mod net;
 
 use crate::debian::Debian;
-use crate::paths::{self, TempFolder, installed};
+use crate::paths::{self, TempFolder, cargo, installed};
 use crate::process::wait_measured;
 use anyhow::{Context, Result, bail};
 use guestimg::{Flavour, Mode, Progress};
@@ -88,11 +89,20 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     match arguments.split_first() {
         Some((name, rest)) if name == "boot" => boots(rest),
         Some((name, rest)) if name == "cpu" => cpu::run(rest),
+        Some((name, rest)) if name == "exits" => exits(rest),
         Some((name, rest)) if name == "io" => io::run(rest),
         Some((name, rest)) if name == "net" => net::run(rest),
         Some((name, rest)) if name == "smp" => cpu::smp::run(rest),
-        _ => bail!("which benchmark? there are: boot, cpu, io, net, smp"),
+        _ => bail!("which benchmark? there are: boot, cpu, exits, io, net, smp"),
     }
+}
+
+/// `cargo xtask bench exits [soft|kvm]`.
+fn exits(arguments: &[String]) -> Result<bool> {
+    let mut command = cargo();
+    command.args(["run", "--release", "--quiet", "--package", "conformance"]);
+    command.args(["--bin", "exits", "--"]).args(arguments);
+    Ok(command.status().context("cargo run")?.success())
 }
 
 /// `cargo xtask bench boot [--runs N] [--json FILE] [--only NAME]`.

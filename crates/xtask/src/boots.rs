@@ -2,15 +2,25 @@
 
 mod adapter;
 mod boards;
+mod clients;
+mod debugger;
 mod disks;
 mod full;
 mod kernels;
 mod memory;
+mod monitor;
 mod network;
+mod peers;
 mod ports;
+mod queues;
+mod schema;
 mod share;
+mod stat;
+mod vhost_user;
+mod vms;
 
 pub(crate) use self::disks::modules as virtio_modules;
+pub(crate) use self::monitor::cycles as hotplug_cycles;
 
 use crate::debian::Debian;
 use crate::expect::Session;
@@ -233,6 +243,34 @@ const CASES: &[Case] = &[
         exit: 0,
     },
     Case {
+        name: "network-queues",
+        guest: Guest::Own(queues::boot),
+        options: &[],
+        steps: &[],
+        exit: 0,
+    },
+    Case {
+        name: "network-hub",
+        guest: Guest::Own(peers::hub),
+        options: &[],
+        steps: &[],
+        exit: 0,
+    },
+    Case {
+        name: "network-group",
+        guest: Guest::Own(peers::group),
+        options: &[],
+        steps: &[],
+        exit: 0,
+    },
+    Case {
+        name: "network-vhost-user",
+        guest: Guest::Own(vhost_user::boot),
+        options: &[],
+        steps: &[],
+        exit: 0,
+    },
+    Case {
         name: "balloon",
         guest: Guest::Devices(memory::DEVICES),
         options: memory::OPTIONS,
@@ -265,6 +303,34 @@ const CASES: &[Case] = &[
         guest: Guest::Confined(share::DEVICES),
         options: share::OPTIONS,
         steps: share::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "debugger",
+        guest: Guest::Devices(debugger::DEVICES),
+        options: debugger::OPTIONS,
+        steps: debugger::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "monitor",
+        guest: Guest::Devices(monitor::DEVICES),
+        options: monitor::OPTIONS,
+        steps: monitor::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "clients",
+        guest: Guest::Devices(clients::DEVICES),
+        options: clients::OPTIONS,
+        steps: clients::STEPS,
+        exit: 0,
+    },
+    Case {
+        name: "stat",
+        guest: Guest::Devices(stat::DEVICES),
+        options: stat::OPTIONS,
+        steps: stat::STEPS,
         exit: 0,
     },
     Case {
@@ -336,6 +402,13 @@ const CASES: &[Case] = &[
     Case {
         name: "killed",
         guest: Guest::Own(killed::once_each),
+        options: &[],
+        steps: &[],
+        exit: 0,
+    },
+    Case {
+        name: "vms",
+        guest: Guest::Own(vms::live),
         options: &[],
         steps: &[],
         exit: 0,
@@ -433,29 +506,48 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
         [option, accel, names @ ..] if option == "--accel" => (accel.as_str(), names),
         names => ("soft", names),
     };
-    let known = |name: &String| CASES.iter().any(|c| c.name == name);
-    if let Some(name) = names.iter().find(|n| !known(n)) {
-        bail!(
-            "no case '{name}'; there are {}",
-            CASES.iter().map(|c| c.name).collect::<Vec<_>>().join(", ")
-        );
-    }
-    let counts = some(accel, |case| {
-        names.is_empty() || names.iter().any(|n| n == case.name)
-    })?;
+    known(accel, names)?;
+    let counts = some(accel, names)?;
     println!("{} passed, {} failed", counts.passed, counts.failed);
     Ok(counts.failed == 0)
 }
 
 /// Every case under `accel`.
 pub(crate) fn all(accel: &str) -> Result<Counts> {
-    some(accel, |_| true)
+    some(accel, &[])
 }
 
-fn some(accel: &str, wanted: impl Fn(&Case) -> bool) -> Result<Counts> {
+/// An error if there is no case of one of these names under `accel`.
+pub(crate) fn known(accel: &str, names: &[String]) -> Result<()> {
+    let mut all = cases(accel, &[]).map(|c| c.name);
+    match names.iter().find(|n| !all.clone().any(|c| c == **n)) {
+        None => Ok(()),
+        Some(name) => {
+            let first = all.next().unwrap_or_default().to_string();
+            let list = all.fold(first, |list, name| list + ", " + name);
+            bail!("no case '{name}' with -accel {accel}; there are {list}")
+        }
+    }
+}
+
+/// How many of them there are, all without names.
+pub(crate) fn count(accel: &str, names: &[String]) -> usize {
+    cases(accel, names).count()
+}
+
+/// The named cases that `accel` can do, or all of these. Lockstep compares
+/// translations, which only the software engine makes.
+fn cases<'a>(accel: &str, names: &'a [String]) -> impl Iterator<Item = &'static Case> + Clone + 'a {
+    let soft = accel == "soft";
+    let named = move |c: &&Case| names.is_empty() || names.iter().any(|n| n == c.name);
+    let able = move |c: &&Case| soft || !c.options.contains(&"lockstep");
+    CASES.iter().filter(named).filter(able)
+}
+
+fn some(accel: &str, names: &[String]) -> Result<Counts> {
     let trapeze = paths::trapeze()?;
     let mut counts = Counts::default();
-    for case in CASES.iter().filter(|c| wanted(c)) {
+    for case in cases(accel, names) {
         let begin = Instant::now();
         let verdict = boot(&trapeze, accel, case);
         let seconds = begin.elapsed().as_secs_f32();
@@ -473,36 +565,58 @@ fn boot(trapeze: &Path, accel: &str, case: &Case) -> Result<()> {
         return boot(accel);
     }
     let folder = TempFolder::new(&format!("boot-{}", case.name))?;
-    let mut command = command(trapeze, &case.guest, &folder)?;
-    let options = case.options.iter().map(|o| folder.fill_in(o));
-    command
-        .args(["-accel", accel])
-        .args(options.collect::<Result<Vec<_>>>()?);
-    if let Guest::Confined(_) = case.guest {
-        command = sandbox::around(&command, &folder.fill_in("{folder}")?)?;
-    }
-    let mut session = Session::start(command.env("TERM", "vt100"))?;
-    for (needle, typed) in case.steps {
-        session.expect(needle, PATIENCE)?;
-        if !typed.is_empty() {
-            session.send(typed)?;
-        }
-    }
+    let mut session = start(trapeze, accel, &case.guest, case.options, &folder)?;
+    converse(&mut session, case.steps)?;
     if let Guest::Devices(devices) | Guest::Confined(devices) = &case.guest {
         (devices.act)(&mut session, &folder)?;
     }
-    let code = session.finish(PATIENCE)?;
-    if code != Some(case.exit) {
-        bail!("exit code {code:?} instead of {}", case.exit);
-    }
-    if let Some(alarm) = alarm(&session.output()) {
-        bail!("the kernel said '{alarm}'");
-    }
+    end(session, case.exit)?;
     match case.guest {
         Guest::Virtio => disks::check(&folder),
         Guest::Untouched => disks::check_untouched(&folder),
         _ => Ok(()),
     }
+}
+
+fn start(
+    trapeze: &Path,
+    accel: &str,
+    guest: &Guest,
+    options: &[&str],
+    folder: &TempFolder,
+) -> Result<Session> {
+    let mut command = command(trapeze, guest, folder)?;
+    let options = options.iter().map(|o| folder.fill_in(o));
+    command
+        .args(["-accel", accel])
+        .args(options.collect::<Result<Vec<_>>>()?);
+    if let Guest::Confined(_) = guest {
+        command = sandbox::around(&command, &folder.fill_in("{folder}")?)?;
+    }
+    Session::start(command.env("TERM", "vt100"))
+}
+
+/// Types what belongs to each text once that came.
+fn converse(session: &mut Session, steps: &[(&str, &str)]) -> Result<()> {
+    for (needle, typed) in steps {
+        session.expect(needle, PATIENCE)?;
+        if !typed.is_empty() {
+            session.send(typed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the machine's end, which has that exit code.
+fn end(mut session: Session, exit: i32) -> Result<()> {
+    let code = session.finish(PATIENCE)?;
+    if code != Some(exit) {
+        bail!("exit code {code:?} instead of {exit}");
+    }
+    if let Some(alarm) = alarm(&session.output()) {
+        bail!("the kernel said '{alarm}'");
+    }
+    Ok(())
 }
 
 /// What of [`ALARMS`] a guest printed.

@@ -6,9 +6,11 @@ mod debian;
 mod evidence;
 mod expect;
 mod fuzz;
+mod home;
 mod hosts;
 mod killed;
 mod nested;
+mod outer;
 mod paths;
 mod process;
 mod programs;
@@ -68,8 +70,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "nested",
-        arguments: "[FILTER]",
-        help: "the conformance suite on real KVM nested in QEMU's TCG",
+        arguments: "[--trace] [FILTER] | boot [CASE...]",
+        help: "the conformance suite, or the boot tests, on real KVM nested in QEMU's TCG",
         run: nested::run,
     },
     Command {
@@ -86,7 +88,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        arguments: "boot|io|net|cpu [--runs N] [--only NAME] [--json FILE]; io, net [--seconds N]; \
+        arguments: "boot|io|net|cpu|smp|exits [--runs N] [--only NAME] [--json FILE]; io, net [--seconds N]; \
             cpu [--rounds N] [--svg FILE] [--mitigations-off]",
         help: "boots, fio's jobs on virtio disks, iperf3's over the user-mode network, or small workloads and programs, in turns here \
             and under QEMU TCG (and natively), compared",

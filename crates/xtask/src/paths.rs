@@ -20,15 +20,26 @@ pub(crate) fn target() -> Result<PathBuf> {
         .to_path_buf())
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us. What it keeps to build faster after a change is most of
+/// the disk that the checks need and of no use to them, so it has to be asked for.
 pub(crate) fn cargo() -> Command {
+    const INCREMENTAL: &str = "CARGO_INCREMENTAL";
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(root());
+    if std::env::var_os(INCREMENTAL).is_none() {
+        command.env(INCREMENTAL, "0");
+    }
     command
 }
 
+/// Names a build of trapeze that is to be tested as it is.
+pub(crate) const BUILT: &str = "TRAPEZE";
+
 /// The release build of trapeze, built now if need be.
 pub(crate) fn trapeze() -> Result<PathBuf> {
+    if let Some(built) = std::env::var_os(BUILT) {
+        return Ok(built.into());
+    }
     let status = cargo()
         .args(["build", "--release", "--quiet", "--package", "trapeze"])
         .status();
@@ -92,8 +103,12 @@ impl Drop for TempFolder {
     }
 }
 
-/// True if `program` is in the PATH.
+/// True if `program` is in the PATH, or where ordinary users do not look.
 pub(crate) fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    let folders = std::env::split_paths(&path);
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    folders
+        .chain(more)
+        .any(|folder| folder.join(program).is_file())
 }

@@ -17,9 +17,10 @@ pub(crate) const CONFINED: &str = "confined";
 const SCRIPT: &str = r#"set -e
 mount --make-rprivate /
 mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm
-cp "$1" /dev/shm/xtask
-cp "$2" /dev/shm/trapeze
-chmod 755 /dev/shm/xtask /dev/shm/trapeze
+mount -t tmpfs -o mode=755 tmpfs /mnt
+cp "$1" /mnt/xtask
+cp "$2" /mnt/trapeze
+chmod 755 /mnt/xtask /mnt/trapeze
 if [ -n "$3" ]; then
     chmod 777 "$3"
     mount --bind "$3" "$3"
@@ -31,7 +32,7 @@ fi
 mount -o remount,bind,ro /
 cd /
 shift 3
-exec /dev/shm/xtask confined /dev/shm/trapeze "$@"
+exec /mnt/xtask confined /mnt/trapeze "$@"
 "#;
 
 /// What Docker's default profile refuses ("Significant syscalls blocked by the

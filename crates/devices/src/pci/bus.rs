@@ -29,19 +29,31 @@ pub struct BusId(usize);
 impl BusId {
     /// The bus behind the host bridge, always number 0.
     pub const ROOT: Self = Self(0);
+
+    /// Its place in [`PciRoot::buses`]; nothing the guest knows.
+    pub const fn number(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 /// A place on a bus.
 pub type Place = (BusId, Address);
 
-/// All buses of a machine. Which there are is settled before it runs; the
-/// guest changes bus numbers and decoded ranges only.
+/// All buses of a machine. Which there are is settled before it runs; functions
+/// come and go, and the guest changes bus numbers and decoded ranges.
+///
+/// A function is asked outside of the locks whatever may take time: an access
+/// that found one goes on with it though it is unplugged meanwhile.
 pub struct PciRoot {
-    buses: Vec<Bus>,
-    /// Sorted by space and first address. Taken before any function's lock,
-    /// and never held while a BAR is accessed.
+    /// Taken before `decoded`.
+    buses: RwLock<Tree>,
+    /// By space and first address, so that the common access is a search of
+    /// this list alone.
     decoded: RwLock<Vec<Decoded>>,
 }
+
+/// The buses; one behind a bridge comes after the bridge's.
+struct Tree(Vec<Bus>);
 
 #[derive(Default)]
 struct Bus {
@@ -75,6 +87,74 @@ impl Default for PciRoot {
 /// Slots of a conventional bus.
 const SLOTS: u8 = 32;
 
+impl Tree {
+    fn buses(&self) -> impl Iterator<Item = BusId> + use<> {
+        (0..self.0.len()).map(BusId)
+    }
+
+    fn bridge(&self, bus: BusId) -> Option<Place> {
+        self.0[bus.0].bridge
+    }
+
+    fn function(&self, (bus, address): Place) -> Option<&Arc<dyn PciFunction>> {
+        self.0[bus.0].functions.get(&address.devfn())
+    }
+
+    /// What the bridge in front of a bus forwards.
+    fn forwarding(&self, bus: BusId) -> Option<Forwarding> {
+        self.function(self.bridge(bus)?)?.forwarding()
+    }
+
+    /// The bus with this number: bridge by bridge, each asked in the order of
+    /// their buses.
+    fn numbered(&self, number: u8) -> Option<BusId> {
+        let mut at = BusId::ROOT;
+        if number == 0 {
+            return Some(at);
+        }
+        // A bus lies behind those before it, so one pass finds the way.
+        for bus in self.buses().skip(1) {
+            let Some((parent, _)) = self.bridge(bus) else {
+                continue;
+            };
+            let Some(to) = self.forwarding(bus).filter(|_| parent == at) else {
+                continue;
+            };
+            if to.secondary != 0 && (to.secondary..=to.subordinate).contains(&number) {
+                at = bus;
+                if to.secondary == number {
+                    return Some(bus);
+                }
+            }
+        }
+        None
+    }
+
+    /// What every function decodes.
+    fn decoded(&self) -> Vec<Decoded> {
+        let mut decoded = Vec::new();
+        // What reaches each bus; everything reaches the root.
+        let mut reach: Vec<Option<Vec<Range>>> = vec![None];
+        for bus in self.buses() {
+            if let Some((parent, _)) = self.bridge(bus) {
+                let to = self.forwarding(bus).map_or(Vec::new(), |f| f.ranges);
+                reach.push(Some(clip(&to, reach[parent.0].as_deref())));
+            }
+            let reach = reach[bus.0].as_deref();
+            let passes = |w: &Window| reach.is_none_or(|r| r.iter().any(|range| range.contains(w)));
+            for function in self.0[bus.0].functions.values() {
+                let windows = function.windows().into_iter().filter(passes);
+                decoded.extend(windows.map(|window| Decoded {
+                    window,
+                    function: function.clone(),
+                }));
+            }
+        }
+        decoded.sort_by_key(Decoded::key);
+        decoded
+    }
+}
+
 impl PciRoot {
     /// The root bus without functions.
     pub fn new() -> Self {
@@ -83,20 +163,21 @@ impl PciRoot {
             ..Bus::default()
         };
         Self {
-            buses: vec![root],
+            buses: RwLock::new(Tree(vec![root])),
             decoded: RwLock::default(),
         }
     }
 
     /// Plugs a function in.
     pub fn plug(
-        &mut self,
+        &self,
         (bus, address): Place,
         function: Arc<dyn PciFunction>,
     ) -> Result<(), PlugError> {
+        let mut tree = self.buses.write();
         let Bus {
             functions, slots, ..
-        } = &mut self.buses[bus.0];
+        } = &mut tree.0[bus.0];
         if address.slot() >= *slots {
             return Err(PlugError::NoSlot(address));
         }
@@ -104,26 +185,40 @@ impl PciRoot {
             return Err(PlugError::Taken(address));
         }
         functions.insert(address.devfn(), function);
+        drop(tree);
         self.refresh();
         Ok(())
     }
 
+    /// Pulls a function out: no access that comes from now on reaches it.
+    pub fn unplug(&self, (bus, address): Place) -> Option<Arc<dyn PciFunction>> {
+        let mut tree = self.buses.write();
+        let bus = &mut tree.0[bus.0];
+        let function = bus.functions.remove(&address.devfn())?;
+        bus.multifunction.remove(&address.devfn());
+        drop(tree);
+        self.refresh();
+        Some(function)
+    }
+
     /// Adds the bus behind the bridge at `bridge`; a `link` has one slot.
-    pub fn add_bus(&mut self, bridge: Place, link: bool) -> BusId {
-        self.buses.push(Bus {
+    pub fn add_bus(&self, bridge: Place, link: bool) -> BusId {
+        let mut tree = self.buses.write();
+        tree.0.push(Bus {
             bridge: Some(bridge),
             slots: if link { 1 } else { SLOTS },
             ..Bus::default()
         });
-        BusId(self.buses.len() - 1)
+        BusId(tree.0.len() - 1)
     }
 
     /// The first slot of a bus without a function that is not in `reserved`, as
     /// QEMU chooses it.
     pub fn free_slot(&self, bus: BusId, reserved: &[u8]) -> Result<Address, PlugError> {
+        let tree = self.buses.read();
         let Bus {
             functions, slots, ..
-        } = &self.buses[bus.0];
+        } = &tree.0[bus.0];
         let plugged = |slot: u8| functions.keys().any(|devfn| devfn >> 3 == slot);
         let taken = |slot| plugged(slot) || reserved.contains(&slot);
         let slot = (0..*slots).find(|&slot| !taken(slot));
@@ -133,32 +228,41 @@ impl PciRoot {
 
     /// All buses; a bridge's comes before those behind it.
     pub fn buses(&self) -> impl Iterator<Item = BusId> + use<> {
-        (0..self.buses.len()).map(BusId)
+        self.buses.read().buses()
     }
 
     /// Where the bridge in front of a bus is; none in front of the root.
     pub fn bridge(&self, bus: BusId) -> Option<Place> {
-        self.buses[bus.0].bridge
+        self.buses.read().bridge(bus)
     }
 
     /// The buses behind a bus's bridges, by the bridges' addresses.
     pub fn behind(&self, bus: BusId) -> Vec<(Address, BusId)> {
-        let bridges = self.buses().filter_map(|b| Some((self.bridge(b)?, b)));
+        let tree = self.buses.read();
+        let bridges = tree.buses().filter_map(|b| Some((tree.bridge(b)?, b)));
         let here = bridges.filter(|((front, _), _)| *front == bus);
         let mut list: Vec<_> = here.map(|((_, address), b)| (address, b)).collect();
         list.sort_unstable();
         list
     }
 
+    /// Number of slots that a bus has: a link has one.
+    pub fn slots(&self, bus: BusId) -> u8 {
+        self.buses.read().0[bus.0].slots
+    }
+
     /// The bus is a link: it has one slot.
     pub fn is_link(&self, bus: BusId) -> bool {
-        self.buses[bus.0].slots == 1
+        self.slots(bus) == 1
     }
 
     /// The functions of a bus, by address.
-    pub fn functions(&self, bus: BusId) -> impl Iterator<Item = (Address, &dyn PciFunction)> {
-        let entries = self.buses[bus.0].functions.iter();
-        entries.map(|(&devfn, function)| (Address::from_devfn(devfn), &**function))
+    pub fn functions(&self, bus: BusId) -> Vec<(Address, Arc<dyn PciFunction>)> {
+        let tree = self.buses.read();
+        let entries = tree.0[bus.0].functions.iter();
+        entries
+            .map(|(&devfn, function)| (Address::from_devfn(devfn), function.clone()))
+            .collect()
     }
 
     /// The slot and pin (1 to 4) of the root bus that a pin reaches: each
@@ -181,19 +285,35 @@ impl PciRoot {
         value.unwrap_or(all_ones(size) as u32)
     }
 
+    /// A place by the number that the guest gave its bus.
+    pub fn place(&self, bus: u8, address: Address) -> Option<Place> {
+        self.numbered(bus).map(|bus| (bus, address))
+    }
+
+    /// The BARs of a function; none where there is no function.
+    pub fn bars(&self, bus: u8, address: Address) -> Vec<(u8, super::Bar)> {
+        let place = self.numbered(bus).map(|bus| (bus, address));
+        let function = place.and_then(|place| self.function(place));
+        function.map_or(Vec::new(), |function| function.bars())
+    }
+
     /// Reads configuration space whatever the bus's number.
     fn place_read(&self, place: Place, offset: u16, size: u8) -> Option<u32> {
-        let value = self.function(place)?.config_read(offset, size);
         let (bus, address) = place;
-        let marked = self.buses[bus.0].multifunction.contains(&address.devfn());
+        let tree = self.buses.read();
+        let marked = tree.0[bus.0].multifunction.contains(&address.devfn());
+        let function = tree.function(place)?.clone();
+        drop(tree);
+        let value = function.config_read(offset, size);
         let byte = (header::HEADER_TYPE as u16).checked_sub(offset);
         let bit = byte.filter(|&b| marked && b < size.into());
         Some(value | bit.map_or(0, |b| u32::from(MULTIFUNCTION) << (8 * b)))
     }
 
     /// Lets the function at a place say that its slot has more.
-    pub fn set_multifunction(&mut self, (bus, address): Place) {
-        self.buses[bus.0].multifunction.insert(address.devfn());
+    pub fn set_multifunction(&self, (bus, address): Place) {
+        let mut tree = self.buses.write();
+        tree.0[bus.0].multifunction.insert(address.devfn());
     }
 
     /// The function at a place says so.
@@ -231,63 +351,21 @@ impl PciRoot {
         effect
     }
 
-    fn function(&self, (bus, address): Place) -> Option<&dyn PciFunction> {
-        let function = self.buses[bus.0].functions.get(&address.devfn());
-        function.map(|f| &**f)
+    /// The function at a place.
+    pub fn function(&self, place: Place) -> Option<Arc<dyn PciFunction>> {
+        self.buses.read().function(place).cloned()
     }
 
-    /// The bus with this number: bridge by bridge, each asked in the order of
-    /// their buses.
     fn numbered(&self, number: u8) -> Option<BusId> {
-        let mut at = BusId::ROOT;
-        if number == 0 {
-            return Some(at);
-        }
-        // A bus lies behind those before it, so one pass finds the way.
-        for bus in self.buses().skip(1) {
-            let Some((parent, _)) = self.bridge(bus) else {
-                continue;
-            };
-            let Some(to) = self.forwarding(bus).filter(|_| parent == at) else {
-                continue;
-            };
-            if to.secondary != 0 && (to.secondary..=to.subordinate).contains(&number) {
-                at = bus;
-                if to.secondary == number {
-                    return Some(bus);
-                }
-            }
-        }
-        None
-    }
-
-    /// What the bridge in front of a bus forwards.
-    fn forwarding(&self, bus: BusId) -> Option<Forwarding> {
-        self.function(self.bridge(bus)?)?.forwarding()
+        self.buses.read().numbered(number)
     }
 
     /// Asks every function what it decodes.
     fn refresh(&self) {
-        // What reaches each bus; everything reaches the root.
-        let mut reach: Vec<Option<Vec<Range>>> = vec![None];
+        let tree = self.buses.read();
+        // Locked first: of two at the same time the later one has the last word.
         let mut decoded = self.decoded.write();
-        decoded.clear();
-        for bus in self.buses() {
-            if let Some((parent, _)) = self.bridge(bus) {
-                let to = self.forwarding(bus).map_or(Vec::new(), |f| f.ranges);
-                reach.push(Some(clip(&to, reach[parent.0].as_deref())));
-            }
-            let reach = reach[bus.0].as_deref();
-            let passes = |w: &Window| reach.is_none_or(|r| r.iter().any(|range| range.contains(w)));
-            for function in self.buses[bus.0].functions.values() {
-                let windows = function.windows().into_iter().filter(passes);
-                decoded.extend(windows.map(|window| Decoded {
-                    window,
-                    function: function.clone(),
-                }));
-            }
-        }
-        decoded.sort_by_key(Decoded::key);
+        *decoded = tree.decoded();
     }
 
     /// The function, BAR and offset behind an access that lies in one range.
@@ -420,7 +498,7 @@ pub(super) mod tests {
     #[test]
     fn ranges_move_with_their_bars() {
         let address = Address::new(3, 0).unwrap();
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         root.plug((BusId::ROOT, address), Scratch::new(1)).unwrap();
         let root = Arc::new(root);
         let (ports, mmio) = buses(&root);
@@ -442,8 +520,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_is_unplugged_is_not_reached() {
+        let address = Address::new(3, 0).unwrap();
+        let place = (BusId::ROOT, address);
+        let root = Arc::new(PciRoot::new());
+        let (ports, _) = buses(&root);
+        let round = |device| {
+            root.plug(place, Scratch::new(device)).unwrap();
+            root.set_multifunction(place);
+            assert_eq!(ports.read(0xc004, 2), 0xffff);
+            root.config_write(0, address, 0x10, 4, 0xc000);
+            root.config_write(0, address, 0x04, 4, 1);
+            assert_eq!(ports.read(0xc004, 2), 4);
+            assert_eq!(root.config_read(0, address, 2, 2), u32::from(device));
+            assert!(root.unplug(place).is_some());
+            assert_eq!(ports.read(0xc004, 2), 0xffff);
+            assert_eq!(root.config_read(0, address, 0, 4), u32::MAX);
+            assert!(root.unplug(place).is_none());
+            assert!(!root.is_multifunction(place));
+        };
+        round(1);
+        round(2);
+    }
+
+    #[test]
     fn slots_are_given_in_order_and_only_once() {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         let at = |slot| Address::new(slot, 0).unwrap();
         let place = |slot| (BusId::ROOT, at(slot));
         root.plug(place(0), Scratch::new(1)).unwrap();

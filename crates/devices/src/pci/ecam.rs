@@ -121,7 +121,7 @@ mod tests {
 
     fn machine() -> (Arc<PciRoot>, MmioBus) {
         let mch = Mch::new(&Q35_CHIPS[0]);
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         root.plug((BusId::ROOT, Q35_CHIPS[0].address()), mch.clone())
             .unwrap();
         let slot = Address::new(3, 0).unwrap();

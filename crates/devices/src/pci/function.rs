@@ -12,6 +12,11 @@ pub struct Address {
 }
 
 impl Address {
+    /// Every place of a bus.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).map(Self::from_devfn)
+    }
+
     /// `None` beyond slot 31 or function 7.
     pub const fn new(slot: u8, function: u8) -> Option<Self> {
         match slot < 32 && function < 8 {
@@ -116,6 +121,9 @@ pub trait PciFunction: Send + Sync {
     fn bar_read(&self, _bar: u8, _offset: u64, _size: u8) -> u64 {
         0
     }
+    /// It was unplugged: whatever it does by itself ends before this returns,
+    /// its pin falls, and accesses that are on their way start nothing.
+    fn removed(&self) {}
     /// The function as part of a saved state, if it can be one.
     fn stateful(&self) -> Option<&dyn Stateful> {
         None

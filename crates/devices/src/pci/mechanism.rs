@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn mechanism() -> PciConfig {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         let host = Address::new(0, 0).unwrap();
         root.plug((BusId::ROOT, host), Scratch::new(0x1237))
             .unwrap();

@@ -97,15 +97,18 @@ fn align(requests: &[Request]) -> u64 {
 /// What a bus needs of one kind: BARs by address, then windows, the last bus's
 /// first; the most aligned at the front.
 fn requests(root: &PciRoot, bus: BusId, kind: BarKind) -> Vec<Request> {
-    let bars = root.functions(bus).flat_map(|(address, function)| {
-        let bars = function.bars().into_iter();
-        let bars = bars.filter(|(_, bar)| bar.kind == kind);
-        bars.map(move |(number, bar)| Request {
-            size: bar.size,
-            align: bar.size,
-            what: What::Bar((bus, address), number),
-        })
-    });
+    let bars = root
+        .functions(bus)
+        .into_iter()
+        .flat_map(|(address, function)| {
+            let bars = function.bars().into_iter();
+            let bars = bars.filter(|(_, bar)| bar.kind == kind);
+            bars.map(move |(number, bar)| Request {
+                size: bar.size,
+                align: bar.size,
+                what: What::Bar((bus, address), number),
+            })
+        });
     let behind = root.behind(bus).into_iter().rev();
     let windows = behind.filter_map(|(_, behind)| window(root, behind, kind));
     let mut requests: Vec<Request> = bars.chain(windows).collect();
@@ -243,7 +246,7 @@ mod tests {
     };
 
     fn root(functions: u8) -> PciRoot {
-        let mut root = PciRoot::new();
+        let root = PciRoot::new();
         for slot in 0..functions {
             let address = Address::new(slot, 0).unwrap();
             root.plug((BusId::ROOT, address), Scratch::new(1)).unwrap();
@@ -293,8 +296,8 @@ mod tests {
     /// in slot 5; a function in slot 0, and one behind each of them.
     fn tree() -> PciRoot {
         let at = |slot| Address::new(slot, 0).unwrap();
-        let mut root = root(1);
-        let mut add = |bus, slot, kind| {
+        let root = root(1);
+        let add = |bus, slot, kind| {
             let bridge = Bridge::new(kind, Arc::new(NoMessages));
             root.plug((bus, at(slot)), bridge).unwrap();
             let link = matches!(kind, BridgeKind::RootPort { .. });

@@ -44,6 +44,7 @@ impl Plan {
             allowed,
             most,
             alone: true,
+            stops: &[],
         };
         let block = Block::decode(&source, cpu.rip);
         let steps = block.steps.iter().map(|s| {

@@ -299,7 +299,7 @@ pub(super) fn ports(data: &[u8]) {
     add_rtc(&mut board);
     add_i8042(&mut board);
     add_pm(&mut board);
-    let mut root = PciRoot::new();
+    let root = PciRoot::new();
     for row in &PC_CHIPS {
         let plugged = root.plug((BusId::ROOT, row.address()), Arc::new(Chip::new(row, None)));
         assert!(plugged.is_ok(), "two chips at {}", row.address());

@@ -4,6 +4,8 @@ mod boot;
 mod chips;
 mod devices;
 mod disk;
+mod gdb;
+mod monitor;
 mod options;
 mod pci;
 mod saved;
@@ -41,6 +43,24 @@ pub const TARGETS: &[Target] = &[
         what: "guest code to the translator, with any register files and features",
         max_len: 4096 + 16,
         run: translate::run,
+    },
+    Target {
+        name: "qmp",
+        what: "a client's bytes to QMP",
+        max_len: 4096,
+        run: monitor::qmp,
+    },
+    Target {
+        name: "hmp",
+        what: "a terminal's bytes to the monitor for people",
+        max_len: 1024,
+        run: monitor::hmp,
+    },
+    Target {
+        name: "gdb",
+        what: "a debugger's packets to GDB's protocol",
+        max_len: 512,
+        run: gdb::run,
     },
     Target {
         name: "walk",

@@ -55,7 +55,7 @@ fn devices() -> Vec<Device> {
     let waker = Waker::default;
     let nothing = || Arc::new(Nothing);
     let irq = || Arc::new(NoIrq);
-    let mut root = PciRoot::new();
+    let root = PciRoot::new();
     for row in &PC_CHIPS {
         assert!(
             root.plug((BusId::ROOT, row.address()), Arc::new(Chip::new(row, None)))

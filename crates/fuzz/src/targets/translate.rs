@@ -144,6 +144,7 @@ impl Plan {
                 allowed: self.allowed,
                 most: MAX_INSTRUCTIONS,
                 alone: true,
+                stops: &[],
             },
             bank: self.bank,
             user: self.user,

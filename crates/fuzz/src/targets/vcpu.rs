@@ -178,7 +178,7 @@ impl World {
 }
 
 /// Gives the VM leaked memory.
-fn lend(vm: &dyn Vm, slot: u32, gpa: u64, size: usize) -> *mut u8 {
+pub(super) fn lend(vm: &dyn Vm, slot: u32, gpa: u64, size: usize) -> *mut u8 {
     let backing: &'static mut [u64] = Box::leak(vec![0u64; size / 8 + 512].into_boxed_slice());
     let hva = (backing.as_mut_ptr() as u64).next_multiple_of(4096);
     let slot = MemSlot {

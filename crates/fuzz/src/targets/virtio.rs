@@ -239,6 +239,7 @@ pub(super) fn run(data: &[u8]) {
     // Its first queue is not that of requests.
     let (send, queue): (Submit, u16) = match kind {
         5 => (fuse::request, 1),
+        6 => (echo::command, 0),
         _ => (submit, 0),
     };
     let memory = memory();

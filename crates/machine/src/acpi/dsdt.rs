@@ -1,12 +1,15 @@
 //! Differentiated System Description Table: the devices that cannot be
 //! probed, and the power-off state.
 
-use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci_root, reduced};
+use super::{
+    Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID, hotplug, pci_root, processors, reduced,
+};
 use crate::boards::Power;
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::{Aml, sdt::Sdt};
+use devices::hotplug::{PROCESSORS_LEN, SLOTS_LEN};
 use devices::{acpi_pm, fw_cfg, ged, i8042, pvpanic, rtc::Rtc};
 
 /// Present, enabled, shown in the UI, working (ACPI 6.3.7); the same for a
@@ -64,6 +67,16 @@ fn rows(description: &Description) -> Vec<Row> {
         sta: STA_HIDDEN,
         ..Row::new("FWCF", Hid::Text("QEMU0002"), &fw_cfg_ports, None)
     });
+    if let Some(hotplug) = &description.board.hotplug {
+        let ports = [
+            (hotplug.slots, SLOTS_LEN as u8),
+            (hotplug.processors, PROCESSORS_LEN as u8),
+        ];
+        rows.push(Row {
+            sta: STA_HIDDEN,
+            ..Row::new("HPIO", Hid::Eisa("PNP0C02"), &ports, None)
+        });
+    }
     for (i, &(port, irq)) in description.serial.iter().enumerate() {
         let name = format!("COM{}", i + 1);
         rows.push(Row {
@@ -105,7 +118,7 @@ pub fn build(description: &Description) -> Sdt {
     let mut devices = Vec::new();
     let board = description.board;
     if let Some(pci) = &board.pci {
-        pci_root::write(pci, description.low_end, &mut devices);
+        pci_root::write(pci, description, &mut devices);
     }
     let s5_type = match board.power {
         Power::Fixed(_) => acpi_pm::SLP_TYP_S5,
@@ -119,11 +132,22 @@ pub fn build(description: &Description) -> Sdt {
     for row in rows(description) {
         write_device(&row, &mut devices);
     }
+    let processors = board.hotplug.as_ref();
+    let processors = processors.filter(|_| description.vcpus_change);
+    if let Some(kind) = processors {
+        processors::write(kind, &description.topology, &mut devices);
+    }
     let mut aml = Vec::new();
     if let Some(pci) = &board.pci {
         pci_root::write_mode(pci, &mut aml);
     }
     aml.extend(Scope::raw(Path::new("\\_SB_"), devices));
+    if board.hotplug.is_some() {
+        hotplug::write_event(description.slots, &mut aml);
+    }
+    if processors.is_some() {
+        processors::write_event(&mut aml);
+    }
     let zero = 0u8;
     let s5 = Package::new(vec![&s5_type, &s5_type, &zero, &zero]);
     Name::new(Path::new("\\_S5_"), &s5).to_aml_bytes(&mut aml);

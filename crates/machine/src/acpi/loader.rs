@@ -162,6 +162,9 @@ mod tests {
         let description = Description {
             board: &crate::boards::PC,
             topology: Topology::of_cores(2),
+            vcpus_change: true,
+            absent: &[1],
+            slots: &super::super::SlotTree::default(),
             serial: &[(0x3f8, 4)],
             low_end: 1 << 30,
             numa: &crate::numa::Numa::default(),

@@ -1,14 +1,15 @@
 //! Multiple APIC Description Table (ACPI 5.2.12).
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{Description, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::boards::Power;
-use crate::cpu::Topology;
 use crate::layout::{IOAPIC, LAPIC};
 use acpi_tables::sdt::Sdt;
 
 /// PC-compatible: there is a pair of 8259s too.
 const PCAT_COMPAT: u32 = 1;
 const ENABLED: u32 = 1;
+/// Not there, but may come.
+const ONLINE_CAPABLE: u32 = 2;
 /// MPS INTI flags: level-triggered, active high (table 5.26).
 const LEVEL_HIGH: u16 = 0x000d;
 const CONFORMING: u16 = 0;
@@ -27,19 +28,23 @@ const OVERRIDES: [(u8, u32, u16); 5] = [
 ];
 
 /// A MADT for the processors; a processor's ACPI id is its number.
-pub fn build(topology: &Topology, power: Power) -> Sdt {
+pub fn build(description: &Description<'_>) -> Sdt {
     let mut madt = Sdt::new(*b"APIC", 36, 3, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     madt.append_slice(&LAPIC.to_le_bytes());
     madt.append_slice(&PCAT_COMPAT.to_le_bytes());
-    for (number, id) in topology.apic_ids().enumerate() {
+    for (number, id) in description.topology.apic_ids().enumerate() {
         madt.append_slice(&[0, 8, number as u8, id as u8]);
-        madt.append_slice(&ENABLED.to_le_bytes());
+        let flags = match description.absent.contains(&(number as u32)) {
+            true => ONLINE_CAPABLE,
+            false => ENABLED,
+        };
+        madt.append_slice(&flags.to_le_bytes());
     }
     madt.append_slice(&[1, 12, 0, 0]);
     madt.append_slice(&IOAPIC.to_le_bytes());
     madt.append_slice(&0u32.to_le_bytes());
     // The event device's interrupt is an edge on 9, and there is no PCI.
-    let overrides = match power {
+    let overrides = match description.board.power {
         Power::Fixed(_) => &OVERRIDES[..],
         Power::Reduced => &OVERRIDES[..1],
     };

@@ -2,14 +2,17 @@
 
 mod dsdt;
 mod fadt;
+mod hotplug;
 mod loader;
 mod madt;
 mod numa;
 mod osc;
 mod pci_root;
+mod processors;
 mod reduced;
 
 pub use fadt::SCI;
+pub use hotplug::SlotTree;
 pub use reduced::GED_GSI;
 
 use crate::boards::{BoardKind, ECAM_LEN};
@@ -31,6 +34,12 @@ pub struct Description<'a> {
     pub board: &'static BoardKind,
     /// The processors.
     pub topology: Topology,
+    /// They come and go.
+    pub vcpus_change: bool,
+    /// Those that are not there, by number.
+    pub absent: &'a [u32],
+    /// The PCI buses whose slots are filled and emptied.
+    pub slots: &'a SlotTree,
     /// Serial ports: first I/O port and interrupt.
     pub serial: &'a [(u16, u32)],
     /// End of RAM below 4 GiB: PCI memory may start there.
@@ -74,7 +83,7 @@ pub fn build(description: &Description) -> Vec<u8> {
     let facs = area.add(&FACS::new());
     let dsdt = area.add(&dsdt::build(description));
     let fadt = area.add(&fadt::build(facs, dsdt, description.board.power));
-    let madt = area.add(&madt::build(&description.topology, description.board.power));
+    let madt = area.add(&madt::build(description));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -135,10 +144,25 @@ mod tests {
         &all[at..at + len as usize]
     }
 
+    /// A root bus, a bridge on it and one behind that.
+    fn all_slots() -> SlotTree {
+        let bus = |number, bridges| SlotTree {
+            number,
+            slots: !0xf,
+            bridges,
+        };
+        let at = |slot| devices::pci::Address::new(slot, 0).unwrap();
+        let inner = bus(2, Vec::new());
+        bus(0, vec![(at(3), bus(1, vec![(at(2), inner)]))])
+    }
+
     fn tables(board: &'static BoardKind, vcpus: u32) -> Vec<u8> {
         build(&Description {
             board,
             topology: Topology::of_cores(vcpus),
+            vcpus_change: true,
+            absent: &[],
+            slots: &all_slots(),
             serial: &[(0x3f8, 4), (0x2f8, 3)],
             low_end: 1 << 30,
             numa: &Numa::default(),
@@ -158,6 +182,9 @@ mod tests {
         build(&Description {
             board: &Q35,
             topology: Topology::of_cores(cpus.len() as u32),
+            vcpus_change: false,
+            absent: &[],
+            slots: &SlotTree::default(),
             serial: &[],
             low_end: layout.low_end,
             numa: &numa,

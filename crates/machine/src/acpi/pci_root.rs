@@ -1,6 +1,6 @@
 //! The PCI root, its interrupt links and its routing in the DSDT.
 
-use super::osc;
+use super::{Description, hotplug, osc};
 use crate::boards::{ECAM_LEN, Link, PciKind, Routing};
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Else, Equal, IO, If, Interrupt,
@@ -29,7 +29,7 @@ pub(super) fn write_mode(kind: &PciKind, out: &mut Vec<u8>) {
 
 /// Appends the root: the configuration ports are its own, the ranges around
 /// them, the VGA window and the memory above RAM belong to devices.
-pub(super) fn write(kind: &PciKind, low_end: u64, out: &mut Vec<u8>) {
+pub(super) fn write(kind: &PciKind, description: &Description<'_>, out: &mut Vec<u8>) {
     kind.links.iter().for_each(|link| write_link(link, out));
     let mut body = Vec::new();
     let path = Path::new;
@@ -45,13 +45,17 @@ pub(super) fn write(kind: &PciKind, low_end: u64, out: &mut Vec<u8>) {
     }
     Name::new(path("_ADR"), &ZERO).to_aml_bytes(&mut body);
     Name::new(path("_UID"), &ZERO).to_aml_bytes(&mut body);
-    write_resources(kind, low_end, &mut body);
+    write_resources(kind, description.low_end, &mut body);
     write_routing(kind, &mut body);
+    if let Some(hotplug) = &description.board.hotplug {
+        hotplug::write_registers(hotplug.slots, &mut body);
+        hotplug::write_bus(description.slots, &mut body);
+    }
     Device::new(path("PCI0"), vec![&Written(body)]).to_aml_bytes(out);
 }
 
 /// AML that is written already.
-struct Written(Vec<u8>);
+pub(super) struct Written(pub(super) Vec<u8>);
 
 impl Aml for Written {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {

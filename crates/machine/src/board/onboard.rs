@@ -1,15 +1,20 @@
 //! What is on the board itself, on its buses.
 
-use super::{SERIAL_PORTS, gsi};
-use crate::boards::Power;
+use super::{Host, SERIAL_PORTS, gsi};
+use crate::acpi::SlotTree;
+use crate::boards::{HotplugKind, Power};
 use crate::config::MachineConfig;
 use crate::console::Console;
 use crate::layout::{HIGH_RAM, Layout};
 use crate::saved::Named;
-use crate::{acpi, pci};
+use crate::{acpi, hotplug, pci};
 use devices::acpi_pm::{self, AcpiPm, Gpe0, Gpe0Ports};
 use devices::fw_cfg::{self as device_fw_cfg, DmaPort, FwCfg, Items};
 use devices::ged::{self, Ged, SleepRegisters};
+use devices::hotplug::{
+    Ejector, PROCESSORS_LEN, ProcessorRegisters, ProcessorsCore, SLOTS_LEN, SlotRegisters,
+    SlotsCore,
+};
 use devices::i8042::{self, CommandPort, I8042};
 use devices::pci::{LEN, PORT, PciConfig};
 use devices::pvpanic::{self, PvPanic};
@@ -20,7 +25,7 @@ use devices::timed::Timed;
 use devices::uart::SerialPort;
 use devices::{IrqLine, MmioBus, OrGate, PortBus, PortDevice, PowerButton, ShiftedClock, Stateful};
 use hv::Vm;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use virtio::GuestMemory;
 
 const RTC_IRQ: u32 = 8;
@@ -41,23 +46,51 @@ pub struct Devices {
     pub power_button: Arc<dyn PowerButton>,
     /// What a saved state holds of them.
     pub stateful: Vec<Named>,
+    /// Registers of hot-plug.
+    pub registers: Option<Registers>,
+}
+
+/// How the guest is told of what comes and goes.
+#[derive(Clone)]
+pub struct Registers {
+    /// PCI slots.
+    pub slots: Arc<SlotRegisters>,
+    /// Processors, if any may come.
+    pub processors: Option<Arc<ProcessorRegisters>>,
+}
+
+impl Registers {
+    /// Who pulls things out.
+    pub fn set_ejector(&self, ejector: &Weak<dyn Ejector>) {
+        self.slots.set_ejector(ejector.clone());
+        if let Some(processors) = &self.processors {
+            processors.set_ejector(ejector.clone());
+        }
+    }
 }
 
 impl Devices {
-    /// What the board has, and its PCI bus.
+    /// What the board has, and its PCI buses with the slots that take part in
+    /// hot-plug.
     pub fn new(
         config: &MachineConfig,
         layout: &Layout,
-        consoles: &[Console],
+        host: &Host<'_>,
         to: &pci::Connections<'_>,
-        pci: Option<pci::Buses>,
+        (pci, slots): (Option<pci::Buses>, &SlotTree),
     ) -> Self {
         let mut parts = Parts::default();
         let rtc = build_rtc(config, layout, to);
         parts.timed.push(rtc.clone());
         parts.add(&[(Rtc::PORT, 2)], rtc);
-        let power_button = match config.board.power {
-            Power::Fixed(gpe0) => parts.add_pm(gpe0, to),
+        let mut registers = None;
+        let power_button: Arc<dyn PowerButton> = match config.board.power {
+            Power::Fixed(gpe0) => {
+                let pm = parts.add_pm(gpe0, to);
+                let kind = config.board.hotplug.as_ref();
+                registers = kind.map(|kind| parts.add_hotplug(kind, &pm, slots, (config, host)));
+                pm
+            }
             Power::Reduced => parts.add_ged(gsi(to.vm, acpi::GED_GSI)),
         };
         for port in [POST_PORT, DELAY_PORT] {
@@ -69,13 +102,14 @@ impl Devices {
         if let Some(pci) = pci {
             parts.add_pci(pci);
         }
-        parts.add_serial(to.vm, consoles);
+        parts.add_serial(to.vm, host.consoles);
         Self {
             ports: parts.ports,
             mmio: parts.mmio,
             timed: parts.timed,
             power_button,
             stateful: parts.stateful,
+            registers,
         }
     }
 
@@ -119,13 +153,34 @@ impl Parts {
     }
 
     /// ACPI's fixed hardware.
-    fn add_pm(&mut self, gpe0: Gpe0Ports, to: &pci::Connections<'_>) -> Arc<dyn PowerButton> {
+    fn add_pm(&mut self, gpe0: Gpe0Ports, to: &pci::Connections<'_>) -> Arc<AcpiPm> {
         let sci = gsi(to.vm, acpi::SCI.into());
         let pm = Arc::new(AcpiPm::new(sci, to.clock.clone(), to.waker.clone()));
         self.timed.push(pm.clone());
         self.register(gpe0.base, gpe0.len, Arc::new(Gpe0::new(pm.clone(), gpe0)));
         self.add(&[(acpi_pm::PM_BASE, acpi_pm::PM_LEN)], pm.clone());
         pm
+    }
+
+    /// Registers of PCI slots, and of processors if any may come.
+    fn add_hotplug(
+        &mut self,
+        kind: &HotplugKind,
+        pm: &Arc<AcpiPm>,
+        slots: &SlotTree,
+        (config, host): (&MachineConfig, &Host<'_>),
+    ) -> Registers {
+        let core = SlotsCore::new(hotplug::masks(slots));
+        let slots = Arc::new(SlotRegisters::new(core, pm.clone()));
+        self.add(&[(kind.slots, SLOTS_LEN)], slots.clone());
+        let processors = (config.absent_vcpus > 0).then(|| {
+            let present = host.present.iter().copied();
+            let core = ProcessorsCore::new(config.topology.apic_ids().zip(present));
+            let registers = Arc::new(ProcessorRegisters::new(core, pm.clone()));
+            self.add(&[(kind.processors, PROCESSORS_LEN)], registers.clone());
+            registers
+        });
+        Registers { slots, processors }
     }
 
     /// What hardware-reduced ACPI has instead.

@@ -21,4 +21,5 @@ pub static MICROVM: BoardKind = BoardKind {
         count: 8,
         first_gsi: 16,
     }),
+    hotplug: None,
 };

@@ -35,6 +35,20 @@ pub struct BoardKind {
     pub pci: Option<PciKind>,
     /// Its places for virtio over MMIO.
     pub mmio: Option<MmioKind>,
+    /// Registers for what is plugged in and out while it runs.
+    pub hotplug: Option<HotplugKind>,
+}
+
+/// Where a board's registers of hot-plug are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotplugKind {
+    /// First port of those of PCI slots.
+    pub slots: u16,
+    /// First port of those of processors.
+    pub processors: u16,
+    /// The slots of the root bus take part; else only those of the buses
+    /// behind its bridges.
+    pub root: bool,
 }
 
 /// ACPI's hardware of a board.

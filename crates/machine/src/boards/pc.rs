@@ -1,7 +1,8 @@
 //! QEMU's `pc`: i440FX and PIIX.
 
-use super::{BoardKind, Link, LowRam, PciKind, Power, link};
+use super::{BoardKind, HotplugKind, Link, LowRam, PciKind, Power, link};
 use devices::acpi_pm::PIIX4_GPE0;
+use devices::hotplug::{PIIX4_PROCESSORS, PIIX4_SLOTS};
 use devices::pci::{PC_CHIPS, PIRQ_IRQ, PM_FUNCTION, piix_pirq};
 
 /// The last is for the chips in slot 1, whose power management raises the SCI.
@@ -45,4 +46,9 @@ pub static PC: BoardKind = BoardKind {
         routing: &[routing],
     }),
     mmio: None,
+    hotplug: Some(HotplugKind {
+        slots: PIIX4_SLOTS,
+        processors: PIIX4_PROCESSORS,
+        root: true,
+    }),
 };

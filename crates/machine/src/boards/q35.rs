@@ -1,7 +1,8 @@
 //! QEMU's `q35`: 82Q35 and ICH9.
 
-use super::{BoardKind, ECAM_LEN, Link, LowRam, PciKind, Power, link};
+use super::{BoardKind, ECAM_LEN, HotplugKind, Link, LowRam, PciKind, Power, link};
 use devices::acpi_pm::ICH9_GPE0;
+use devices::hotplug::{ICH9_PROCESSORS, ICH9_SLOTS};
 use devices::pci::{ECAM_BASE, PIRQ_IRQ, Q35_CHIPS, ich9_pirq};
 
 const PIRQS: usize = 8;
@@ -61,4 +62,10 @@ pub static Q35: BoardKind = BoardKind {
         routing: &[ich9_pirq, apic_routing],
     }),
     mmio: None,
+    // A PCI Express root has no slots, its ports have.
+    hotplug: Some(HotplugKind {
+        slots: ICH9_SLOTS,
+        processors: ICH9_PROCESSORS,
+        root: false,
+    }),
 };

@@ -1,4 +1,4 @@
-//! The Ctrl-A escape of a console on standard input.
+//! The Ctrl-A escape of consoles on standard input, and of shared ones.
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -14,6 +14,8 @@ pub enum Action {
     Help,
     /// Send the guest a break.
     Break,
+    /// Turn to the next of those that share the terminal: the monitor.
+    Next,
 }
 
 /// The help text.
@@ -21,6 +23,7 @@ pub const HELP: &str = "\r\n\
     Ctrl-A H  this help\r\n\
     Ctrl-A X  quit\r\n\
     Ctrl-A B  send a break (magic SysRq on Linux)\r\n\
+    Ctrl-A C  go to the monitor, if it shares the terminal, and back\r\n\
     Ctrl-A Ctrl-A  send Ctrl-A\r\n";
 
 /// Remembers whether the last byte was the escape.
@@ -41,7 +44,8 @@ impl Escape {
             b'h' | b'H' | b'?' => Some(Action::Help),
             b'b' | b'B' => Some(Action::Break),
             b'a' | b'A' | ESCAPE => Some(Action::Byte(ESCAPE)),
-            // C (monitor), S and T are reserved.
+            b'c' | b'C' => Some(Action::Next),
+            // S and T are reserved.
             _ => None,
         }
     }
@@ -62,6 +66,7 @@ mod tests {
         assert_eq!(feed(b"ls\n"), [Byte(b'l'), Byte(b's'), Byte(b'\n')]);
         assert_eq!(feed(b"\x01xq"), [Quit, Byte(b'q')]);
         assert_eq!(feed(b"\x01a\x01\x01x"), [Byte(1), Byte(1), Byte(b'x')]);
-        assert_eq!(feed(b"\x01ch\x01h\x01b"), [Byte(b'h'), Help, Break]);
+        assert_eq!(feed(b"\x01ch\x01h\x01b"), [Next, Byte(b'h'), Help, Break]);
+        assert_eq!(feed(b"\x01th"), [Byte(b'h')]);
     }
 }

@@ -14,6 +14,8 @@ pub trait Receiver: Send + Sync {
     fn pump(&self);
     /// The user sends a break.
     fn send_break(&self) {}
+    /// The user turns to this one of several that share a host end.
+    fn focus(&self) {}
 }
 
 impl Receiver for SerialPort {
@@ -76,6 +78,13 @@ impl InputQueue {
         }
     }
 
+    /// The user turns to this one.
+    pub fn focus(&self) {
+        if let Some(port) = self.port.lock().upgrade() {
+            port.focus();
+        }
+    }
+
     /// Sets the port that gets the bytes.
     pub fn attach(&self, port: Weak<dyn Receiver>) {
         *self.port.lock() = port;
@@ -86,6 +95,12 @@ impl InputQueue {
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
+        self.offer();
+    }
+
+    /// It was closed.
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     /// There are bytes.

@@ -4,6 +4,7 @@
 //! Bytes for files and terminals gather in a buffer that a writer thread
 //! empties at once, but not again within a short time in which more may come.
 
+use super::ring::Ring;
 use crate::memory_serial::MemorySerial;
 use devices::uart::ByteSink;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -26,11 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Output {
     target: Target,
     panic_watch: PanicWatch,
+    /// Gets the same.
+    copy: Option<Box<Output>>,
 }
 
 enum Target {
     Discard,
     Memory(MemorySerial),
+    Ring(Ring),
     Buffered(Writer),
 }
 
@@ -68,6 +72,11 @@ impl Output {
         Self::with(Target::Memory(memory))
     }
 
+    /// Keeps the last bytes.
+    pub fn to_ring(ring: Ring) -> Self {
+        Self::with(Target::Ring(ring))
+    }
+
     /// Writes to a file, pipe, socket or terminal.
     /// Once `ending` is set, bytes that find the buffer full are dropped.
     pub fn to_file(mut file: impl Write + Send + 'static, ending: Arc<AtomicBool>) -> Self {
@@ -86,15 +95,33 @@ impl Output {
         Self {
             target,
             panic_watch: PanicWatch::default(),
+            copy: None,
         }
+    }
+
+    /// Gives everything to `copy`, too.
+    pub fn copy_to(&mut self, copy: Self) {
+        self.copy = Some(Box::new(copy));
     }
 
     /// Writes a text of our own.
     pub fn print(&self, text: &str) {
+        self.print_bytes(text.as_bytes());
+    }
+
+    /// Writes bytes of our own.
+    pub fn print_bytes(&self, bytes: &[u8]) {
         match &self.target {
             Target::Discard => {}
-            Target::Memory(memory) => memory.append(text.as_bytes()),
-            Target::Buffered(writer) => writer.shared.append(text.as_bytes()),
+            Target::Memory(memory) => memory.append(bytes),
+            Target::Ring(ring) => ring.write(bytes),
+            Target::Buffered(writer) => {
+                let pieces = bytes.chunks(CAPACITY / 2);
+                pieces.for_each(|piece| writer.shared.append(piece));
+            }
+        }
+        if let Some(copy) = &self.copy {
+            copy.print_bytes(bytes);
         }
     }
 
@@ -106,11 +133,18 @@ impl Output {
                 memory.append(bytes);
                 bytes.len()
             }
+            Target::Ring(ring) => {
+                ring.write(bytes);
+                bytes.len()
+            }
             Target::Buffered(writer) => writer.shared.offer(bytes),
         };
         bytes[..taken]
             .iter()
             .for_each(|&b| self.panic_watch.take(b));
+        if let Some(copy) = &self.copy {
+            copy.print_bytes(&bytes[..taken]);
+        }
         taken
     }
 
@@ -129,6 +163,9 @@ impl Output {
         if let Target::Buffered(writer) = &self.target {
             let _ = writer.flush();
         }
+        if let Some(copy) = &self.copy {
+            copy.flush();
+        }
     }
 
     /// Whether a Linux kernel reported its panic on this console and said
@@ -141,11 +178,7 @@ impl Output {
 impl ByteSink for Output {
     fn put(&self, byte: u8) {
         self.panic_watch.take(byte);
-        match &self.target {
-            Target::Discard => {}
-            Target::Memory(memory) => memory.append(&[byte]),
-            Target::Buffered(writer) => writer.shared.append(&[byte]),
-        }
+        self.print_bytes(&[byte]);
     }
 }
 
@@ -318,6 +351,17 @@ mod tests {
         let written = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(written == text);
+    }
+
+    #[test]
+    fn a_copy_gets_what_the_target_took() {
+        let (target, copy) = (MemorySerial::new(), MemorySerial::new());
+        let mut output = Output::to_memory(target.clone());
+        output.copy_to(Output::to_memory(copy.clone()));
+        output.put(b'a');
+        assert_eq!(output.offer(b"bc"), 2);
+        output.print("d");
+        assert_eq!((&*target.output(), &*copy.output()), ("abcd", "abcd"));
     }
 
     #[test]

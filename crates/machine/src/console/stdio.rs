@@ -1,14 +1,11 @@
 //! Standard input and output as a console.
 
-use super::escape::{Action, Escape, HELP};
+use super::feed::Feed;
 use super::stream::StreamReader;
 use super::terminal::RawTerminal;
-use super::{InputQueue, Output};
-use crate::control::Control;
-use crate::outcome::{Error, Outcome, Result};
+use crate::outcome::{Error, Result};
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A descriptor of its own for standard output.
@@ -33,32 +30,11 @@ pub struct StdinReader {
 
 impl StdinReader {
     /// Starts reading. End of file ends the reading, not the guest.
-    pub fn start(
-        input: Arc<InputQueue>,
-        output: Arc<Output>,
-        control: Arc<Control>,
-    ) -> Result<Self> {
-        let mut stdin = duplicate(&std::io::stdin(), "standard input")?;
+    pub fn start(feed: Arc<Feed>) -> Result<Self> {
+        let stdin = duplicate(&std::io::stdin(), "standard input")?;
         let terminal = RawTerminal::enter(duplicate(&std::io::stdin(), "standard input")?);
-        let thread = StreamReader::start(move |stop| {
-            let mut escape = Escape::default();
-            let mut buf = [0; 256];
-            while stop.wait_readable(stdin.as_raw_fd()) {
-                let n = match stdin.read(&mut buf) {
-                    Ok(0) => return,
-                    Ok(n) => n,
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
-                    Err(_) => return,
-                };
-                let actions = buf[..n].iter().filter_map(|&byte| escape.take(byte));
-                if !perform(actions, &input, &output, &control) {
-                    return;
-                }
-            }
-        })?;
         Ok(Self {
-            _thread: thread,
+            _thread: StreamReader::of_pipe(stdin, feed)?,
             _terminal: terminal,
         })
     }
@@ -67,26 +43,4 @@ impl StdinReader {
     pub fn stop(self) {
         drop(self);
     }
-}
-
-/// False when the reader should end.
-fn perform(
-    actions: impl Iterator<Item = Action>,
-    input: &InputQueue,
-    output: &Output,
-    control: &Control,
-) -> bool {
-    let mut bytes = Vec::new();
-    for action in actions {
-        match action {
-            Action::Byte(byte) => bytes.push(byte),
-            Action::Help => output.print(HELP),
-            Action::Break => input.send_break(),
-            Action::Quit => {
-                control.end(Outcome::Quit);
-                return false;
-            }
-        }
-    }
-    bytes.is_empty() || input.push(&bytes)
 }

@@ -1,6 +1,7 @@
-//! Pipes and Unix sockets as consoles.
+//! Pipes and sockets as consoles.
 
-use super::InputQueue;
+use super::feed::Feed;
+use super::socket::{self, Connection, Listener, Telnet};
 use crate::config::SocketConfig;
 use crate::outcome::{Error, Result};
 use crate::stop_pipe::StopPipe;
@@ -8,12 +9,14 @@ use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often a pseudo-terminal that nobody has open is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A thread that feeds an input queue.
 pub struct StreamReader {
@@ -39,9 +42,20 @@ impl StreamReader {
     }
 
     /// Reads a pipe.
-    pub fn of_pipe(pipe: File, input: Arc<InputQueue>) -> Result<Self> {
+    pub fn of_pipe(pipe: File, feed: Arc<Feed>) -> Result<Self> {
         Self::start(move |stop| {
-            feed(&pipe, &input, stop);
+            read_all(&pipe, stop, |bytes| feed.push(bytes));
+        })
+    }
+
+    /// Reads a pseudo-terminal, whoever opens it and as often as they do.
+    pub fn of_pty(pty: File, feed: Arc<Feed>) -> Result<Self> {
+        Self::start(move |stop| {
+            while read_all(&pty, stop, |bytes| feed.push(bytes)) {
+                if stop.wait_for(LOOK) {
+                    return;
+                }
+            }
         })
     }
 }
@@ -55,8 +69,12 @@ impl Drop for StreamReader {
     }
 }
 
-/// Queues what comes until the end; false when the reader shall stop.
-fn feed<'a, F: AsRawFd>(from: &'a F, input: &InputQueue, stop: &StopPipe) -> bool
+/// Reads to the end; false when the reader shall stop.
+fn read_all<'a, F: AsRawFd>(
+    from: &'a F,
+    stop: &StopPipe,
+    mut take: impl FnMut(&[u8]) -> bool,
+) -> bool
 where
     &'a F: Read,
 {
@@ -65,7 +83,7 @@ where
     while stop.wait_readable(from.as_raw_fd()) {
         match from_bytes.read(&mut buffer) {
             Ok(0) => return true,
-            Ok(n) if input.push(&buffer[..n]) => {}
+            Ok(n) if take(&buffer[..n]) => {}
             Ok(_) => return false,
             Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(_) => return true,
@@ -91,25 +109,25 @@ pub fn open_pipe(path: &Path) -> Result<(File, File)> {
         })
 }
 
-/// A Unix socket: one connection at a time.
+/// A socket: one connection at a time.
 pub struct Socket {
-    path: PathBuf,
+    config: SocketConfig,
     /// Of a server.
-    listener: Option<UnixListener>,
+    listener: Option<Arc<Listener>>,
     current: Arc<Current>,
 }
 
 /// The connection there is.
 #[derive(Default)]
 struct Current {
-    stream: Mutex<Option<Arc<UnixStream>>>,
+    connection: Mutex<Option<Arc<Connection>>>,
     connected: Arc<AtomicBool>,
 }
 
 impl Current {
-    fn set(&self, stream: Option<Arc<UnixStream>>) {
-        let connected = stream.is_some();
-        *self.stream.lock() = stream;
+    fn set(&self, connection: Option<Connection>) {
+        let connected = connection.is_some();
+        *self.connection.lock() = connection.map(Arc::new);
         self.connected.store(connected, Ordering::Release);
     }
 }
@@ -117,40 +135,27 @@ impl Current {
 impl Socket {
     /// Listens or connects, and waits for a connection if that is asked for.
     pub fn open(config: &SocketConfig) -> Result<Self> {
-        Self::new(config).map_err(|source| Error::SerialFile {
-            path: config.path.clone(),
+        Self::new(config).map_err(|source| Error::Socket {
+            address: config.address.clone(),
             source,
         })
     }
 
     fn new(config: &SocketConfig) -> io::Result<Self> {
-        let path = config.path.clone();
         let current = Arc::new(Current::default());
-        let connect = |stream: UnixStream| current.set(Some(Arc::new(stream)));
         let listener = match config.server {
             false => {
-                connect(UnixStream::connect(&path)?);
+                current.set(Some(Connection::to(&config.address)?));
                 None
             }
-            true => {
-                // What an earlier machine left.
-                let left = std::fs::symlink_metadata(&path);
-                if left.is_ok_and(|m| m.file_type().is_socket()) {
-                    std::fs::remove_file(&path)?;
-                }
-                Some(UnixListener::bind(&path)?)
-            }
+            true => Some(Arc::new(Listener::new(config)?)),
         };
         if let (Some(listener), true) = (&listener, config.wait) {
-            eprintln!(
-                "trapeze: waiting for a connection on unix:{}",
-                path.display()
-            );
-            connect(listener.accept()?.0);
+            eprintln!("trapeze: waiting for a connection on {}", config.address);
+            current.set(Some(listener.accept()?));
         }
         Ok(Self {
-            // The current folder may be another one when the name is removed.
-            path: std::path::absolute(path)?,
+            config: config.clone(),
             listener,
             current,
         })
@@ -163,38 +168,37 @@ impl Socket {
 
     /// Where the guest's bytes go.
     pub fn sink(&self) -> impl Write + Send + use<> {
-        Sink(self.current.clone())
+        Sink {
+            current: self.current.clone(),
+            telnet: self.config.telnet,
+        }
     }
 
     /// Starts to read; a server takes the next connection when one ends.
-    pub fn start(&self, input: Arc<InputQueue>) -> Result<StreamReader> {
-        let current = self.current.clone();
-        let listener = self.listener.as_ref().map(UnixListener::try_clone);
-        let listener = listener.transpose().map_err(|source| Error::SerialFile {
-            path: self.path.clone(),
-            source,
-        })?;
-        StreamReader::start(move |stop| serve(listener.as_ref(), &current, &input, stop))
+    pub fn start(&self, feed: Arc<Feed>) -> Result<StreamReader> {
+        let (current, listener) = (self.current.clone(), self.listener.clone());
+        let telnet = self.config.telnet;
+        StreamReader::start(move |stop| serve(listener.as_deref(), &current, &feed, telnet, stop))
     }
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.listener.is_some() {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn serve(listener: Option<&UnixListener>, current: &Current, input: &InputQueue, stop: &StopPipe) {
+fn serve(
+    listener: Option<&Listener>,
+    current: &Current,
+    feed: &Feed,
+    telnet: bool,
+    stop: &StopPipe,
+) {
     loop {
-        let stream = current.stream.lock().clone();
-        if let Some(stream) = stream {
-            if !feed(&*stream, input, stop) {
+        let connection = current.connection.lock().clone();
+        if let Some(connection) = connection {
+            let mut client = telnet.then(Telnet::default);
+            let take = |bytes: &[u8]| push(feed, client.as_mut(), bytes);
+            if !read_all(&*connection, stop, take) {
                 return;
             }
             current.set(None);
-            input.offer();
+            feed.tell_all();
         }
         let Some(listener) = listener else {
             return;
@@ -202,24 +206,39 @@ fn serve(listener: Option<&UnixListener>, current: &Current, input: &InputQueue,
         if !stop.wait_readable(listener.as_raw_fd()) {
             return;
         }
-        if let Ok((stream, _)) = listener.accept() {
-            current.set(Some(Arc::new(stream)));
-            input.offer();
+        if let Ok(connection) = listener.accept() {
+            current.set(Some(connection));
+            feed.tell_all();
         }
     }
 }
 
+fn push(feed: &Feed, telnet: Option<&mut Telnet>, bytes: &[u8]) -> bool {
+    let Some(telnet) = telnet else {
+        return feed.push(bytes);
+    };
+    let text = telnet.text(bytes, || feed.send_break());
+    text.is_empty() || feed.push(&text)
+}
+
 /// Writes to whoever is connected; without anybody bytes are dropped, as a
 /// serial line's are.
-struct Sink(Arc<Current>);
+struct Sink {
+    current: Arc<Current>,
+    telnet: bool,
+}
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let stream = self.0.stream.lock().clone();
-        let Some(stream) = stream else {
+        let connection = self.current.connection.lock().clone();
+        let Some(connection) = connection else {
             return Ok(bytes.len());
         };
-        match (&*stream).write(bytes) {
+        let written = match self.telnet {
+            true => socket::write_telnet(&connection, bytes),
+            false => (&*connection).write(bytes),
+        };
+        match written {
             Err(e) if e.kind() == ErrorKind::Interrupted => Err(e),
             // The reader finds out that it is gone.
             Err(_) => Ok(bytes.len()),

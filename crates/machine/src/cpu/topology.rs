@@ -42,7 +42,28 @@ fn bits(n: u32) -> u32 {
     u32::BITS - n.saturating_sub(1).leading_zeros()
 }
 
+/// Where a vCPU is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuPlace {
+    /// Number of its socket.
+    pub socket: u32,
+    /// Of its core in the socket.
+    pub core: u32,
+    /// Of its thread in the core.
+    pub thread: u32,
+}
+
 impl Topology {
+    /// Where the vCPU with this index is.
+    pub fn place(&self, index: u32) -> CpuPlace {
+        let threads = self.threads.max(1);
+        CpuPlace {
+            socket: index / self.per_socket().max(1),
+            core: index % self.per_socket().max(1) / threads,
+            thread: index % threads,
+        }
+    }
+
     /// One socket.
     pub fn of_cores(cores: u32) -> Self {
         Self {
@@ -114,12 +135,22 @@ impl Smp {
                 total.unwrap_or(product)
             ));
         }
-        if cpus != maxcpus {
+        if cpus == 0 || cpus > maxcpus {
             return Err(format!(
-                "maxcpus={maxcpus} is not cpus={cpus}: there is no CPU hot-plug"
+                "maxcpus={maxcpus} is how many CPUs there may ever be: cpus={cpus} must be \
+                 1 to {maxcpus}"
             ));
         }
         Ok(topology)
+    }
+
+    /// How many processors of the topology, the last ones, are not there at
+    /// start.
+    pub fn absent(&self) -> u32 {
+        match (self.cpus, self.maxcpus) {
+            (Some(cpus), Some(maxcpus)) => maxcpus.saturating_sub(cpus),
+            _ => 0,
+        }
     }
 
     fn fixes_all_but_threads(&self) -> bool {
@@ -159,13 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn hot_plug_is_refused() {
-        let smp = Smp {
-            cpus: Some(2),
-            maxcpus: Some(4),
+    fn those_that_may_come_belong_to_the_topology() {
+        let smp = |cpus, maxcpus| Smp {
+            cpus: Some(cpus),
+            maxcpus: Some(maxcpus),
             ..Smp::default()
         };
-        assert!(smp.topology().unwrap_err().contains("hot-plug"));
+        let two_of_four = smp(2, 4);
+        assert_eq!(two_of_four.topology(), Ok(Topology::of_cores(4)));
+        assert_eq!((two_of_four.absent(), smp(4, 4).absent()), (2, 0));
+        for (cpus, maxcpus) in [(5, 4), (0, 4)] {
+            let why = smp(cpus, maxcpus).topology().unwrap_err();
+            assert!(why.contains("maxcpus=4"), "{why}");
+        }
     }
 
     #[test]

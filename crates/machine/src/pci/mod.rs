@@ -3,13 +3,14 @@
 
 mod models;
 mod pins;
+mod plugger;
 mod slots;
 
 pub use self::models::Ram;
+pub use self::plugger::{HostEnds, Plugger};
 
 use self::models::BusKind;
-use self::pins::Pins;
-use self::slots::{Slots, check_functions, explain};
+use self::slots::check_functions;
 use crate::boards::PciKind;
 use crate::config::{DeviceConfig, MachineConfig};
 use crate::console::Console;
@@ -25,7 +26,6 @@ use hv::Vm;
 use std::sync::{Arc, Weak};
 use virtio::GuestMemory;
 use virtio::balloon::Reclaim;
-use virtio::transport::PciWiring;
 
 /// First port for BARs; below are the board's own.
 const FIRST_PORT: u64 = 0xc000;
@@ -76,11 +76,15 @@ pub struct Buses {
     pub root: Arc<PciRoot>,
     /// Those that act when time passes.
     pub timed: Vec<Arc<dyn Timed>>,
+    /// What plugs more in.
+    pub plugger: Arc<Plugger>,
+    /// Where the configured devices are; `None` if not on PCI.
+    pub places: Vec<Option<Place>>,
 }
 
 /// Plugs the chips in; the bridge that shows configuration space in memory, if
 /// the board has one, must still be told of the finished bus.
-fn plug_chips(root: &mut PciRoot, kind: &PciKind, router: &Arc<PirqRouter>) -> Option<Arc<Mch>> {
+fn plug_chips(root: &PciRoot, kind: &PciKind, router: &Arc<PirqRouter>) -> Option<Arc<Mch>> {
     let mut mch = None;
     for (i, row) in kind.chips.iter().enumerate() {
         let function: Arc<dyn PciFunction> = match (i, kind.ecam) {
@@ -99,78 +103,65 @@ fn plug_chips(root: &mut PciRoot, kind: &PciKind, router: &Arc<PirqRouter>) -> O
 /// Builds the buses. `low_end` is where RAM below 4 GiB ends.
 /// `None` if the board has none.
 pub fn build(config: &MachineConfig, to: &Connections<'_>, low_end: u64) -> Result<Option<Buses>> {
-    let mut on_pci = config.devices.iter().filter(|d| d.is_pci());
     let Some(kind) = &config.board.pci else {
-        return on_pci.next().map_or(Ok(None), |device| {
+        let on_pci = config.devices.iter().find(|d| d.is_pci());
+        return on_pci.map_or(Ok(None), |device| {
             let why = "the board has no PCI bus; there are virtio-blk-device and others".into();
             let name = device.name();
             Err(Error::Device { name, why })
         });
     };
-    let mut root = PciRoot::new();
+    let root = Arc::new(PciRoot::new());
     let router = pins::router(kind, to);
-    let mch = plug_chips(&mut root, kind, &router);
+    let mch = plug_chips(&root, kind, &router);
     let mut builder = Builder {
-        config,
-        to,
-        pins: Pins::new(kind, &router),
-        msi: Arc::new(VmMsi(Arc::downgrade(to.vm))),
-        slots: Slots::new(kind, &config.devices),
+        plugger: Plugger::new(config, kind, root.clone(), &router, to),
         timed: Vec::new(),
     };
-    for device in on_pci {
-        builder
-            .add(&mut root, device)
-            .map_err(|why| Error::Device {
-                name: device.name(),
-                why,
-            })?;
+    let mut places = Vec::new();
+    for device in &config.devices {
+        let place = device.is_pci().then(|| builder.add(config, to, device));
+        places.push(place.transpose().map_err(|why| Error::Device {
+            name: device.name(),
+            why,
+        })?);
     }
-    let timed = builder.timed;
+    let Builder { plugger, timed } = builder;
     set_up(&root, kind, low_end)?;
-    let root = Arc::new(root);
     if let Some(mch) = mch {
         mch.attach(&root);
     }
-    Ok(Some(Buses { root, timed }))
+    Ok(Some(Buses {
+        root,
+        timed,
+        plugger: Arc::new(plugger),
+        places,
+    }))
 }
 
-/// What devices on the bus are made from.
-struct Builder<'a> {
-    config: &'a MachineConfig,
-    to: &'a Connections<'a>,
-    pins: Pins,
-    msi: Arc<dyn MsiSink>,
-    slots: Slots<'a>,
+/// What devices on the bus are made from at start.
+struct Builder {
+    plugger: Plugger,
     timed: Vec<Arc<dyn Timed>>,
 }
 
-impl<'a> Builder<'a> {
+impl Builder {
     /// Makes a device and plugs it in; a bridge brings its bus along.
     fn add(
         &mut self,
-        root: &mut PciRoot,
-        device: &'a DeviceConfig,
-    ) -> std::result::Result<(), String> {
-        let place = self.slots.place(root, device)?;
-        let wiring = PciWiring {
-            intx: self.pins.inta(root, place),
-            msi: self.msi.clone(),
-            memory: self.to.memory.clone(),
-            express: root.is_link(place.0),
-        };
-        let made = models::make(&device.model, self.config, self.to, wiring)?;
-        root.plug(place, made.function).map_err(explain)?;
-        if device.multifunction {
-            root.set_multifunction(place);
-        }
-        check_functions(root, place)?;
+        config: &MachineConfig,
+        to: &Connections<'_>,
+        device: &DeviceConfig,
+    ) -> std::result::Result<Place, String> {
+        let place = self.plugger.place(device, &config.devices)?;
+        let made = self.plugger.plug(place, device, config, to)?;
+        check_functions(&self.plugger.root, place)?;
         self.timed.extend(made.timed);
         if let Some(bus) = made.bus {
-            let bus = root.add_bus(place, bus == BusKind::Link);
-            self.slots.add_bus(device, bus);
+            let bus = self.plugger.root.add_bus(place, bus == BusKind::Link);
+            self.plugger.slots.add_bus(device, bus);
         }
-        Ok(())
+        Ok(place)
     }
 }
 

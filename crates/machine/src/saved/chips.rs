@@ -132,6 +132,12 @@ pub fn check_len(name: &str, what: &str, len: usize, expected: usize) -> state::
     }
 }
 
+/// The 8259 pair and the I/O APIC.
+pub fn interrupt_controllers(vm: &dyn Vm) -> hv::Result<([kvm_pic_state; 2], IoApic)> {
+    let pics = [pic_of(&vm.irqchip(0)?), pic_of(&vm.irqchip(1)?)];
+    Ok((pics, ioapic_of(&vm.irqchip(IOAPIC)?)))
+}
+
 fn pic_of(chip: &kvm_irqchip) -> kvm_pic_state {
     // SAFETY: chips 0 and 1 are 8259s, and every bit pattern is a valid one.
     unsafe { chip.chip.pic }

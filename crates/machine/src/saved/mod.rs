@@ -6,17 +6,17 @@
 //! Restoring happens into a board that was built from the same configuration
 //! and has not run.
 
-mod chips;
+pub mod chips;
 mod compare;
 mod vcpu;
 
 pub use compare::difference;
 
-use crate::board::Board;
+use crate::board::{Board, Processor};
 use crate::outcome::{Error, Result};
 use crate::ram::GuestRam;
 use devices::Stateful;
-use hv::{Hypervisor, Vcpu, VcpuExit};
+use hv::{DebugExit, Hypervisor, Vcpu, VcpuExit};
 use state::{Image, PAGE};
 use std::sync::Arc;
 
@@ -24,14 +24,16 @@ use std::sync::Arc;
 pub type Named = (String, Arc<dyn Stateful>);
 
 /// Finishes the instruction in flight, if there is one: its access was
-/// served, its registers are not written yet.
-pub fn settle(vcpu: &mut dyn Vcpu) -> Result<()> {
+/// served, its registers are not written yet. If a debugger wanted to have it
+/// stepped, it is to hear of that.
+pub fn settle(vcpu: &mut dyn Vcpu) -> Result<Option<DebugExit>> {
     let kicker = vcpu.kicker();
     kicker.set_immediate_exit(true);
     let exit = vcpu.run();
     kicker.set_immediate_exit(false);
     match exit? {
-        VcpuExit::Interrupted => Ok(()),
+        VcpuExit::Interrupted => Ok(None),
+        VcpuExit::Debug(exit) => Ok(Some(exit)),
         exit => Err(Error::State(format!(
             "a vCPU left with {exit:?} instead of stopping"
         ))),
@@ -40,11 +42,7 @@ pub fn settle(vcpu: &mut dyn Vcpu) -> Result<()> {
 
 /// The state of a board whose vCPUs are settled. Devices stop; if the board
 /// shall go on, [`resume`] starts them.
-pub fn save(
-    hypervisor: &dyn Hypervisor,
-    board: &Board,
-    vcpus: &mut [Box<dyn Vcpu>],
-) -> Result<Image> {
+pub fn save(hypervisor: &dyn Hypervisor, board: &Board, vcpus: &[Processor]) -> Result<Image> {
     let mut image = Image::default();
     // Devices first: what they still write to RAM must be in it.
     for (name, device) in &board.stateful {
@@ -52,7 +50,7 @@ pub fn save(
     }
     chips::save(&*board.vm, &mut image)?;
     let msrs = hypervisor.msr_index_list()?;
-    for (number, vcpu) in vcpus.iter_mut().enumerate() {
+    for Processor { number, vcpu } in vcpus {
         image.put(&number.to_string(), &vcpu::save(&**vcpu, &msrs)?);
     }
     save_ram(&board.ram, &mut image);
@@ -61,12 +59,12 @@ pub fn save(
 
 /// Puts a saved state into a board that has not run. Its devices stand still
 /// until [`resume`].
-pub fn restore(board: &Board, vcpus: &mut [Box<dyn Vcpu>], mut image: Image) -> Result<()> {
+pub fn restore(board: &Board, vcpus: &mut [Processor], mut image: Image) -> Result<()> {
     restore_ram(board, &image)?;
     chips::restore(&*board.vm, &mut image)?;
-    for (number, vcpu) in vcpus.iter_mut().enumerate() {
+    for Processor { number, vcpu } in vcpus {
         let saved = image.take(&number.to_string())?;
-        vcpu::restore(&mut **vcpu, &saved, number)?;
+        vcpu::restore(&mut **vcpu, &saved, *number as usize)?;
     }
     chips::restore_clock(&*board.vm, &mut image)?;
     for (name, device) in &board.stateful {

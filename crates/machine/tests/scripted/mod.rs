@@ -16,6 +16,8 @@ pub enum Step {
     Print(&'static str),
     /// Read COM1's data register until it delivered these bytes.
     Expect(&'static [u8]),
+    /// Wait to be kicked, then go on with the script.
+    Wait,
     /// Panic, as a bug of ours would.
     Bug,
 }
@@ -220,7 +222,7 @@ impl Vcpu for ScriptedVcpu {
                 return Ok(VcpuExit::IoIn { port, size: 1 });
             }
             match self.steps.next() {
-                None => return Ok(self.wait()),
+                None | Some(Step::Wait) => return Ok(self.wait()),
                 Some(Step::Exit(exit)) => return Ok(exit),
                 Some(Step::Fail) => return Err(NO),
                 Some(Step::Bug) => panic!("scripted bug"),

@@ -26,6 +26,8 @@ pub enum StreamAddress {
     Unix(PathBuf),
     /// TCP: host and port.
     Tcp(String, u16),
+    /// A connection already: the number of its descriptor.
+    Opened(i32),
 }
 
 /// Who waits for whom.
@@ -166,6 +168,11 @@ impl Network for Stream {
             State::Connected(link, _) if link.more => Some(Instant::now()),
             _ => None,
         }
+    }
+
+    /// Somebody is at the other end.
+    fn has_carrier(&self) -> bool {
+        matches!(self.state, State::Connected(..))
     }
 
     fn accepts(&mut self, _: Accepts) {}

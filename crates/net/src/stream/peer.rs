@@ -1,6 +1,8 @@
 //! Sockets of either family.
 
 use super::StreamAddress;
+use crate::inherited;
+use rustix::net::{SocketType, sockopt};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -17,6 +19,7 @@ impl fmt::Display for StreamAddress {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Opened(fd) => write!(f, "fd={fd}"),
         }
     }
 }
@@ -35,7 +38,19 @@ pub(super) fn connect(address: &StreamAddress) -> io::Result<File> {
             }
             Err(failed)
         }
+        StreamAddress::Opened(fd) => adopt(*fd),
     }
+}
+
+/// Takes over what somebody else connected.
+fn adopt(fd: i32) -> io::Result<File> {
+    let socket = inherited::adopt(fd).map_err(io::Error::other)?;
+    let kind = sockopt::socket_type(&socket).map_err(|_| io::Error::other("it is no socket"))?;
+    if kind != SocketType::STREAM {
+        return Err(io::Error::other("it is no stream"));
+    }
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(File::from(socket))
 }
 
 fn tcp(socket: TcpStream) -> io::Result<File> {
@@ -72,6 +87,10 @@ impl Listener {
                 let listener = TcpListener::bind((&**host, *port))?;
                 listener.set_nonblocking(true)?;
                 Ok(Self::Tcp(listener))
+            }
+            StreamAddress::Opened(_) => {
+                let why = "a connection already: nobody listens there";
+                Err(io::Error::new(ErrorKind::InvalidInput, why))
             }
         }
     }

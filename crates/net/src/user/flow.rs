@@ -2,6 +2,7 @@
 //! guest uses, which takes what the other end sends back, until nobody sends anything
 //! for a while.
 
+use super::UserSocket;
 use super::icmp::{self, Echo, Unreachable};
 use super::packet::Ip;
 use super::schedule::Token;
@@ -11,6 +12,7 @@ use smoltcp::wire::UdpPacket;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,6 +72,29 @@ impl Flows {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.flows.len()
+    }
+
+    /// As QEMU shows them.
+    pub(super) fn rows(&self, now: Instant, rows: &mut Vec<UserSocket>) {
+        rows.extend(self.flows.values().map(|flow| {
+            let end = flow.used + flow.idle;
+            let left = end.saturating_duration_since(now).as_secs();
+            UserSocket {
+                protocol: match flow.key.kind {
+                    Kind::Udp => "UDP",
+                    Kind::Echo => "ICMP",
+                },
+                state: format!("{left} sec"),
+                fd: match &flow.socket {
+                    Socket::Own(socket) => socket.as_raw_fd(),
+                    Socket::Forward(socket, _) => socket.as_raw_fd(),
+                },
+                from: flow.key.guest,
+                to: flow.key.remote,
+                from_guest: 0,
+                to_guest: 0,
+            }
+        }));
     }
 
     /// A datagram from the guest.

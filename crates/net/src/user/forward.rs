@@ -1,6 +1,7 @@
 //! From the host to the guest.
 
 use super::UserError;
+use super::UserSocket;
 use super::config::{HostForward, Transport, UserConfig};
 use super::flow::Flows;
 use super::schedule::Token;
@@ -8,6 +9,7 @@ use super::shared::Shared;
 use super::tcp::Connections;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,28 +26,37 @@ enum Listener {
 /// A socket of the host's, and who is behind it.
 pub(super) struct Forward {
     listener: Listener,
+    /// Where it was asked to listen.
+    host: SocketAddr,
     guest: SocketAddr,
 }
 
 /// Listens at all addresses that are to be forwarded.
-pub(super) fn listen(shared: &Shared, config: &UserConfig) -> Result<Vec<Forward>, UserError> {
-    let listen = |(n, forward): (usize, &HostForward)| {
-        open(shared, forward, Token::Forward(n as u64))
-            .map(|listener| Forward {
-                listener,
-                guest: config.guest_of(forward),
-            })
-            .map_err(|source| UserError::Listen {
-                address: forward.host,
-                source,
-            })
-    };
-    config
-        .host_forwards
-        .iter()
-        .enumerate()
-        .map(listen)
+pub(super) fn listen(
+    shared: &Shared,
+    config: &UserConfig,
+) -> Result<Vec<Option<Forward>>, UserError> {
+    let forwards = config.host_forwards.iter().enumerate();
+    forwards
+        .map(|(n, forward)| listen_at(shared, config, forward, n).map(Some))
         .collect()
+}
+
+/// Listens at one of them, which has this place among them.
+pub(super) fn listen_at(
+    shared: &Shared,
+    config: &UserConfig,
+    forward: &HostForward,
+    place: usize,
+) -> Result<Forward, UserError> {
+    let address = forward.host;
+    let listener = open(shared, forward, Token::Forward(place as u64));
+    let listener = listener.map_err(|source| UserError::Listen { address, source })?;
+    Ok(Forward {
+        listener,
+        host: address,
+        guest: config.guest_of(forward),
+    })
 }
 
 fn open(shared: &Shared, forward: &HostForward, token: Token) -> io::Result<Listener> {
@@ -66,6 +77,32 @@ fn open(shared: &Shared, forward: &HostForward, token: Token) -> io::Result<List
 }
 
 impl Forward {
+    /// Was asked to listen there.
+    pub(super) fn is(&self, transport: Transport, host: SocketAddr) -> bool {
+        let ours = match &self.listener {
+            Listener::Tcp(_) => Transport::Tcp,
+            Listener::Udp(_) => Transport::Udp,
+        };
+        ours == transport && self.host == host
+    }
+
+    /// As QEMU shows it.
+    pub(super) fn row(&self) -> Option<UserSocket> {
+        let (protocol, fd) = match &self.listener {
+            Listener::Tcp(socket) => ("TCP", socket.as_raw_fd()),
+            Listener::Udp(socket) => ("UDP", socket.as_raw_fd()),
+        };
+        Some(UserSocket {
+            protocol,
+            state: "HOST_FORWARD".into(),
+            fd,
+            from: self.address().ok()?,
+            to: self.guest,
+            from_guest: 0,
+            to_guest: 0,
+        })
+    }
+
     /// Where the host listens.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
         match &self.listener {

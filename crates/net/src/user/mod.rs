@@ -4,6 +4,7 @@
 
 mod arp;
 mod config;
+mod control;
 mod dhcp;
 mod flow;
 mod forward;
@@ -22,6 +23,7 @@ mod tcp;
 mod tests;
 
 pub use config::{GuestForward, HostForward, Transport, UserConfig};
+pub use control::{UserControl, UserSocket};
 
 use crate::{Accepts, Frame, Guest, Network};
 use dhcp::Leases;
@@ -70,7 +72,9 @@ pub struct UserNet {
     flows: Flows,
     leases: Leases,
     fragments: Fragments,
-    forwards: Vec<Forward>,
+    /// By the numbers in their tokens; a free place is where one was.
+    forwards: Vec<Option<Forward>>,
+    control: UserControl,
     /// The guest had no room for all there was.
     full: bool,
 }
@@ -87,8 +91,11 @@ impl UserNet {
     fn with_clock(config: UserConfig, clock: Clock) -> Result<Self, UserError> {
         config.check().map_err(UserError::Config)?;
         let shared = Shared::new(config.clone(), clock)?;
+        let control = UserControl::new()?;
+        shared.poller.add(control.bell(), Token::Control)?;
         Ok(Self {
             forwards: forward::listen(&shared, &config)?,
+            control,
             shared,
             connections: Connections::default(),
             flows: Flows::default(),
@@ -104,7 +111,8 @@ impl UserNet {
     /// # Errors
     /// The host's.
     pub fn listening(&self) -> io::Result<Vec<SocketAddr>> {
-        self.forwards.iter().map(Forward::address).collect()
+        let forwards = self.forwards.iter().flatten();
+        forwards.map(Forward::address).collect()
     }
 
     /// `trusted`: the payload's checksum needs no look.
@@ -180,9 +188,10 @@ impl UserNet {
         match token {
             Token::Tcp(id) => self.connections.service(shared, id),
             Token::Flow(id) => self.flows.service(shared, id),
+            Token::Control => self.attend(),
             Token::Forward(n) => {
                 let forward = usize::try_from(n).ok().and_then(|n| self.forwards.get(n));
-                if let Some(forward) = forward {
+                if let Some(Some(forward)) = forward {
                     forward.service(shared, &mut self.connections, &mut self.flows, token);
                 }
             }
@@ -208,6 +217,12 @@ impl Network for UserNet {
 
     fn takes(&self) -> Accepts {
         Accepts::ALL
+    }
+
+    fn attend(&mut self) {
+        for request in self.control.take() {
+            request(self);
+        }
     }
 
     fn accepts(&mut self, accepts: Accepts) {

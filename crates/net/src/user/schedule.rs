@@ -12,6 +12,8 @@ pub(super) enum Token {
     Flow(u64),
     /// A forward from the host, by its place in the list.
     Forward(u64),
+    /// What others ask.
+    Control,
 }
 
 impl Token {
@@ -21,6 +23,7 @@ impl Token {
             Self::Tcp(id) => id << 2,
             Self::Flow(id) => id << 2 | 1,
             Self::Forward(id) => id << 2 | 2,
+            Self::Control => 3,
         }
     }
 
@@ -28,7 +31,8 @@ impl Token {
         match bits & 3 {
             0 => Self::Tcp(bits >> 2),
             1 => Self::Flow(bits >> 2),
-            _ => Self::Forward(bits >> 2),
+            2 => Self::Forward(bits >> 2),
+            _ => Self::Control,
         }
     }
 }

@@ -35,6 +35,33 @@ impl Tool {
     }
 }
 
+/// The commands as clap knows them, which does not read them.
+pub(crate) fn declared(command: clap::Command) -> clap::Command {
+    let option = |row: &table::Row| {
+        let arg = clap::Arg::new(row.long).long(row.long).help(row.help);
+        let arg = match row.short {
+            ' ' => arg,
+            short => arg.short(short),
+        };
+        match row.value {
+            "" => arg.num_args(0),
+            value => arg.value_name(value),
+        }
+    };
+    let one = |c: &Command| {
+        let options = c.options.iter().filter(|r| !r.help.is_empty());
+        let words = clap::Arg::new("words").value_name(c.operands).num_args(0..);
+        clap::Command::new(c.name)
+            .about(c.help)
+            .disable_help_flag(true)
+            .args(options.map(option))
+            .arg(words.value_hint(clap::ValueHint::AnyPath))
+    };
+    command
+        .disable_help_subcommand(true)
+        .subcommands(COMMANDS.iter().map(one))
+}
+
 /// Runs a command; the exit code.
 pub(crate) fn main(name: &'static str, arguments: &[String]) -> u8 {
     let tool = Tool { name };

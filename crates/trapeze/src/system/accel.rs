@@ -2,7 +2,6 @@
 
 use super::Personality;
 use crate::near::did_you_mean;
-use anyhow::bail;
 use std::sync::Arc;
 
 /// One accelerator.
@@ -15,6 +14,8 @@ pub(crate) struct Row {
     pub(crate) help: &'static str,
     /// Sets a property of it, such as `translate=off`.
     pub(crate) set: fn(&mut engine::Options, &str) -> Result<(), String>,
+    /// An error if it cannot do what is asked of the engine.
+    suits: fn(&engine::Options) -> Result<(), &'static str>,
     /// Starts it.
     pub(crate) open: fn(engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>>,
 }
@@ -26,7 +27,8 @@ pub(crate) const ACCELERATORS: [Row; 2] = [
         alias: Some("tcg"),
         help: "Trapeze's own engine, runs everywhere ('tcg' is another name for it)",
         set: set_soft,
-        open: open_soft,
+        suits: soft_suits,
+        open: |options| Ok(Arc::new(engine::Soft::with_options(options))),
     },
     Row {
         name: "kvm",
@@ -37,7 +39,8 @@ pub(crate) const ACCELERATORS: [Row; 2] = [
                 "property '{property}' is not supported; there are none"
             ))
         },
-        open: open_kvm,
+        suits: kvm_suits,
+        open: |_| Ok(Arc::new(kvm::Kvm::new()?)),
     },
 ];
 
@@ -64,22 +67,23 @@ fn tb_size(mib: &str) -> Result<usize, String> {
     found.ok_or_else(|| format!("tb-size={mib} is not a number of MiB from {least} to {most}"))
 }
 
-fn open_soft(options: engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>> {
-    if options.lockstep && !options.translate {
-        bail!("-d lockstep compares translations, and translate=off makes none");
+fn soft_suits(options: &engine::Options) -> Result<(), &'static str> {
+    match options.lockstep && !options.translate {
+        true => Err("-d lockstep compares translations, and translate=off makes none"),
+        false => Ok(()),
     }
-    Ok(Arc::new(engine::Soft::with_options(options)))
 }
 
-fn open_kvm(options: engine::Options) -> anyhow::Result<Arc<dyn hv::Hypervisor>> {
-    if options.profile {
-        bail!("-d profile needs the software engine: -accel soft");
+fn kvm_suits(options: &engine::Options) -> Result<(), &'static str> {
+    match (options.profile, options.lockstep) {
+        (true, _) => Err("-d profile needs the software engine: -accel soft"),
+        (_, true) => Err("-d lockstep needs the software engine: -accel soft"),
+        _ => Ok(()),
     }
-    if options.lockstep {
-        bail!("-d lockstep needs the software engine: -accel soft");
-    }
-    Ok(Arc::new(kvm::Kvm::new()?))
 }
+
+/// In the order in which they are tried unless told otherwise: the faster one first.
+pub(crate) const DEFAULT: [&str; 2] = ["kvm", "soft"];
 
 /// The accelerator called `name`.
 pub(crate) fn by_name(name: &str) -> Result<&'static Row, String> {
@@ -99,27 +103,42 @@ pub(crate) fn list() -> String {
     names.join(", ")
 }
 
-/// Opens the first of `rows` that works. Those that did not are reported only
-/// if none does.
+/// Opens the first of `rows` that works, or of what is tried by default. What was
+/// asked for and does not work is told, and what the user could have.
 pub(crate) fn open(
     rows: &[&'static Row],
     personality: Personality,
     engine: engine::Options,
 ) -> Result<Arc<dyn hv::Hypervisor>, String> {
-    let defaults: Vec<&'static Row> = match personality {
-        Personality::Trapeze => vec![&ACCELERATORS[0]],
-        Personality::Qemu { accelerators, .. } => accelerators
-            .iter()
-            .filter_map(|n| by_name(n).ok())
-            .collect(),
+    let names = match personality {
+        Personality::Trapeze => &DEFAULT[..],
+        Personality::Qemu { accelerators, .. } => accelerators,
     };
-    let rows = if rows.is_empty() { &defaults[..] } else { rows };
+    let defaults: Vec<_> = names.iter().filter_map(|n| by_name(n).ok()).collect();
+    let asked = !rows.is_empty();
     let mut refusals = Vec::new();
-    for row in rows {
-        match (row.open)(engine) {
-            Ok(hypervisor) => return Ok(hypervisor),
-            Err(why) => refusals.push(format!("accelerator {}: {why:#}", row.name)),
+    for row in if asked { rows } else { &defaults[..] } {
+        match attempt(row, engine) {
+            Ok(hypervisor) => {
+                for (refusal, _) in refusals.iter().filter(|(_, denied)| asked || *denied) {
+                    log::warn!("{refusal}; {} runs instead", row.name);
+                }
+                return Ok(hypervisor);
+            }
+            Err((why, denied)) => {
+                refusals.push((format!("accelerator {}: {why}", row.name), denied));
+            }
         }
     }
+    let refusals: Vec<String> = refusals.into_iter().map(|(refusal, _)| refusal).collect();
     Err(refusals.join("; "))
+}
+
+/// Starts one; else why not, and if the host has it, but not for this user.
+fn attempt(row: &Row, engine: engine::Options) -> Result<Arc<dyn hv::Hypervisor>, (String, bool)> {
+    (row.suits)(&engine).map_err(|why| (why.to_string(), false))?;
+    (row.open)(engine).map_err(|why| {
+        let denied = matches!(why.downcast_ref(), Some(hv::Error::Denied(_)));
+        (format!("{why:#}"), denied)
+    })
 }

@@ -316,8 +316,8 @@ const BRIDGE: [Property; 2] = [
             Ok(())
         },
     ),
-    property("shpc", "<bool> - off: there is no hot-plug", |_, v| {
-        no_hotplug(v)
+    property("shpc", "<bool> - off: hot-plug is ACPI's", |_, v| {
+        no_shpc(v)
     }),
 ];
 
@@ -334,9 +334,14 @@ const ROOT_PORT: [Property; 4] = [
         root_port(d).port = number(v)?;
         Ok(())
     }),
-    property("hotplug", "<bool> - off: there is no hot-plug", |_, v| {
-        no_hotplug(v)
-    }),
+    property(
+        "hotplug",
+        "<bool> - off: what is behind it stays (default on)",
+        |d, v| {
+            root_port(d).fixed = !on_off(v)?;
+            Ok(())
+        },
+    ),
 ];
 
 fn at_most(number: u16, most: u16) -> Result<u16, String> {
@@ -346,10 +351,10 @@ fn at_most(number: u16, most: u16) -> Result<u16, String> {
     }
 }
 
-fn no_hotplug(value: &str) -> Result<(), String> {
+fn no_shpc(value: &str) -> Result<(), String> {
     match on_off(value)? {
         false => Ok(()),
-        true => Err("hot-plug is not supported".into()),
+        true => Err("there is no SHPC; devices are hot-plugged through ACPI without it".into()),
     }
 }
 

@@ -1,9 +1,11 @@
 //! QEMU's `key=value,key=value` words: a doubled comma is a comma of the
 //! value.
 
+use monitor::comma_words;
+
 /// Pairs in order; a word without `=` has no value.
 pub(super) fn parse(text: &str) -> Vec<(String, Option<String>)> {
-    words(text)
+    comma_words(text)
         .into_iter()
         .filter(|word| !word.is_empty())
         .map(|word| match word.split_once('=') {
@@ -11,20 +13,6 @@ pub(super) fn parse(text: &str) -> Vec<(String, Option<String>)> {
             None => (word, None),
         })
         .collect()
-}
-
-/// The words between single commas.
-fn words(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        let separates = c == ',' && rest.next_if_eq(&',').is_none();
-        match (separates, words.last_mut()) {
-            (false, Some(word)) => word.push(c),
-            _ => words.push(String::new()),
-        }
-    }
-    words
 }
 
 /// An id, as QEMU wants them.

@@ -6,16 +6,18 @@ use super::log_items::{self, Request};
 use std::fs::File;
 use std::io::{LineWriter, Write};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
 use std::time::Instant;
 
 /// Libraries that log what a guest does wrong as errors, with the guest's bytes:
 /// only for those who ask.
 const GUESTS: [&str; 1] = ["fuse_backend_rs"];
 
+/// Patterns of what is asked for; the monitor changes them.
+static TARGETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
+
 struct Logger {
     program: &'static str,
-    targets: Vec<String>,
     /// The file of `-D`; a leaf lock.
     file: Option<Mutex<LineWriter<File>>>,
     /// Of what nobody asked for.
@@ -24,7 +26,10 @@ struct Logger {
 
 impl Logger {
     fn asked_for(&self, target: &str) -> bool {
-        self.targets.iter().any(|p| log_items::matches(p, target))
+        let targets = TARGETS
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        targets.iter().any(|p| log_items::matches(p, target))
     }
 
     /// A warning or an error for everybody. Who did not ask for it is shown
@@ -93,21 +98,28 @@ pub(crate) fn install(
 ) -> Result<Option<File>, String> {
     let file = path.map(open).transpose()?;
     let (file, other) = file.unzip();
-    let level = match request.targets.is_empty() {
-        true => log::LevelFilter::Warn,
-        false => log::LevelFilter::Trace,
-    };
     let logger = Logger {
         program,
-        targets: request.targets.clone(),
         file: file.map(|file| Mutex::new(LineWriter::new(file))),
         held_back: HeldBack::default(),
     };
     // A logger lives as long as the process.
     if log::set_logger(Box::leak(Box::new(logger))).is_ok() {
-        log::set_max_level(level);
+        ask_for(&request.targets);
     }
     Ok(other)
+}
+
+/// Logs these from now on, and nothing else that nobody needs.
+pub(crate) fn ask_for(targets: &[String]) {
+    log::set_max_level(match targets.is_empty() {
+        true => log::LevelFilter::Warn,
+        false => log::LevelFilter::Trace,
+    });
+    let mut now = TARGETS
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    *now = targets.to_vec();
 }
 
 /// The file twice, with one position for both.

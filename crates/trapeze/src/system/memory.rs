@@ -276,16 +276,18 @@ impl Kind {
     }
 }
 
-fn kinds() -> String {
-    KINDS.map(|(name, _)| format!("  {name}\n")).concat()
+/// The kinds, and others that are not memory.
+fn kinds(others: &[&str]) -> String {
+    let names = KINDS.iter().map(|(name, _)| name).chain(others);
+    names.map(|name| format!("  {name}\n")).collect()
 }
 
-/// `-object`.
-pub(super) fn object(options: &mut Options, value: &str) -> Result<(), String> {
+/// `-object`; the others are not here.
+pub(super) fn object(options: &mut Options, value: &str, others: &[&str]) -> Result<(), String> {
     let mut words = keyval::parse(value).into_iter();
     let name = match words.next() {
         Some((word, None)) if matches!(&*word, "help" | "?") => {
-            let text = format!("List of user creatable objects:\n{}", kinds());
+            let text = format!("List of user creatable objects:\n{}", kinds(others));
             options.print.get_or_insert(text);
             return Ok(());
         }
@@ -294,7 +296,10 @@ pub(super) fn object(options: &mut Options, value: &str) -> Result<(), String> {
         _ => return Err("the type comes first, such as memory-backend-ram".into()),
     };
     let kind = KINDS.iter().find(|(n, _)| *n == name).ok_or_else(|| {
-        let near = did_you_mean(&name, KINDS.iter().map(|k| k.0));
+        let near = did_you_mean(
+            &name,
+            KINDS.iter().map(|k| k.0).chain(others.iter().copied()),
+        );
         format!("object '{name}' is not supported{near}; -object help lists what there is")
     })?;
     let kind = kind.1;

@@ -1,32 +1,38 @@
 //! `trapeze system`: a machine from QEMU's options.
 
-mod accel;
+pub(crate) mod accel;
 mod blockdev;
 mod board;
 mod chardev;
 mod daemon;
+mod debugger;
 mod device;
 mod drive;
 mod firmware;
 mod held_back;
 mod help;
 mod keyval;
+mod limits;
 mod log_items;
 mod logger;
+mod maker;
 mod memory;
+mod monitor;
 mod netdev;
 mod numa;
+mod object;
 mod parse;
 mod pidfile;
 mod rtc;
 mod run;
+mod runtime;
 mod size;
 mod table;
 mod values;
 
 pub(crate) use parse::Options;
 pub(crate) use run::run;
-pub(crate) use size::parse as parse_size;
+pub(crate) use size::{parse as parse_size, show as show_size};
 
 /// Under which name the options came.
 #[derive(Clone, Copy)]
@@ -55,6 +61,23 @@ impl Personality {
 /// The version line.
 pub(crate) fn version() -> String {
     format!("Trapeze emulator version {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Name, value and meaning of every option.
+pub(crate) fn options() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    table::OPTIONS.iter().flat_map(|row| {
+        let value = match row.shape {
+            table::Shape::Flag => "",
+            table::Shape::Value(value) => value,
+        };
+        let names = std::iter::once(&row.name).chain(row.aliases);
+        names.map(move |name| (*name, value, row.help))
+    })
+}
+
+/// Name and meaning of what `-d` logs.
+pub(crate) fn items_to_log() -> impl Iterator<Item = (&'static str, &'static str)> {
+    log_items::ITEMS.iter().map(|item| (item.name, item.help))
 }
 
 /// Parses and runs; the exit code.

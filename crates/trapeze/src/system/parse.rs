@@ -2,7 +2,8 @@
 
 use super::table::{OPTIONS, Row, Shape};
 use super::{
-    Personality, accel, blockdev, chardev, device, drive, help, log_items, memory, netdev, numa,
+    Personality, accel, blockdev, chardev, device, drive, help, log_items, memory, monitor, netdev,
+    numa,
 };
 use crate::near::did_you_mean;
 use machine::{MachineConfig, PanicAction, SerialConfig};
@@ -32,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) no_display: bool,
     /// `-nodefaults` was given.
     pub(crate) no_defaults: bool,
+    /// COM1's terminal has no monitor: `-monitor` was given.
+    pub(super) no_monitor: bool,
     /// `-chardev` in order.
     pub(crate) chardevs: Vec<chardev::Chardev>,
     /// What `-net` named.
@@ -77,6 +80,7 @@ impl Options {
             nographic: false,
             no_display: false,
             no_defaults: false,
+            no_monitor: false,
             chardevs: Vec::new(),
             hubs: netdev::Hub::default(),
             folders: Vec::new(),
@@ -120,6 +124,7 @@ impl Options {
             }
         }
         netdev::resolve(self)?;
+        netdev::find_back_ends(self)?;
         let nodes = numa::resolve(self)?;
         memory::resolve(self, nodes)?;
         drive::resolve(self)?;
@@ -128,6 +133,7 @@ impl Options {
         device::fs::resolve(self)?;
         device::net::resolve(&mut self.config)?;
         self.resolve_serial()?;
+        monitor::resolve(self);
         chardev::resolve(self)?;
         self.check_daemon()
     }
@@ -159,11 +165,11 @@ impl Options {
     /// option at all, since there is no window COM1 could be shown in.
     fn resolve_serial(&mut self) -> Result<(), String> {
         if self.serial.is_empty() && !self.no_defaults {
-            let taken = chardev::device_has_terminal(self);
+            let taken = chardev::terminal_is_taken(self);
             let hidden = self.no_display || self.daemonize;
             let console = self.nographic || !(hidden || taken);
             self.config.serial = vec![match console {
-                true => SerialConfig::Stdio,
+                true => monitor::terminal(self),
                 false => SerialConfig::None,
             }];
             return Ok(());

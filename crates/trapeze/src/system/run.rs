@@ -1,9 +1,11 @@
 //! Runs the machine the options describe.
 
 use super::daemon::{self, Side, Word};
+use super::maker::CommandLine;
 use super::pidfile::PidFile;
-use super::{Options, accel, logger, size};
+use super::{Options, accel, debugger, limits, logger, runtime, size};
 use machine::{Machine, Outcome};
+use monitor::{About, Monitors, Target};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -45,7 +47,7 @@ pub(crate) fn run(options: Options) -> u8 {
             if let Some(text) = farewell(outcome) {
                 eprintln!("{prefix}: {text}");
             }
-            outcome.exit_code().clamp(0, 255) as u8
+            exit_code(outcome)
         }
         Err(why) => {
             eprintln!("{prefix}: {why}");
@@ -60,6 +62,7 @@ fn start(
     word: Option<Arc<Word>>,
     pid_file: &mut Option<PidFile>,
 ) -> Result<Outcome, String> {
+    limits::raise_open_files();
     let lockstep = options.log.lockstep;
     let vcpus = options.config.topology.vcpus();
     if lockstep && vcpus > 1 {
@@ -77,15 +80,35 @@ fn start(
         ..options.engine
     };
     let hypervisor = accel::open(&options.accelerators, options.personality, engine)?;
+    let debuggable = hypervisor.capabilities().guest_debug && !lockstep;
     *pid_file = options.pid_file.as_deref().map(PidFile::new).transpose()?;
+    let (accelerator, served) = (hypervisor.name(), options.config.monitors.clone());
+    let debugged = options.config.debugger.clone();
     let mut machine = Machine::new(hypervisor, options.config).map_err(|e| e.to_string())?;
     warn_of_memory(ram);
     let handle = machine.handle();
-    handle.set_paused(options.stopped);
+    if options.stopped {
+        handle.hold();
+    }
     if let Some(word) = word {
         machine.when_set_up(move || word.give(log.as_ref()));
     }
-    let outcome = machine.run().map_err(|e| e.to_string())?;
+    let about = About {
+        name: options.name,
+        accelerator,
+        version: version_numbers(),
+    };
+    let target = Target::new(handle.clone(), about, Box::new(CommandLine));
+    let debugger = debugger::start(debugged, &machine, &target, debuggable)?;
+    let monitors = Monitors::default();
+    monitors.start(&target, &served, machine.monitor_lines())?;
+    let _here = runtime::listen(&monitors, &target);
+    let outcome = machine.run().map_err(|e| e.to_string());
+    monitors.finish();
+    let outcome = outcome?;
+    if let Some(server) = debugger {
+        server.finish(exit_code(outcome));
+    }
     if options.log.counters {
         eprint!("{}", counters(&handle.counters()));
     }
@@ -93,6 +116,15 @@ fn start(
         eprint!("{}", handle.profile().unwrap_or_default());
     }
     Ok(outcome)
+}
+
+fn version_numbers() -> [u32; 3] {
+    let mut numbers = env!("CARGO_PKG_VERSION").split('.');
+    [(); 3].map(|()| numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+fn exit_code(outcome: Outcome) -> u8 {
+    outcome.exit_code().clamp(0, 255) as u8
 }
 
 /// Name and value, one a line, as kvm_stat lists them.

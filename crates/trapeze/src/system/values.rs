@@ -145,6 +145,7 @@ pub(super) fn smp(options: &mut Options, value: &str) -> Applied {
         }
     }
     options.config.topology = smp.topology()?;
+    options.config.absent_vcpus = smp.absent();
     Ok(())
 }
 
@@ -204,9 +205,10 @@ pub(super) fn only_none(_: &mut Options, value: &str) -> Applied {
 }
 
 pub(super) fn serial(options: &mut Options, value: &str) -> Applied {
+    let label = format!("serial{}", options.serial.len());
     let port = match value {
         "none" => None,
-        value => Some(chardev::of_serial(value)?),
+        value => Some(chardev::short::parse(value, &label)?),
     };
     if options.serial.len() == 4 {
         return Err("a PC has four serial ports".into());

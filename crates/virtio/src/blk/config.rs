@@ -58,6 +58,11 @@ impl Config {
         &self.0
     }
 
+    /// The disk has another size now.
+    pub(super) fn set_len(&mut self, bytes: u64) {
+        self.0[..8].copy_from_slice(&(bytes / SECTOR).to_le_bytes());
+    }
+
     pub(super) fn set_write_cache(&mut self, on: bool) {
         self.0[WRITEBACK] = on.into();
     }

@@ -10,7 +10,7 @@ mod transfer;
 
 use crate::chain::Chain;
 use crate::crew::{Crew, Turn};
-use crate::device::{Activation, Kind, VirtioDevice, copy_config};
+use crate::device::{Activation, Interrupts, Kind, VirtioDevice, copy_config};
 use crate::workers::Workers;
 use config::Config;
 use disk::BlockDevice;
@@ -95,6 +95,8 @@ pub struct Blk {
     write_cache: Arc<AtomicBool>,
     supervisor: Option<Arc<dyn Supervisor>>,
     workers: Arc<Workers>,
+    /// The driver, if there is one.
+    interrupts: Mutex<Option<Arc<dyn Interrupts>>>,
 }
 
 impl Blk {
@@ -107,6 +109,16 @@ impl Blk {
             options,
             supervisor: None,
             workers: Arc::default(),
+            interrupts: Mutex::default(),
+        }
+    }
+
+    /// The disk has another size now: tells the driver.
+    pub fn resized(&self) {
+        self.config.lock().set_len(self.disk.len());
+        let interrupts = self.interrupts.lock().clone();
+        if let Some(interrupts) = interrupts {
+            interrupts.config_changed();
         }
     }
 
@@ -172,6 +184,7 @@ impl VirtioDevice for Blk {
             supervisor: self.supervisor.clone(),
         };
         let disk = Arc::new(disk);
+        *self.interrupts.lock() = Some(activation.interrupts);
         for queue in activation.queues {
             let disk = disk.clone();
             let act = Box::new(move |chain: Chain<'_>, turn: &Turn<'_>| disk.serve(chain, turn));
@@ -199,6 +212,7 @@ impl VirtioDevice for Blk {
 
     fn reset(&self) {
         self.workers.stop();
+        *self.interrupts.lock() = None;
         let cache = self.options.write_cache;
         self.config.lock().set_write_cache(cache);
         self.write_cache.store(cache, Ordering::Release);

@@ -5,7 +5,6 @@
 //! is what it leaves open: whoever the guest's user is, the host's user acts;
 //! nobody gets another owner or set-user-ID; there are no device nodes; and
 //! open files end before the process has no descriptors left.
-#![allow(unsafe_code, reason = "getrlimit and setrlimit")]
 
 use super::hard_link::{self, Known};
 use super::{Share, own_umask};
@@ -62,23 +61,10 @@ fn check_mode(mode: u32) -> io::Result<()> {
     }
 }
 
-/// Lets the process open as many files as the host allows it; how many.
-fn raise_descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the kernel fills the structure.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return 0;
-    }
-    let now = limit.rlim_cur;
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: the kernel reads the structure.
-    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
-        0 => limit.rlim_cur,
-        _ => now,
-    }
+/// How many files this process may have open; all, if there is no limit.
+fn descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX)
 }
 
 impl Confined {
@@ -95,7 +81,7 @@ impl Confined {
             allow_direct_io: false,
             ..Config::default()
         };
-        let limit = raise_descriptor_limit();
+        let limit = descriptor_limit();
         Ok(Self {
             inner: PassthroughFs::new(config)?,
             folder: share.folder.clone(),

@@ -11,12 +11,16 @@ use net::Accepts;
 mod class {
     pub const RX: u8 = 0;
     pub const MAC: u8 = 1;
+    pub const MQ: u8 = 4;
     pub const GUEST_OFFLOADS: u8 = 5;
 }
 
 /// Commands of the class of addresses.
 const TABLE_SET: u8 = 0;
 const ADDRESS_SET: u8 = 1;
+
+/// The command of the class of queues.
+const PAIRS_SET: u8 = 0;
 
 /// Most bytes of a command: more than any has that makes sense.
 const MAX_COMMAND: usize = 64 << 10;
@@ -36,14 +40,20 @@ pub(super) struct Settings {
     /// What is on of the features that are offloads; all it knows if it did not
     /// say.
     pub(super) offloads: Option<u64>,
+    /// Pairs of queues it uses, the first ones.
+    pub(super) pairs: u16,
+    /// How many there are.
+    pub(super) most_pairs: u16,
 }
 
 impl Settings {
     /// As the driver finds them.
-    pub(super) fn new(mac: Mac) -> Self {
+    pub(super) fn new(mac: Mac, most_pairs: u16) -> Self {
         Self {
             filter: Filter::new(mac),
             offloads: None,
+            pairs: 1,
+            most_pairs,
         }
     }
 
@@ -76,6 +86,12 @@ impl Settings {
             (class::MAC, ADDRESS_SET) => {
                 agreed(feature::CTRL_MAC_ADDR)?;
                 self.filter.mac = *data.first_chunk()?;
+            }
+            (class::MQ, PAIRS_SET) => {
+                agreed(feature::MQ)?;
+                let pairs = u16::from_le_bytes(*data.first_chunk()?);
+                let there = (1..=self.most_pairs).contains(&pairs);
+                self.pairs = there.then_some(pairs)?;
             }
             (class::GUEST_OFFLOADS, 0) => {
                 agreed(feature::CTRL_GUEST_OFFLOADS)?;

@@ -43,6 +43,40 @@ impl Table {
     }
 }
 
+/// Which frames of one sort the driver wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RxMode {
+    /// None.
+    None,
+    /// Those in the table.
+    Normal,
+    /// All.
+    All,
+}
+
+/// What the driver set, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RxFilter {
+    /// The adapter's address.
+    pub mac: [u8; 6],
+    /// Everything is wanted.
+    pub promiscuous: bool,
+    /// Frames for everybody are.
+    pub broadcast: bool,
+    /// Frames for one.
+    pub unicast: RxMode,
+    /// Frames for groups.
+    pub multicast: RxMode,
+    /// The table of more addresses was too long, so all are wanted.
+    pub unicast_overflow: bool,
+    /// The same of groups.
+    pub multicast_overflow: bool,
+    /// More addresses of its own.
+    pub unicast_table: Vec<[u8; 6]>,
+    /// Addresses of groups.
+    pub multicast_table: Vec<[u8; 6]>,
+}
+
 /// What the driver set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Filter {
@@ -67,6 +101,26 @@ impl Filter {
             modes,
             unicast: Table::default(),
             multicast: Table::default(),
+        }
+    }
+
+    /// For others.
+    pub(super) fn view(&self) -> RxFilter {
+        let mode = |none: usize, all: usize| match (self.modes[none], self.modes[all]) {
+            (true, _) => RxMode::None,
+            (_, true) => RxMode::All,
+            _ => RxMode::Normal,
+        };
+        RxFilter {
+            mac: self.mac,
+            promiscuous: self.modes[mode::PROMISC],
+            broadcast: !self.modes[mode::NO_BROADCAST],
+            unicast: mode(mode::NO_UNI, mode::ALL_UNI),
+            multicast: mode(mode::NO_MULTI, mode::ALL_MULTI),
+            unicast_overflow: self.unicast.all,
+            multicast_overflow: self.multicast.all,
+            unicast_table: self.unicast.addresses.clone(),
+            multicast_table: self.multicast.addresses.clone(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Network adapter (virtio 1.2, 5.1) in front of any [`Network`]. One thread
-//! serves its queues and the network; frames are copied once, from or to guest
-//! memory.
+//! serves a pair of its queues and the network, or the network's queue, behind it;
+//! frames are copied once, from or to guest memory.
 
 mod control;
 mod filter;
@@ -19,12 +19,13 @@ use crate::workers::Workers;
 use ::net::Network;
 use control::Settings;
 use filter::{Filter, Table};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use state::Image;
 use std::io;
 use std::sync::Arc;
-use worker::Worker;
+use worker::{Served, Worker};
 
+pub use filter::{RxFilter, RxMode};
 pub use link::{Counters, LinkState};
 
 /// The type.
@@ -65,9 +66,10 @@ pub mod feature {
     pub const CTRL_VQ: u64 = 1 << 17;
     pub const CTRL_RX: u64 = 1 << 18;
     pub const CTRL_RX_EXTRA: u64 = 1 << 20;
+    pub const MQ: u64 = 1 << 22;
     pub const CTRL_MAC_ADDR: u64 = 1 << 23;
 
-    /// Those that can be turned off.
+    /// Those that can be turned off, and are on at first; [`MQ`] is off.
     pub const OPTIONAL: u64 = CSUM
         | GUEST_CSUM
         | CTRL_GUEST_OFFLOADS
@@ -91,7 +93,7 @@ pub mod feature {
         (HOST_TSO4 | HOST_TSO6, CSUM),
         (HOST_ECN, HOST_TSO4 | HOST_TSO6),
         (
-            CTRL_GUEST_OFFLOADS | CTRL_RX | CTRL_RX_EXTRA | CTRL_MAC_ADDR,
+            CTRL_GUEST_OFFLOADS | CTRL_RX | CTRL_RX_EXTRA | CTRL_MAC_ADDR | MQ,
             CTRL_VQ,
         ),
     ];
@@ -117,7 +119,7 @@ pub type SharedNetwork = Arc<Mutex<Box<dyn Network>>>;
 pub struct Options {
     /// Its Ethernet address.
     pub mac: [u8; 6],
-    /// Which of [`feature::OPTIONAL`] it has; those that need one it has not are
+    /// Which of [`feature::OPTIONAL`] and [`feature::MQ`] it has; those that need one it has not are
     /// left out.
     pub features: u64,
     /// Size of the queue of frames to the driver, a power of two of
@@ -145,7 +147,7 @@ impl Default for Options {
 impl Options {
     /// The features that go together.
     fn offered(&self) -> u64 {
-        let mut features = self.features & feature::OPTIONAL | feature::MAC;
+        let mut features = self.features & (feature::OPTIONAL | feature::MQ) | feature::MAC;
         for (features_that, need) in feature::NEEDS {
             if features & need == 0 {
                 features &= !features_that;
@@ -160,37 +162,87 @@ impl Options {
 
 /// The device.
 pub struct Net {
-    network: SharedNetwork,
+    /// One for each pair of queues.
+    networks: Vec<SharedNetwork>,
     link: Arc<LinkState>,
     options: Options,
-    settings: Arc<Mutex<Settings>>,
+    settings: Arc<RwLock<Settings>>,
     /// Features of the driver that has the device running; none if there is none.
     driver: Mutex<Option<u64>>,
     workers: Workers,
 }
 
 impl Net {
-    /// An adapter in front of `network`; `link` is its cable. It offers no more than
-    /// the network takes.
-    pub fn new(network: SharedNetwork, link: Arc<LinkState>, mut options: Options) -> Self {
-        options.features &= !header::beyond(network.lock().takes());
-        Self {
-            network,
+    /// An adapter in front of a network with these queues, at least one; `link` is its
+    /// cable. It offers no more than the network takes, and has one pair of queues
+    /// unless it has [`feature::MQ`].
+    pub fn new(networks: Vec<SharedNetwork>, link: Arc<LinkState>, mut options: Options) -> Self {
+        let takes = networks.iter().map(|network| network.lock().takes());
+        options.features &= !takes.map(header::beyond).fold(0, |all, one| all | one);
+        let net = Self {
+            networks,
             link,
-            settings: Arc::new(Mutex::new(Settings::new(options.mac))),
+            settings: Arc::new(RwLock::new(Settings::new(options.mac, 1))),
             options,
             driver: Mutex::default(),
             workers: Workers::default(),
+        };
+        *net.settings.write() = net.settings_at_first();
+        net.link.set_settings(&net.settings);
+        net.leave_to_first();
+        net
+    }
+
+    /// Pairs of queues.
+    pub fn pairs(&self) -> u16 {
+        match self.options.offered() & feature::MQ {
+            0 => 1,
+            _ => u16::try_from(self.networks.len()).unwrap_or(u16::MAX),
         }
+    }
+
+    fn settings_at_first(&self) -> Settings {
+        Settings::new(self.options.mac, self.pairs())
+    }
+
+    /// All frames come to the network's first queue, as long as nobody serves the
+    /// others.
+    fn leave_to_first(&self) {
+        for network in self.networks.iter().skip(1) {
+            let left = network.try_lock().map(|mut network| network.enable(false));
+            if let Some(Err(error)) = left {
+                log::error!("virtio-net: a queue of the network: {error}");
+            }
+        }
+    }
+
+    /// Queues in the hands of threads: those of frames by their pairs, and commands.
+    /// A driver that knows of one pair has its commands behind that (5.1.2).
+    fn serve(&self, activation: Activation) -> Vec<Served> {
+        let has = |bit| activation.features & bit != 0;
+        let pairs = if has(feature::MQ) { self.pairs() } else { 1 };
+        let mut served: Vec<Served> = (0..pairs).map(|_| Served::default()).collect();
+        for queue in activation.queues {
+            let (pair, place) = (queue.index / 2, queue.index % 2);
+            if let Some(served) = served.get_mut(usize::from(pair)) {
+                match place {
+                    0 => served.rx = Some(queue),
+                    _ => served.tx = Some(queue),
+                }
+            } else if pair == pairs && place == 0 && has(feature::CTRL_VQ) {
+                served[0].control = Some(queue);
+            }
+        }
+        served
     }
 
     fn config(&self) -> [u8; at::END] {
         let mut config = [0; at::END];
-        config[..at::STATUS].copy_from_slice(&self.settings.lock().filter.mac);
+        config[..at::STATUS].copy_from_slice(&self.settings.read().filter.mac);
         let status = if self.link.is_up() { LINK_UP } else { 0 };
         let words = [
             (at::STATUS, status),
-            (at::PAIRS, 1),
+            (at::PAIRS, self.pairs()),
             (at::MTU, self.options.host_mtu.unwrap_or(0)),
         ];
         for (at, word) in words {
@@ -218,7 +270,8 @@ impl VirtioDevice for Net {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        let mut sizes = vec![self.options.rx_queue_size, self.options.tx_queue_size];
+        let pair = [self.options.rx_queue_size, self.options.tx_queue_size];
+        let mut sizes = pair.repeat(self.pairs().into());
         if self.features() & feature::CTRL_VQ != 0 {
             sizes.push(CONTROL_QUEUE_SIZE);
         }
@@ -229,6 +282,7 @@ impl VirtioDevice for Net {
     fn config_len(&self) -> usize {
         match self.options.host_mtu {
             Some(_) => at::END,
+            None if self.features() & feature::MQ != 0 => at::MTU,
             None => at::PAIRS,
         }
     }
@@ -244,38 +298,42 @@ impl VirtioDevice for Net {
         if self.driver.lock().is_none_or(|f| f & commands != 0) {
             return;
         }
-        let mac = &mut self.settings.lock().filter.mac;
+        let mac = &mut self.settings.write().filter.mac;
         let places = mac.iter_mut().skip(offset);
         places.zip(bytes).for_each(|(to, from)| *to = *from);
     }
 
     fn activate(&self, activation: Activation) -> io::Result<()> {
-        let alarm = Arc::new(Alarm::new()?);
-        let stop = Arc::<Doorbell>::default();
-        stop.attach(alarm.clone());
-        let mut queues = [None, None, None];
-        for queue in activation.queues {
-            queue.doorbell.attach(alarm.clone());
-            if let Some(place) = queues.get_mut(usize::from(queue.index)) {
-                *place = Some(queue);
-            }
+        let (features, memory) = (activation.features, activation.memory.clone());
+        let interrupts = activation.interrupts.clone();
+        let served = self.serve(activation);
+        let alarms = served.iter().map(|_| Alarm::new().map(Arc::new));
+        let alarms = alarms.collect::<io::Result<Vec<_>>>()?;
+        *self.driver.lock() = Some(features);
+        self.link.attach(interrupts.clone(), alarms.clone());
+        for (pair, served) in (0..).zip(served) {
+            let alarm = &alarms[usize::from(pair)];
+            let stop = Arc::<Doorbell>::default();
+            let bells = served.queues().map(|queue| &queue.doorbell);
+            bells.chain([&stop]).for_each(|b| b.attach(alarm.clone()));
+            let others = alarms.iter().filter(|other| !Arc::ptr_eq(other, alarm));
+            let worker = Worker {
+                pair,
+                network: self.networks[usize::from(pair)].clone(),
+                served,
+                memory: memory.clone(),
+                interrupts: interrupts.clone(),
+                features,
+                mtu: self.options.host_mtu.unwrap_or(DEFAULT_MTU),
+                settings: self.settings.clone(),
+                link: self.link.clone(),
+                others: others.cloned().collect(),
+                alarm: alarm.clone(),
+                stop: stop.clone(),
+            };
+            self.workers.start(KIND.name, stop, move || worker.run())?;
         }
-        *self.driver.lock() = Some(activation.features);
-        let interrupts = activation.interrupts;
-        self.link.attach(interrupts.clone(), alarm.clone());
-        let worker = Worker {
-            network: self.network.clone(),
-            queues,
-            memory: activation.memory,
-            interrupts,
-            features: activation.features,
-            mtu: self.options.host_mtu.unwrap_or(DEFAULT_MTU),
-            settings: self.settings.clone(),
-            link: self.link.clone(),
-            alarm,
-            stop: stop.clone(),
-        };
-        self.workers.start(KIND.name, stop, move || worker.run())
+        Ok(())
     }
 
     fn suspend(&self) -> bool {
@@ -286,7 +344,8 @@ impl VirtioDevice for Net {
     fn save(&self, instance: &str, image: &mut Image) {
         // A command that is being served would change what is saved.
         self.stop();
-        let Settings { filter, offloads } = self.settings.lock().clone();
+        let settings = self.settings.read().clone();
+        let (filter, offloads) = (settings.filter, settings.offloads);
         let saved = state::virtio::Net {
             mac: filter.mac,
             modes: filter.modes,
@@ -295,13 +354,20 @@ impl VirtioDevice for Net {
             multicast: filter.multicast.addresses,
             all_multicast: filter.multicast.all,
             offloads,
-            link_up: self.link.is_up(),
+            pairs: settings.pairs,
+            link_up: self.link.is_plugged(),
         };
         image.put(instance, &saved);
     }
 
     fn restore(&self, instance: &str, image: &mut Image) -> state::Result<()> {
         let saved: state::virtio::Net = image.take(instance)?;
+        if !(1..=self.pairs()).contains(&saved.pairs) {
+            return Err(state::Error::Impossible {
+                name: format!("virtio-net/{instance}"),
+                why: format!("{} pairs of queues in use", saved.pairs),
+            });
+        }
         let table = |addresses: Vec<_>, all| Table {
             all,
             ..Table::new(addresses.into_iter())
@@ -312,14 +378,19 @@ impl VirtioDevice for Net {
             unicast: table(saved.unicast, saved.all_unicast),
             multicast: table(saved.multicast, saved.all_multicast),
         };
-        let offloads = saved.offloads;
-        *self.settings.lock() = Settings { filter, offloads };
+        *self.settings.write() = Settings {
+            filter,
+            offloads: saved.offloads,
+            pairs: saved.pairs,
+            most_pairs: self.pairs(),
+        };
         self.link.set_up(saved.link_up);
         Ok(())
     }
 
     fn reset(&self) {
         self.stop();
-        *self.settings.lock() = Settings::new(self.options.mac);
+        *self.settings.write() = self.settings_at_first();
+        self.leave_to_first();
     }
 }

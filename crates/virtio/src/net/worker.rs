@@ -1,4 +1,5 @@
-//! The adapter's thread: serves its queues and the network behind it.
+//! An adapter's thread: serves a pair of queues and the network behind it, the first
+//! one commands, too.
 
 use super::SharedNetwork;
 use super::control::{self, Settings};
@@ -11,7 +12,7 @@ use crate::doorbell::Doorbell;
 use crate::memory::GuestMemory;
 use crate::queue::{ActiveQueue, Broken};
 use net::{Accepts, Frame, Guest, Network};
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,17 +20,38 @@ use std::time::Instant;
 /// Commands after which others have their turn.
 const COMMANDS: u32 = 64;
 
+/// A thread's queues; those that the driver enabled.
+#[derive(Default)]
+pub(super) struct Served {
+    /// Frames to the driver.
+    pub(super) rx: Option<ActiveQueue>,
+    /// Frames from it.
+    pub(super) tx: Option<ActiveQueue>,
+    /// Commands, if it is the first thread.
+    pub(super) control: Option<ActiveQueue>,
+}
+
+impl Served {
+    /// All of them.
+    pub(super) fn queues(&self) -> impl Iterator<Item = &ActiveQueue> {
+        [&self.rx, &self.tx, &self.control].into_iter().flatten()
+    }
+}
+
 /// What the thread is given.
 pub(super) struct Worker {
+    /// Number of the pair.
+    pub(super) pair: u16,
     pub(super) network: SharedNetwork,
-    /// Frames to the driver, frames from it, and commands; those it enabled.
-    pub(super) queues: [Option<ActiveQueue>; 3],
+    pub(super) served: Served,
     pub(super) memory: GuestMemory,
     pub(super) interrupts: Arc<dyn Interrupts>,
     pub(super) features: u64,
     pub(super) mtu: u16,
-    pub(super) settings: Arc<Mutex<Settings>>,
+    pub(super) settings: Arc<RwLock<Settings>>,
     pub(super) link: Arc<LinkState>,
+    /// Wake the other threads.
+    pub(super) others: Vec<Arc<Alarm>>,
     /// Raised by the doorbells.
     pub(super) alarm: Arc<Alarm>,
     /// Stops the thread.
@@ -47,9 +69,9 @@ impl Worker {
     }
 
     fn serve(self) -> Result<(), Broken> {
-        let bells = self.queues.iter().flatten().map(|q| q.doorbell.clone());
+        let bells = self.served.queues().map(|q| q.doorbell.clone());
         let bells: Vec<_> = bells.collect();
-        let [rx, tx, control] = self.queues;
+        let Served { rx, tx, control } = self.served;
         // Whoever has it keeps it, so waiting would be for ever.
         let Some(mut network) = self.network.try_lock() else {
             log::error!("virtio-net: another adapter has the network");
@@ -59,14 +81,17 @@ impl Worker {
             rx: rx.map(|queue| Rx::new(queue, &self.memory, self.features, self.mtu)),
             tx: tx.map(|queue| Tx::new(queue, self.features)),
             control,
+            pair: self.pair,
             features: self.features,
             settings: &self.settings,
             link: &self.link,
-            accepts: self.settings.lock().accepts(self.features),
+            others: &self.others,
+            accepts: None,
+            on: false,
             broken: None,
             dead: false,
         };
-        network.accepts(adapter.accepts);
+        adapter.follow(&mut **network);
         loop {
             // What comes from now on wakes the thread again.
             self.alarm.clear();
@@ -77,7 +102,7 @@ impl Worker {
                 return Ok(());
             }
             if !adapter.turn(&mut **network)? {
-                let alive = !adapter.dead;
+                let alive = adapter.on && !adapter.dead;
                 let deadline = network.deadline().filter(|_| alive);
                 self.alarm.wait(alive.then(|| network.fd()), deadline);
             }
@@ -90,11 +115,15 @@ struct Adapter<'a> {
     rx: Option<Rx<'a>>,
     tx: Option<Tx>,
     control: Option<ActiveQueue>,
+    pair: u16,
     features: u64,
-    settings: &'a Mutex<Settings>,
+    settings: &'a RwLock<Settings>,
     link: &'a LinkState,
+    others: &'a [Arc<Alarm>],
     /// What the network knows of the driver.
-    accepts: Accepts,
+    accepts: Option<Accepts>,
+    /// The driver uses the pair, as far as the network knows.
+    on: bool,
     /// What the driver did wrong with the buffers for frames to it.
     broken: Option<Broken>,
     /// The network has failed.
@@ -104,13 +133,19 @@ struct Adapter<'a> {
 impl Adapter<'_> {
     /// Does what can be done now; true if there is more.
     fn turn(&mut self, network: &mut dyn Network) -> Result<bool, Broken> {
-        let commands = self.obey(network)?;
+        let commands = self.obey()?;
+        // What the driver sent before it gave the pair up goes yet.
         let mut frames = self.transmit(network)?;
-        if !self.dead
+        self.follow(network);
+        if self.on
+            && !self.dead
             && let Err(error) = network.run(Instant::now(), self)
         {
             log::error!("virtio-net: the network has failed: {error}");
             self.dead = true;
+        }
+        if self.pair == 0 {
+            self.link.set_carrier(network.has_carrier());
         }
         if let Some(broken) = self.broken.take() {
             return Err(broken);
@@ -125,7 +160,7 @@ impl Adapter<'_> {
     }
 
     /// Serves the driver's commands; true if there may be more.
-    fn obey(&mut self, network: &mut dyn Network) -> Result<bool, Broken> {
+    fn obey(&mut self) -> Result<bool, Broken> {
         let Some(queue) = &mut self.control else {
             return Ok(false);
         };
@@ -135,28 +170,47 @@ impl Adapter<'_> {
             || left.get() > 0,
             |chain| {
                 left.set(left.get() - 1);
-                control::serve(chain, features, &mut settings.lock())
+                control::serve(chain, features, &mut settings.write())
             },
         )?;
-        let accepts = settings.lock().accepts(features);
-        if accepts != self.accepts {
-            self.accepts = accepts;
-            network.accepts(accepts);
+        if left.get() < COMMANDS {
+            self.others.iter().for_each(|other| other.raise());
         }
         Ok(left.get() == 0)
+    }
+
+    /// Tells the network what the driver set, perhaps by another thread.
+    fn follow(&mut self, network: &mut dyn Network) {
+        let (on, accepts) = {
+            let settings = self.settings.read();
+            let on = self.pair < settings.pairs;
+            (on, settings.accepts(self.features))
+        };
+        if on != self.on {
+            self.on = on;
+            if let Err(error) = network.enable(on) {
+                log::error!("virtio-net: a queue of the network: {error}");
+                self.dead = true;
+            }
+        }
+        if on && self.accepts != Some(accepts) {
+            self.accepts = Some(accepts);
+            network.accepts(accepts);
+        }
     }
 
     fn transmit(&mut self, network: &mut dyn Network) -> Result<bool, Broken> {
         let Some(tx) = &mut self.tx else {
             return Ok(false);
         };
-        let lost = self.dead || !self.link.is_up();
+        let lost = self.dead || !self.on || !self.link.is_up();
         tx.run(self.link, lost, |frame| network.send(frame))
     }
 
-    fn try_deliver(&mut self, frame: &Frame) -> Result<bool, Broken> {
+    fn try_deliver(&mut self, frame: &Frame, settings: &Settings) -> Result<bool, Broken> {
+        let on = self.link.is_up() && self.pair < settings.pairs;
         match &mut self.rx {
-            Some(rx) if self.link.is_up() => rx.deliver(frame, &self.accepts),
+            Some(rx) if on => rx.deliver(frame, &settings.accepts(self.features)),
             _ => Ok(false),
         }
     }
@@ -174,10 +228,14 @@ impl Guest for Adapter<'_> {
     }
 
     fn deliver(&mut self, frame: &Frame) {
-        if !self.settings.lock().filter.passes(&frame.bytes) {
+        // Locked until the frame is there: no frame comes after a command is done that
+        // the command forbids.
+        let settings = self.settings;
+        let settings = settings.read();
+        if !settings.filter.passes(&frame.bytes) {
             return;
         }
-        match self.try_deliver(frame) {
+        match self.try_deliver(frame, &settings) {
             Ok(true) => count(&self.link.received),
             Ok(false) => count(&self.link.not_received),
             Err(broken) => {

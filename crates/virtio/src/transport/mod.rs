@@ -10,6 +10,6 @@ mod pci_tests;
 mod setup;
 
 pub use mmio::{MMIO_LEN, MmioWiring, VirtioMmio};
-pub use pci::{PciWiring, VirtioPci};
+pub use pci::{MAX_VECTORS, PciWiring, VirtioPci};
 
 use setup::{Setup, Signals};

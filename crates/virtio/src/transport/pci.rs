@@ -28,12 +28,15 @@ const LEGACY_BAR: u8 = 0;
 const MSIX_BAR: u8 = 1;
 const BAR: u8 = 4;
 const BAR_SIZE: u64 = 0x4000;
+/// Smallest BAR of MSI-X, with the pending bits in its second half; both grow with
+/// the table.
 const MSIX_BAR_SIZE: u64 = 0x1000;
 const PBA: u32 = 0x800;
+const VECTOR_SIZE: u32 = 16;
 /// The legacy registers with MSI-X; the configuration follows.
 const LEGACY_REGISTERS: u64 = 0x18;
-/// Most vectors: what fits in front of the pending bits.
-const MAX_VECTORS: u16 = 128;
+/// Most vectors (PCI Local Bus 3.0, 6.8.2.3).
+pub const MAX_VECTORS: u16 = 2048;
 
 /// The structures in BAR 4, each of 4 KiB (4.1.4): type, offset.
 const STRUCTURE: u64 = 0x1000;
@@ -141,7 +144,7 @@ impl VirtioPci {
         let signals = Arc::new(Signals::new(device.queue_sizes().len()));
         let vectors = vectors.clamp(1, MAX_VECTORS);
         let legacy = device.kind().transitional() && !wiring.express;
-        let mut config = config_space(&*device, legacy);
+        let mut config = config_space(&*device, legacy, vectors);
         if wiring.express {
             config.extend();
             add_endpoint(&mut config);
@@ -149,7 +152,7 @@ impl VirtioPci {
         let window = add_structures(&mut config);
         let place = MsixCapability {
             bar: MSIX_BAR,
-            pba: PBA,
+            pba: pending_bits(vectors),
         };
         let msix = Msix::new(&mut config, vectors, place);
         let common = Setup::new(device.clone(), wiring.memory, signals.clone());
@@ -297,8 +300,13 @@ impl VirtioPci {
     }
 }
 
+/// Where the pending bits are: behind the table.
+fn pending_bits(vectors: u16) -> u32 {
+    (VECTOR_SIZE * u32::from(vectors)).max(PBA)
+}
+
 /// Ids and BARs.
-fn config_space(device: &dyn VirtioDevice, legacy: bool) -> ConfigSpace {
+fn config_space(device: &dyn VirtioDevice, legacy: bool, vectors: u16) -> ConfigSpace {
     let kind = device.kind();
     let (id, subsystem) = match legacy {
         true => (kind.pci_id, kind.id),
@@ -318,7 +326,8 @@ fn config_space(device: &dyn VirtioDevice, legacy: bool) -> ConfigSpace {
         let kind = BarKind::Io;
         config.add_bar(LEGACY_BAR, Bar { kind, size });
     }
-    let size = MSIX_BAR_SIZE;
+    let end = u64::from(pending_bits(vectors)) + u64::from(vectors.div_ceil(64)) * 8;
+    let size = end.next_power_of_two().max(MSIX_BAR_SIZE);
     let kind = BarKind::Memory32;
     config.add_bar(MSIX_BAR, Bar { kind, size });
     let size = BAR_SIZE;
@@ -354,6 +363,11 @@ fn structure(kind: u8, bar: u8, offset: u32, length: u32, more: Option<u32>) -> 
 }
 
 impl PciFunction for VirtioPci {
+    fn removed(&self) {
+        self.common.lock().retire();
+        self.link.take_isr();
+    }
+
     fn stateful(&self) -> Option<&dyn Stateful> {
         Some(self)
     }

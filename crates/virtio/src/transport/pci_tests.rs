@@ -76,6 +76,23 @@ fn without_msix_the_pin_follows_the_isr() {
 }
 
 #[test]
+fn what_is_removed_stays_still() {
+    let rig = rig();
+    rig.start(0);
+    rig.function.config_write(0x9a, 2, 0);
+    rig.submit(&[BUFFER]);
+    while !rig.interrupts.pin.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    rig.function.removed();
+    assert!(!rig.interrupts.pin.load(Ordering::SeqCst));
+    // What an access that was on its way still may do.
+    rig.negotiate(1 << 32);
+    rig.set_status(0xf);
+    assert_eq!(rig.status(), 0);
+}
+
+#[test]
 fn unknown_features_are_refused() {
     let rig = rig();
     rig.negotiate(1 << 32 | 1 << 50);

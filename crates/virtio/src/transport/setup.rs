@@ -134,6 +134,8 @@ pub struct Setup {
     pub queue_select: u16,
     queues: Vec<QueueSetup>,
     active: bool,
+    /// It was unplugged: nothing makes it active again.
+    retired: bool,
 }
 
 impl Setup {
@@ -150,6 +152,7 @@ impl Setup {
             driver_features: 0,
             queue_select: 0,
             active: false,
+            retired: false,
         }
     }
 
@@ -222,6 +225,9 @@ impl Setup {
         if value == 0 {
             return self.reset();
         }
+        if self.retired {
+            return;
+        }
         let before = self.signals.status();
         let mut now = value | before & status::NEEDS_RESET;
         let acceptable = self.driver_features & !self.offered() == 0;
@@ -262,6 +268,12 @@ impl Setup {
             log::error!("{}: cannot start: {error}", self.device.kind().name);
             interrupts.needs_reset("the device cannot start");
         }
+    }
+
+    /// The device was unplugged: stops it for good.
+    pub fn retire(&mut self) {
+        self.retired = true;
+        self.reset();
     }
 
     /// Back to the state after power-up; waits for the device's threads.

@@ -1,4 +1,4 @@
-//! A guest with one of the host's programs, driven through its shell.
+//! A guest with some of the host's programs, driven through its shell.
 
 use crate::boots::virtio_modules;
 use crate::expect::Session;
@@ -20,14 +20,14 @@ const RAM: &str = "1G";
 
 /// What runs the guest.
 #[derive(Clone, Copy)]
-pub(super) enum Machine {
+pub(crate) enum Machine {
     Trapeze,
     Tcg,
 }
 
 impl Machine {
     /// As reports have it.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Trapeze => "trapeze",
             Self::Tcg => "tcg",
@@ -36,35 +36,46 @@ impl Machine {
 }
 
 /// What the guest has.
-pub(super) struct Kit {
-    /// A program of the host's; its libraries come along.
-    pub(super) program: &'static str,
+pub(crate) struct Kit {
+    /// Programs of the host's; their libraries come along.
+    pub(crate) programs: &'static [&'static str],
     /// Modules besides those for disks.
-    pub(super) modules: &'static [&'static str],
+    pub(crate) modules: &'static [&'static str],
 }
 
 /// A guest at its prompt.
-pub(super) struct Guest {
+pub(crate) struct Guest {
     name: &'static str,
     session: Session,
 }
 
 impl Guest {
     /// Boots, with more options.
-    pub(super) fn start(machine: Machine, kit: &Kit, options: &[String]) -> Result<Self> {
-        let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
-        let mut command = match machine {
-            Machine::Trapeze => {
-                let mut command = Command::new(paths::trapeze()?);
-                command.args(["system", "-accel", "soft"]);
-                command
-            }
+    pub(crate) fn start(machine: Machine, kit: &Kit, options: &[String]) -> Result<Self> {
+        match machine {
+            Machine::Trapeze => Self::trapeze("soft", kit, options),
             Machine::Tcg => {
                 let mut command = Command::new(QEMU);
                 command.args(["-accel", "tcg", "-cpu", "max"]);
-                command
+                Self::boot(machine.name(), command, kit, options)
             }
-        };
+        }
+    }
+
+    /// Boots here with one of the accelerators.
+    pub(crate) fn trapeze(accel: &str, kit: &Kit, options: &[String]) -> Result<Self> {
+        let mut command = Command::new(paths::trapeze()?);
+        command.args(["system", "-accel", accel]);
+        Self::boot(Machine::Trapeze.name(), command, kit, options)
+    }
+
+    fn boot(
+        name: &'static str,
+        mut command: Command,
+        kit: &Kit,
+        options: &[String],
+    ) -> Result<Self> {
+        let image = guestimg::fetch(Flavour::Cloud, false, &mut Progress::stderr())?;
         command
             .args(["-m", RAM, "-nodefaults", "-display", "none"])
             .args(["-serial", "stdio", "-no-reboot"])
@@ -80,12 +91,11 @@ impl Guest {
         let load = "for m in $(cat /modules/order); do insmod /modules/$m.ko; done; echo in $?\r";
         session.send(load)?;
         session.expect("in 0", PATIENCE)?;
-        let name = machine.name();
         Ok(Self { name, session })
     }
 
     /// Runs a command that takes some `seconds`; what it says.
-    pub(super) fn say(&mut self, command: &str, seconds: u32) -> Result<String> {
+    pub(crate) fn say(&mut self, command: &str, seconds: u32) -> Result<String> {
         self.session.expect(PROMPT, PATIENCE)?;
         // In a file: a terminal would break the line.
         let line = format!("{command} > /tmp/o 2>&1; echo end $?; cat /tmp/o; echo done $?\r");
@@ -96,7 +106,7 @@ impl Guest {
     }
 
     /// Powers off.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.session.expect(PROMPT, PATIENCE)?;
         self.session.send("poweroff\r")?;
         match self.session.finish(PATIENCE)? {
@@ -106,21 +116,26 @@ impl Guest {
     }
 }
 
-/// Shell, virtio's modules, the host's program and its libraries.
+/// Shell, virtio's modules, the host's programs and their libraries.
 fn initramfs(image: &guestimg::Image, kit: &Kit) -> Result<PathBuf> {
     let base = guestimg::initramfs(image)?;
     let mut bytes = std::fs::read(&base).with_context(|| base.display().to_string())?;
     bytes.extend(virtio_modules(image, kit.modules)?);
-    let program = which(kit.program)?;
     let mut archive = Archive::new();
     let mut folders = BTreeSet::new();
-    for file in libraries(&program)? {
+    let mut needed = BTreeSet::new();
+    for name in kit.programs {
+        let program = which(name)?;
+        needed.extend(libraries(&program)?);
+        let content = std::fs::read(&program).context(*name)?;
+        archive.file(&format!("bin/{name}"), 0o755, &content);
+    }
+    for file in needed {
         add(&mut archive, &mut folders, &file)?;
     }
-    let content = std::fs::read(&program).context(kit.program)?;
-    archive.file(&format!("bin/{}", kit.program), 0o755, &content);
     bytes.extend(archive.finish());
-    let path = paths::target()?.join(format!("{}-initramfs.cpio", kit.program));
+    let names = kit.programs.join("-");
+    let path = paths::target()?.join(format!("{names}-initramfs.cpio"));
     std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
     Ok(path)
 }

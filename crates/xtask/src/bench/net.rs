@@ -3,7 +3,7 @@
 //! Both guests run all the time and idle while the others work. All of it happens in a
 //! network namespace of its own.
 
-mod iperf;
+pub(crate) mod iperf;
 
 use super::contest::{Contender, Plan};
 use super::guest::{Guest, Machine};

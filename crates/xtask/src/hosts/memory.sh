@@ -20,7 +20,7 @@ begin() {
     number=$1
     shift
     mkfifo /tmp/input$number
-    /trapeze guest -m 64 "$@" < /tmp/input$number > /tmp/output$number 2>&1 &
+    "$TRAPEZE" guest -m 64 "$@" < /tmp/input$number > /tmp/output$number 2>&1 &
     eval "pid$number=$! && exec $number> /tmp/input$number"
 }
 
@@ -86,12 +86,12 @@ printf 'poweroff\r' >&5
 wait $pid5
 expect "-mem-path: the guest ends well" [ $? = 0 ]
 expect "huge pages are given back" [ "$(free_pages)" = 40 ]
-/trapeze guest -m 64 -append check \
+"$TRAPEZE" guest -m 64 -append check \
     -object memory-backend-memfd,id=m,size=64M,hugetlb=on -machine memory-backend=m \
     > /tmp/check 2>&1
 expect "hugetlb=on: the self-check passes" grep -q GUEST-OK /tmp/check
 echo 10 > /proc/sys/vm/nr_hugepages
-/trapeze guest -m 64 -append check -mem-path /huge > /tmp/check 2>&1
+"$TRAPEZE" guest -m 64 -append check -mem-path /huge > /tmp/check 2>&1
 expect "too few huge pages are an error" [ $? = 1 ]
 expect "that says so" grep -q 'too few free huge pages of 2048 KiB' /tmp/check
 echo "FAULTS $FAULTS"

@@ -1,11 +1,14 @@
 //! The Debian packages the tests use.
 
+mod python;
 mod qemu;
+mod space;
 
 use crate::paths::installed;
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 
+pub(crate) use python::qmp_clients;
 pub(crate) use qemu::check_version as check_qemu;
 
 struct Package {
@@ -23,9 +26,22 @@ const PACKAGES: &[Package] = &[
     package("unshare", "util-linux", "the sandbox test"),
     package("fio", "fio", "measuring disks"),
     package("iperf3", "iperf3", "measuring networks"),
+    package("ethtool", "ethtool", "queues of network adapters"),
+    package("tcpdump", "tcpdump", "judging what networks' dumps hold"),
     package("ip", "iproute2", "networks of the tests' own"),
     package("mmdebstrap", "mmdebstrap", "making a Debian disk"),
+    package("gdb", "gdb", "debugging guests"),
+    package("python3", "python3-venv", "QEMU's clients of QMP"),
+    package("telnet", "telnet", "monitors"),
+    package("socat", "socat", "monitors"),
     package("fakeroot", "fakeroot", "making a Debian disk"),
+    package("ssh", "openssh-client", "machines with names"),
+    package("mke2fs", "e2fsprogs", "disks of machines with names"),
+    package("xz", "xz-utils", "judging how modules are unpacked"),
+    package("groff", "groff-base", "judging the manual's pages"),
+    package("bash", "bash", "judging completions"),
+    package("zsh", "zsh", "judging completions"),
+    package("fish", "fish", "judging completions"),
 ];
 
 /// As new as the tests need it.
@@ -44,6 +60,7 @@ const fn package(program: &'static str, name: &'static str, purpose: &'static st
 
 /// Installs what is missing, as root; else says what to install.
 pub(crate) fn run() -> Result<bool> {
+    space::report()?;
     let absent = |list: &'static [Package]| list.iter().filter(|p| !installed(p.program));
     let plain: Vec<&Package> = absent(PACKAGES).collect();
     let mut qemu: Vec<&Package> = absent(QEMU).collect();

@@ -3,6 +3,8 @@
 mod boots;
 mod clock;
 mod disk;
+mod hotplug;
+mod network;
 mod record;
 mod system;
 mod writer;
@@ -47,6 +49,24 @@ const SOAKS: &[Soak] = &[
         unit: "kills",
         default: 100,
         run: writer::run,
+    },
+    Soak {
+        name: "hotplug",
+        unit: "times each device comes and goes",
+        default: 100,
+        run: hotplug::run,
+    },
+    Soak {
+        name: "network",
+        unit: "GiB that are loaded",
+        default: 1,
+        run: network::run,
+    },
+    Soak {
+        name: "hotplug-linux",
+        unit: "times each device comes and goes",
+        default: 100,
+        run: hotplug::run_linux,
     },
     Soak {
         name: "stress",

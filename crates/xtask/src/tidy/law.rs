@@ -4,7 +4,7 @@ use super::Source;
 
 /// (crate, what it may depend on). Tests may use more: only `[dependencies]`
 /// and `[build-dependencies]` count.
-const LAW: [(&str, &[&str]); 22] = [
+const LAW: [(&str, &[&str]); 26] = [
     ("x86", &[]),
     ("hv", &["x86"]),
     ("irqchip", &["x86"]),
@@ -22,13 +22,18 @@ const LAW: [(&str, &[&str]); 22] = [
         "machine",
         &["x86", "hv", "devices", "virtio", "disk", "net", "state"],
     ),
+    ("monitor", &["x86", "hv", "machine"]),
+    ("gdb", &["hv", "machine"]),
     ("guest", &[]),
     ("cpubench", &[]),
     ("guestimg", &[]),
+    ("vms", &[]),
+    ("stat", &["vms"]),
     (
         "trapeze",
         &[
-            "hv", "engine", "kvm", "machine", "virtio", "disk", "net", "guestimg", "guest",
+            "hv", "engine", "kvm", "machine", "monitor", "gdb", "virtio", "disk", "net",
+            "guestimg", "guest", "vms", "stat",
         ],
     ),
     ("conformance", &["x86", "hv", "engine", "kvm"]),
@@ -37,7 +42,7 @@ const LAW: [(&str, &[&str]); 22] = [
         "fuzz",
         &[
             "x86", "hv", "irqchip", "isa", "jit", "softmmu", "engine", "devices", "disk", "net",
-            "virtio", "machine", "guestimg", "trapeze", "state",
+            "virtio", "machine", "monitor", "gdb", "guest", "guestimg", "trapeze", "state",
         ],
     ),
     ("xtask", &["guestimg"]),

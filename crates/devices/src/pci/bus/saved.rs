@@ -4,16 +4,17 @@
 use super::{Address, BusId, PciFunction, PciRoot};
 use crate::Stateful;
 use state::{Image, Result};
+use std::sync::Arc;
 
 impl PciRoot {
     /// The functions under their sections' names.
-    fn named(&self) -> impl Iterator<Item = (String, &dyn PciFunction)> {
+    fn named(&self) -> impl Iterator<Item = (String, Arc<dyn PciFunction>)> {
         let of_bus = |bus: BusId| {
             let named = move |(at, function): (Address, _)| match bus {
                 BusId::ROOT => (at.to_string(), function),
                 BusId(number) => (format!("{number}/{at}"), function),
             };
-            self.functions(bus).map(named)
+            self.functions(bus).into_iter().map(named)
         };
         self.buses().flat_map(of_bus)
     }
@@ -27,19 +28,20 @@ fn stateful<'a>(name: &str, function: &'a dyn PciFunction) -> Result<&'a dyn Sta
 impl Stateful for PciRoot {
     fn save(&self, _: &str, image: &mut Image) -> Result<()> {
         self.named()
-            .try_for_each(|(name, function)| stateful(&name, function)?.save(&name, image))
+            .try_for_each(|(name, function)| stateful(&name, &*function)?.save(&name, image))
     }
 
     fn restore(&self, _: &str, image: &mut Image) -> Result<()> {
         let restored = self
             .named()
-            .try_for_each(|(name, function)| stateful(&name, function)?.restore(&name, image));
+            .try_for_each(|(name, function)| stateful(&name, &*function)?.restore(&name, image));
         self.refresh();
         restored
     }
 
     fn resume(&self) {
-        let stateful = self.named().filter_map(|(_, f)| f.stateful());
-        stateful.for_each(Stateful::resume);
+        for (_, function) in self.named() {
+            function.stateful().into_iter().for_each(Stateful::resume);
+        }
     }
 }

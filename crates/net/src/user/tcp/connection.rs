@@ -2,6 +2,7 @@
 
 use super::endpoint::{Broken, Endpoint};
 use super::segment::First;
+use crate::user::UserSocket;
 use crate::user::packet::{Ip, Mac};
 use crate::user::poller::Ready;
 use crate::user::shared::Shared;
@@ -9,6 +10,7 @@ use crate::user::socket;
 use smoltcp::socket::tcp::State;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 /// How long to wait for an answer about where the guest is.
@@ -24,6 +26,23 @@ pub(super) struct Key {
     pub(super) guest: SocketAddr,
     /// As the guest sees it.
     pub(super) remote: SocketAddr,
+}
+
+/// QEMU's names.
+fn name(state: State) -> &'static str {
+    match state {
+        State::Closed => "CLOSED",
+        State::Listen => "LISTEN",
+        State::SynSent => "SYN_SENT",
+        State::SynReceived => "SYN_RCVD",
+        State::Established => "ESTABLISHED",
+        State::FinWait1 => "FIN_WAIT_1",
+        State::FinWait2 => "FIN_WAIT_2",
+        State::CloseWait => "CLOSE_WAIT",
+        State::Closing => "CLOSING",
+        State::LastAck => "LAST_ACK",
+        State::TimeWait => "TIME_WAIT",
+    }
 }
 
 /// How far the connection is.
@@ -92,6 +111,27 @@ impl Connection {
     pub(super) fn from_host(shared: &mut Shared, key: Key, stream: TcpStream) -> Option<Self> {
         let endpoint = Endpoint::connect(shared, key.remote, key.guest)?;
         Some(Self::new(key, stream, Stage::Open(Box::new(endpoint))))
+    }
+
+    /// As QEMU shows it.
+    pub(super) fn row(&mut self) -> UserSocket {
+        let (state, from_guest, to_guest) = match &mut self.stage {
+            Stage::Connecting(_) => ("SYN_SENT", 0, 0),
+            Stage::Open(endpoint) => {
+                let socket = endpoint.socket();
+                let queues = (socket.recv_queue(), socket.send_queue());
+                (name(socket.state()), queues.0, queues.1)
+            }
+        };
+        UserSocket {
+            protocol: "TCP",
+            state: state.into(),
+            fd: self.stream.as_raw_fd(),
+            from: self.key.guest,
+            to: self.key.remote,
+            from_guest,
+            to_guest,
+        }
     }
 
     /// Makes segments that a guest that does not take long ones cannot use.

@@ -6,6 +6,7 @@ mod segment;
 
 pub(super) use segment::is_reset;
 
+use super::UserSocket;
 use super::flow::unreachable_for;
 use super::icmp::{self, Unreachable};
 use super::packet::Ip;
@@ -37,6 +38,11 @@ impl Connections {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// As QEMU shows them.
+    pub(super) fn rows(&mut self, rows: &mut Vec<UserSocket>) {
+        rows.extend(self.open.values_mut().map(Connection::row));
     }
 
     /// A segment from the guest.

@@ -5,6 +5,7 @@ use crate::near::did_you_mean;
 use crate::system::keyval::on_off;
 use machine::{DeviceConfig, DeviceModel, MachineConfig, VirtioNetConfig};
 use virtio::net::{self, feature};
+use virtio::transport::MAX_VECTORS;
 
 /// QEMU's first address; each further adapter has the next one.
 const FIRST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
@@ -15,11 +16,12 @@ const NO_MAC: [u8; 6] = [0; 6];
 pub(super) fn new() -> DeviceModel {
     DeviceModel::VirtioNet(VirtioNetConfig {
         netdev: None,
+        vectors: None,
         options: net::Options::default(),
     })
 }
 
-pub(super) const PROPERTIES: [Property; 31] = [
+pub(super) const PROPERTIES: [Property; 32] = [
     property(
         "netdev",
         "<str> - id of its network (default: its frames go nowhere)",
@@ -139,11 +141,30 @@ pub(super) const PROPERTIES: [Property; 31] = [
             Ok(())
         },
     ),
-    property("mq", "<bool> - off: there is one pair of queues", only_off),
-    property("rss", "<bool> - off: there is one pair of queues", only_off),
+    property(
+        "mq",
+        "<bool> - a pair of queues for each that the network has (default: off)",
+        switch::<{ feature::MQ }>,
+    ),
+    property(
+        "vectors",
+        "<uint16> - MSI-X vectors (default: two for each pair of queues, and two)",
+        |d, v| {
+            let vectors = number(v).ok();
+            let vectors = vectors.filter(|n| (1..=MAX_VECTORS).contains(n));
+            let range = || format!("takes 1 to {MAX_VECTORS}");
+            net(d).vectors = Some(vectors.ok_or_else(range)?);
+            Ok(())
+        },
+    ),
+    property(
+        "rss",
+        "<bool> - off: the network chooses the queue",
+        only_off,
+    ),
     property(
         "hash",
-        "<bool> - off: there is one pair of queues",
+        "<bool> - off: the network chooses the queue",
         only_off,
     ),
     property(
@@ -230,6 +251,11 @@ pub(in crate::system) fn resolve(config: &mut MachineConfig) -> Result<(), Strin
     let ids: Vec<&str> = config.netdevs.iter().map(|n| &*n.id).collect();
     let mut used: Vec<&str> = Vec::new();
     for net in config.devices.iter().filter_map(adapter) {
+        if let Some(vectors) = net.vectors.filter(|_| config.board.pci.is_none()) {
+            return refuse(format!(
+                "vectors={vectors}: this board has no PCI, and so no MSI-X"
+            ));
+        }
         let Some(id) = net.netdev.as_deref() else {
             continue;
         };
@@ -242,7 +268,7 @@ pub(in crate::system) fn resolve(config: &mut MachineConfig) -> Result<(), Strin
         }
         used.push(id);
     }
-    give_addresses(config);
+    give_addresses(&mut config.devices);
     Ok(())
 }
 
@@ -253,10 +279,11 @@ fn adapter(device: &DeviceConfig) -> Option<&VirtioNetConfig> {
     }
 }
 
-fn give_addresses(config: &mut MachineConfig) {
-    let adapters = config.devices.iter().filter_map(adapter);
+/// Gives those adapters an address that have none.
+pub(in crate::system) fn give_addresses(devices: &mut [DeviceConfig]) {
+    let adapters = devices.iter().filter_map(adapter);
     let mut taken: Vec<[u8; 6]> = adapters.map(|net| net.options.mac).collect();
-    for device in &mut config.devices {
+    for device in devices {
         if adapter(device).is_some_and(|net| net.options.mac == NO_MAC) {
             let free = |mac: &[u8; 6]| !taken.contains(mac);
             let mac = (0..=u8::MAX).map(counted).find(free).unwrap_or(FIRST_MAC);
@@ -312,6 +339,25 @@ mod tests {
             options.host_mtu,
         );
         assert_eq!(numbers, (1024, 256, Some(9000)));
+    }
+
+    #[test]
+    fn several_queues_are_asked_for_and_their_vectors_are_limited() {
+        let made = adapters(&[
+            "virtio-net-pci,netdev=n0,mq=on,vectors=10",
+            "virtio-net-pci",
+        ]);
+        let made = made.unwrap();
+        let looks = made.iter().map(|net| (net.options.features, net.vectors));
+        let plain = feature::OPTIONAL;
+        let expected = [(plain | feature::MQ, Some(10)), (plain, None)];
+        assert_eq!(looks.collect::<Vec<_>>(), expected);
+        for wrong in ["0", "2049", "-1", "many", "70000"] {
+            let why = adapters(&[&format!("virtio-net-pci,vectors={wrong}")]).unwrap_err();
+            assert!(why.contains("takes 1 to 2048"), "{wrong}: {why}");
+        }
+        let why = adapters(&["virtio-net-pci,rss=on"]).unwrap_err();
+        assert!(why.contains("rss"), "{why}");
     }
 
     #[test]

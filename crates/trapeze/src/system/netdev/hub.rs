@@ -3,6 +3,7 @@
 
 use super::{Adapter, Word, add, take, type_and_words};
 use crate::system::parse::Options;
+use machine::{NetdevConfig, NetdevKind};
 use std::collections::BTreeMap;
 
 /// What `-net` named, by the number of the hub (once called a VLAN).
@@ -73,7 +74,23 @@ fn refuse_rest(words: &[Word]) -> Result<(), String> {
     }
 }
 
-/// Plugs each adapter into the network of its number.
+/// `-netdev hubport`.
+pub(super) fn port(words: Vec<Word>) -> Result<NetdevKind, String> {
+    let (mut hub, mut netdev) = (None, None);
+    for (key, value) in words {
+        let value = value.ok_or_else(|| format!("{key}= needs a value"))?;
+        match &*key {
+            "hubid" => hub = Some(super::number("hubid", &value)?),
+            "netdev" => netdev = Some(value),
+            key => return Err(super::unknown(key, &["hubid", "netdev"])),
+        }
+    }
+    let hub = hub.ok_or("hubid= is missing")?;
+    Ok(NetdevKind::HubPort { hub, netdev })
+}
+
+/// Plugs each adapter into the network of its number: one into one, or all into a
+/// hub.
 pub(in crate::system) fn resolve(options: &mut Options) -> Result<(), String> {
     let Hub { ends, plugged } = std::mem::take(&mut options.hubs);
     for (adapter, network) in plugged {
@@ -81,21 +98,45 @@ pub(in crate::system) fn resolve(options: &mut Options) -> Result<(), String> {
         added.map_err(|why| format!("-nic: {why}"))?;
     }
     for (number, ends) in ends {
-        let refused = |why: &str| Err(format!("-net: {why} (vlan={number})"));
-        match (&*ends.adapters, &*ends.networks) {
-            ([], _) => return refused("a network without an adapter: -net nic is missing"),
-            ([adapter], [network]) => match adapter.add(options, network) {
-                Ok(()) => {}
-                Err(why) => return refused(&why),
-            },
-            (_, []) => return refused("an adapter without a network: -net user is missing"),
-            _ => {
-                return refused(
-                    "more than one adapter and one network on a hub are not supported; \
-                     -nic gives each adapter a network of its own",
-                );
-            }
-        }
+        let joined = match (&*ends.adapters, &*ends.networks) {
+            ([adapter], [network]) if !is_named(options, number) => adapter.add(options, network),
+            _ => join(options, number, &ends),
+        };
+        joined.map_err(|why| format!("-net: {why} (vlan={number})"))?;
     }
     Ok(())
+}
+
+/// `-netdev hubport` is about this hub.
+fn is_named(options: &Options, number: u32) -> bool {
+    let mut kinds = options.config.netdevs.iter().map(|n| &n.kind);
+    kinds.any(|kind| matches!(kind, NetdevKind::HubPort { hub, .. } if *hub == number))
+}
+
+/// Gives each end a port of the hub.
+fn join(options: &mut Options, hub: u32, ends: &Ends) -> Result<(), String> {
+    if !is_named(options, hub) {
+        match (&*ends.adapters, &*ends.networks) {
+            ([], _) => return Err("a network without an adapter: -net nic is missing".into()),
+            ([_], []) => {
+                return Err("an adapter without a network: -net user is missing".into());
+            }
+            _ => {}
+        }
+    }
+    let networks = ends.networks.iter().map(|id| Some(id.clone()));
+    let adapters = ends.adapters.iter().map(|_| None);
+    let mut ports = Vec::new();
+    for (n, netdev) in networks.chain(adapters).enumerate() {
+        let id = format!("hub{hub}port{n}");
+        if options.config.netdevs.iter().any(|other| other.id == id) {
+            return Err(format!("two networks have the id '{id}'"));
+        }
+        let kind = NetdevKind::HubPort { hub, netdev };
+        ports.push(id.clone());
+        options.config.netdevs.push(NetdevConfig { id, kind });
+    }
+    let ports = ports.iter().skip(ends.networks.len());
+    let mut plugs = ends.adapters.iter().zip(ports);
+    plugs.try_for_each(|(adapter, port)| adapter.add(options, port))
 }

@@ -1,17 +1,25 @@
 //! `-netdev`, `-nic` and `-net`: networks, and adapters on them.
 
+mod dgram;
+mod dump;
 mod hub;
+mod socket;
 mod stream;
 mod tap;
 mod user;
+mod vhost_user;
 
+pub(super) use dump::{PROPERTIES as DUMP_PROPERTIES, apply as dump};
 pub(super) use hub::{Hub, net, resolve};
+pub(super) use user::host_forward;
+pub(super) use vhost_user::resolve as find_back_ends;
 
 use super::device;
 use super::keyval;
 use super::parse::Options;
 use crate::near::did_you_mean;
 use machine::{NetdevConfig, NetdevKind};
+use std::net::{SocketAddr, SocketAddrV4, ToSocketAddrs};
 
 /// A word of an option: a key and perhaps its value.
 type Word = (String, Option<String>);
@@ -23,7 +31,7 @@ struct Type {
 }
 
 /// Every type.
-const TYPES: [Type; 3] = [
+const TYPES: [Type; 7] = [
     Type {
         name: "user",
         parse: user::parse,
@@ -35,6 +43,22 @@ const TYPES: [Type; 3] = [
     Type {
         name: "stream",
         parse: stream::parse,
+    },
+    Type {
+        name: "dgram",
+        parse: dgram::parse,
+    },
+    Type {
+        name: "socket",
+        parse: socket::parse,
+    },
+    Type {
+        name: "hubport",
+        parse: hub::port,
+    },
+    Type {
+        name: "vhost-user",
+        parse: vhost_user::parse,
     },
 ];
 
@@ -89,7 +113,10 @@ fn type_and_words(value: &str) -> Result<(String, Vec<Word>), String> {
     let name = match words.next() {
         Some((name, None)) => name,
         Some((key, Some(name))) if key == "type" => name,
-        _ => return Err("begins with the network's type: user, tap or stream".into()),
+        _ => {
+            let all = TYPES.map(|t| t.name).join(", ");
+            return Err(format!("begins with the network's type: {all}"));
+        }
     };
     Ok((name, words.collect()))
 }
@@ -162,6 +189,37 @@ where
         .map_err(|_| format!("{key}={value}: that is no number for it"))
 }
 
+/// `[ADDRESS]:PORT`, a name or an IPv6 address in brackets.
+fn host_and_port(key: &str, text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("{key}={text}: takes [ADDRESS]:PORT");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let port = port.parse().map_err(|_| wrong())?;
+    Ok((inside.unwrap_or(host).into(), port))
+}
+
+/// The address that a host's name stands for.
+fn resolved(key: &str, host: &str, port: u16) -> Result<SocketAddr, String> {
+    let found = (host, port).to_socket_addrs();
+    let found = found.map_err(|e| format!("{key}={host}: {e}"))?;
+    // QEMU's networks are IPv4 where both would do.
+    let all: Vec<_> = found.collect();
+    let first = all.iter().find(|a| a.is_ipv4()).or(all.first());
+    let first = first.ok_or_else(|| format!("{key}={host}: there is no such host"))?;
+    Ok(*first)
+}
+
+/// The address of a group.
+fn group(key: &str, address: SocketAddr) -> Result<SocketAddrV4, String> {
+    match address {
+        SocketAddr::V4(group) if group.ip().is_multicast() => Ok(group),
+        other => Err(format!(
+            "{key}={}: takes an IPv4 address of a group, 224.0.0.0 to 239.255.255.255",
+            other.ip()
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn more_than_two_meet_at_a_hub() {
+        let words = ["-net", "nic", "-net", "user", "-net", "nic"];
+        let (ids, adapters) = made(&words).expect("a hub of three");
+        assert_eq!(ids, ["net0", "hub0port0", "hub0port1", "hub0port2"]);
+        let ports: Vec<_> = adapters.into_iter().map(|a| a.0).collect();
+        let named = |id: &str| Some(id.to_string());
+        assert_eq!(ports, [named("hub0port1"), named("hub0port2")]);
+        let two = ["-net", "nic,vlan=1", "-net", "nic,vlan=1"];
+        assert_eq!(made(&two).expect("guests only").0.len(), 2);
+        let port = ["-netdev", "hubport,id=p,hubid=0", "-net", "nic"];
+        assert_eq!(made(&port).expect("a port each").0, ["p", "hub0port0"]);
+        let apart = made(&["-net", "nic,vlan=2", "-net", "user,vlan=1"]);
+        assert!(apart.expect_err("two hubs").contains("(vlan=1)"));
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         for (words, named) in [
             (&["-netdev", "user"][..], "id= is missing"),
@@ -241,10 +315,6 @@ mod tests {
             (&["-nic", "user,model=e1000"], "model=e1000"),
             (&["-net", "nic"], "adapter without a network"),
             (&["-net", "user"], "network without an adapter"),
-            (
-                &["-net", "nic", "-net", "nic", "-net", "user"],
-                "not supported",
-            ),
             (&["-net", "nic,vlan=1", "-net", "user"], "without"),
             (&["-net", "nic,speed=10", "-net", "user"], "'speed'"),
             (
@@ -253,7 +323,85 @@ mod tests {
             ),
             (&["-netdev", "tap,id=a,fd=5,ifname=b"], "ifname="),
             (&["-netdev", "stream,id=a"], "addr.type= is missing"),
-            (&["-netdev", "stream,id=a,addr.type=fd"], "unix or inet"),
+            (
+                &["-netdev", "stream,id=a,addr.type=vsock"],
+                "unix, inet or fd",
+            ),
+            (
+                &["-netdev", "stream,id=a,addr.type=fd,addr.str=5,server=on"],
+                "a connection already",
+            ),
+            (&["-netdev", "hubport,id=a"], "hubid= is missing"),
+            (
+                &["-netdev", "hubport,id=a,hubid=x"],
+                "hubid=x: that is no number",
+            ),
+            (
+                &["-object", "filter-dmp,id=f"],
+                "did you mean 'filter-dump'",
+            ),
+        ] {
+            let why = made(words).expect_err(named);
+            assert!(why.contains(named), "{words:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn queues_and_back_ends_that_cannot_be_are_refused() {
+        for (words, named) in [
+            (
+                &["-netdev", "tap,id=a,queues=0"][..],
+                "queues=0: takes 1 to 256",
+            ),
+            (
+                &["-netdev", "tap,id=a,queues=9999"],
+                "queues=9999: takes 1 to 256",
+            ),
+            (
+                &["-netdev", "tap,id=a,fd=5,queues=2"],
+                "fds=A:B:... names several",
+            ),
+            (&["-netdev", "tap,id=a,fds=5:x"], "fds=x: that is no number"),
+            (&["-netdev", "tap,id=a,fds="], "fds=: that is no number"),
+            (&["-netdev", "user,id=a,queues=2"], "'queues'"),
+            (&["-netdev", "vhost-user,id=a"], "chardev= is missing"),
+            (
+                &["-netdev", "vhost-user,id=a,chardev=c"],
+                "there is no chardev 'c'",
+            ),
+            (
+                &["-netdev", "vhost-user,id=a,chardev=c,queues=0"],
+                "queues=0: takes 1 to 128",
+            ),
+            (
+                &[
+                    "-chardev",
+                    "null,id=c",
+                    "-netdev",
+                    "vhost-user,id=a,chardev=c",
+                ],
+                "-chardev socket,id=c,path=",
+            ),
+            (
+                &[
+                    "-chardev",
+                    "socket,id=c,path=/s,server=on,wait=off",
+                    "-netdev",
+                    "vhost-user,id=a,chardev=c",
+                ],
+                "server=on is not supported",
+            ),
+            (
+                &[
+                    "-chardev",
+                    "socket,id=c,path=/s",
+                    "-netdev",
+                    "vhost-user,id=a,chardev=c",
+                    "-netdev",
+                    "vhost-user,id=b,chardev=c",
+                ],
+                "chardev 'c' is in use",
+            ),
         ] {
             let why = made(words).expect_err(named);
             assert!(why.contains(named), "{words:?}: {why}");

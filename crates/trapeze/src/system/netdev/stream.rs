@@ -6,12 +6,13 @@ use machine::NetdevKind;
 use net::{StreamAddress, StreamConfig};
 use std::time::Duration;
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "server",
     "addr.type",
     "addr.path",
     "addr.host",
     "addr.port",
+    "addr.str",
     "reconnect",
     "reconnect-ms",
 ];
@@ -27,6 +28,11 @@ pub(super) fn parse(mut words: Vec<Word>) -> Result<NetdevKind, String> {
             "reconnect-ms" => reconnect = pause(Duration::from_millis(number(&key, &value)?)),
             key => return Err(unknown(key, &KEYS)),
         }
+    }
+    if matches!(address, StreamAddress::Opened(_)) && (server || reconnect.is_some()) {
+        return Err(
+            "addr.type=fd is a connection already: server= and reconnect= do not go with it".into(),
+        );
     }
     if server && reconnect.is_some() {
         return Err("a server does not connect: reconnect= is for the other side".into());
@@ -52,6 +58,10 @@ fn address(words: &mut Vec<Word>) -> Result<StreamAddress, String> {
             let (host, port) = (need("addr.host")?, need("addr.port")?);
             Ok(StreamAddress::Tcp(host, number("addr.port", &port)?))
         }
-        other => Err(format!("addr.type={other}: takes unix or inet")),
+        "fd" => {
+            let fd = need("addr.str")?;
+            Ok(StreamAddress::Opened(number("addr.str", &fd)?))
+        }
+        other => Err(format!("addr.type={other}: takes unix, inet or fd")),
     }
 }

@@ -151,7 +151,7 @@ fn socket(text: &str) -> Result<(Option<IpAddr>, u16), String> {
 }
 
 /// `[tcp|udp]:[ADDRESS]:PORT-[ADDRESS]:PORT`.
-fn host_forward(value: &str) -> Result<HostForward, String> {
+pub(in crate::system) fn host_forward(value: &str) -> Result<HostForward, String> {
     const SHAPE: &str = "takes [tcp|udp]:[HOSTADDR]:HOSTPORT-[GUESTADDR]:GUESTPORT";
     let (transport, rest) = value.split_once(':').ok_or(SHAPE)?;
     let transport = match transport {

@@ -12,7 +12,7 @@ const FEATURES: u64 = feature::CTRL_VQ
     | feature::GUEST_TSO4;
 
 /// Does a command: its answer, 0 for done.
-fn command(lab: &Lab, bytes: &[u8]) -> u8 {
+pub(super) fn command(lab: &Lab, bytes: &[u8]) -> u8 {
     let answer = BUFFERS + 0x1_8000;
     lab.put(BUFFERS, bytes);
     lab.put(answer, &[0xee]);
@@ -40,7 +40,7 @@ fn table(unicast: u32, multicast: u32) -> Vec<u8> {
 fn commands_change_the_settings() {
     let lab = Lab::new();
     lab.rig.start_queue(CONTROL, FEATURES);
-    let settings = || lab.device.settings.lock().clone();
+    let settings = || lab.device.settings.read().clone();
     assert_eq!(command(&lab, &[0, 0, 0]), 0);
     assert_eq!(command(&lab, &[0, 1, 1]), 0);
     assert_eq!(command(&lab, &[0, 5, 1]), 0);
@@ -71,7 +71,7 @@ fn commands_change_the_settings() {
 fn commands_that_make_no_sense_are_refused_and_change_nothing() {
     let lab = Lab::new();
     lab.rig.start_queue(CONTROL, FEATURES);
-    let before = lab.device.settings.lock().clone();
+    let before = lab.device.settings.read().clone();
     let mut cut = table(2, 2);
     cut.pop();
     let cases: [&[u8]; 12] = [
@@ -94,7 +94,7 @@ fn commands_that_make_no_sense_are_refused_and_change_nothing() {
     }
     // More than is read at all.
     assert_eq!(command(&lab, &table(11_000, 0)), 1);
-    assert_eq!(*lab.device.settings.lock(), before);
+    assert_eq!(*lab.device.settings.read(), before);
 }
 
 #[test]
@@ -135,16 +135,16 @@ fn settings_are_saved_and_a_reset_forgets_them() {
     command(&lab, &[1, 1, 2, 3, 4, 5, 6, 7]);
     command(&lab, &table(3, 65));
     command(&lab, &[5, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
-    let set = lab.device.settings.lock().clone();
+    let set = lab.device.settings.read().clone();
     lab.link.set_up(false);
     let mut image = lab.save();
     let fresh = Lab::new();
     fresh.restore(&mut image);
-    assert_eq!(*fresh.device.settings.lock(), set);
+    assert_eq!(*fresh.device.settings.read(), set);
     assert!(!fresh.link.is_up());
     fresh.resume();
     fresh.wire.wait_until(|state| state.accepts.len() == 1);
     assert!(!fresh.wire.state.lock().accepts[0].tcp4);
     fresh.rig.set_status(0);
-    assert_eq!(*fresh.device.settings.lock(), Settings::new(MAC));
+    assert_eq!(*fresh.device.settings.read(), Settings::new(MAC, 1));
 }

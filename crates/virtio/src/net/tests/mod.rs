@@ -1,6 +1,7 @@
 //! Frames through the PCI transport and a network in the test's hands.
 
 mod commands;
+mod pairs;
 mod receive;
 mod send;
 
@@ -35,6 +36,10 @@ struct WireState {
     /// Frames for the guest.
     incoming: VecDeque<Frame>,
     accepts: Vec<Accepts>,
+    /// The other end is pulled.
+    no_carrier: bool,
+    /// The queue was turned off.
+    off: bool,
     /// Takes nothing, so often was it asked to.
     full: bool,
     refused: u32,
@@ -82,6 +87,14 @@ impl Network for Cable {
         self.wire.state.lock().accepts.push(accepts);
         self.wire.changed.notify_all();
     }
+    fn has_carrier(&self) -> bool {
+        !self.wire.state.lock().no_carrier
+    }
+    fn enable(&mut self, on: bool) -> io::Result<()> {
+        self.wire.state.lock().off = !on;
+        self.wire.changed.notify_all();
+        Ok(())
+    }
     fn send(&mut self, frame: &Frame) -> bool {
         let mut state = self.wire.state.lock();
         match state.full {
@@ -112,7 +125,25 @@ struct Lab {
     rig: Rig,
     device: Arc<Net>,
     wire: Arc<Wire>,
+    /// The network's other queues.
+    more: Vec<Arc<Wire>>,
     link: Arc<LinkState>,
+}
+
+/// A cable and its far end.
+fn cable() -> (SharedNetwork, Arc<Wire>) {
+    let (here, there) = UnixStream::pair().unwrap();
+    here.set_nonblocking(true).unwrap();
+    let wire = Arc::new(Wire {
+        state: Mutex::default(),
+        changed: Condvar::new(),
+        bell: there,
+    });
+    let cable = Cable {
+        wire: wire.clone(),
+        bell: here,
+    };
+    (Arc::new(Mutex::new(Box::new(cable))), wire)
 }
 
 impl Lab {
@@ -124,24 +155,19 @@ impl Lab {
     }
 
     fn with(options: Options) -> Self {
-        let (here, there) = UnixStream::pair().unwrap();
-        here.set_nonblocking(true).unwrap();
-        let wire = Arc::new(Wire {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            bell: there,
-        });
-        let cable = Cable {
-            wire: wire.clone(),
-            bell: here,
-        };
-        let network: SharedNetwork = Arc::new(Mutex::new(Box::new(cable)));
+        Self::with_queues(1, options)
+    }
+
+    /// With a network of so many queues.
+    fn with_queues(count: usize, options: Options) -> Self {
+        let (networks, mut wires): (Vec<_>, Vec<_>) = (0..count).map(|_| cable()).unzip();
         let link = Arc::<LinkState>::default();
-        let device = Arc::new(Net::new(network, link.clone(), options));
+        let device = Arc::new(Net::new(networks, link.clone(), options));
         Self {
             rig: Rig::new(device.clone()),
             device,
-            wire,
+            wire: wires.remove(0),
+            more: wires,
             link,
         }
     }
@@ -293,6 +319,25 @@ fn pulling_the_cable_is_told_and_loses_frames() {
     lab.rig.set_status(0);
     lab.link.set_up(false);
     assert_eq!(lab.rig.read(0x2006, 2), 0);
+}
+
+#[test]
+fn a_cable_has_two_ends() {
+    let lab = Lab::new();
+    lab.rig.start_queue(TX, 0);
+    lab.wire.change(|state| state.no_carrier = true);
+    lab.rig.wait_vector(0);
+    assert_eq!(lab.rig.read(0x2006, 2), 0);
+    // This end is in; that is what is saved.
+    let mut image = lab.save();
+    lab.link.set_up(false);
+    lab.restore(&mut image);
+    assert!(!lab.link.is_up());
+    lab.resume();
+    lab.wire.change(|state| state.no_carrier = false);
+    lab.rig.wait_vector(0);
+    assert_eq!(lab.rig.read(0x2006, 2), 1);
+    assert!(lab.link.is_up());
 }
 
 #[test]

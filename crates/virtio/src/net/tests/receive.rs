@@ -118,7 +118,7 @@ fn buffers_that_are_none_stop_the_device() {
 fn a_driver_gets_what_it_wants_and_can_do() {
     let lab = Lab::new();
     lab.rig.start_queue(RX, feature::GUEST_CSUM);
-    lab.device.settings.lock().filter.modes = Default::default();
+    lab.device.settings.write().filter.modes = Default::default();
     for i in 0..4 {
         lab.offer_buffer(i, BUFFERS + 0x800 * u64::from(i), 0x800);
     }

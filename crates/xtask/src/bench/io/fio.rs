@@ -65,7 +65,7 @@ pub(super) fn words(job: &Job, file: &str, direct: bool, seconds: u32) -> Vec<St
 
 /// What a guest needs.
 pub(super) const KIT: Kit = Kit {
-    program: PROGRAM,
+    programs: &[PROGRAM],
     modules: &[],
 };
 

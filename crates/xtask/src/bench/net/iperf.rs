@@ -8,16 +8,16 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub(super) const PROGRAM: &str = "iperf3";
+pub(crate) const PROGRAM: &str = "iperf3";
 
 /// What a guest needs.
 pub(super) const KIT: Kit = Kit {
-    program: PROGRAM,
+    programs: &[PROGRAM],
     modules: &["failover", "net_failover", "virtio_net"],
 };
 
 /// One job.
-pub(super) struct Job {
+pub(crate) struct Job {
     pub(super) name: &'static str,
     /// What is counted.
     pub(super) unit: &'static str,
@@ -44,7 +44,7 @@ const fn packets(name: &'static str, words: &'static str) -> Job {
     }
 }
 
-pub(super) const JOBS: [Job; 6] = [
+pub(crate) const JOBS: [Job; 6] = [
     streams("send, 1 stream", "-P 1"),
     streams("send, 8 streams", "-P 8"),
     streams("receive, 1 stream", "-R -P 1"),
@@ -54,13 +54,13 @@ pub(super) const JOBS: [Job; 6] = [
 ];
 
 /// The other side. Ends with this.
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     port: u16,
 }
 
 impl Server {
-    pub(super) fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let child = Command::new(PROGRAM)
             .args(["-s", "-p", &port.to_string()])
@@ -86,7 +86,7 @@ impl Server {
     }
 
     /// The job from a guest, which knows the host as `host`.
-    pub(super) fn with_guest(
+    pub(crate) fn with_guest(
         &self,
         guest: &mut Guest,
         host: &str,
