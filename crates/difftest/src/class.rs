@@ -6,6 +6,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+use crate::amd;
 use iced_x86::{Code, CpuidFeature as F, Mnemonic, OpCodeOperandKind};
 use isa::table;
 
@@ -102,10 +103,11 @@ pub fn class(code: Code) -> Class {
 
 /// Is some execution of `code` compared with the host CPU?
 pub fn compared(code: Code) -> bool {
-    matches!(
+    let here = matches!(
         class(code),
         Class::Compared | Class::System { compared: true, .. }
-    )
+    );
+    here && !amd::other(code)
 }
 
 /// Codes that the decoder yields only when told that the processor is an older

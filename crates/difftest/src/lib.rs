@@ -4,6 +4,7 @@
 //! The host runs the original bytes at the same virtual addresses (see
 //! [`layout`]), so page crossings, faults and every addressing form are real.
 
+pub mod amd;
 pub mod bounced;
 pub mod case;
 pub mod class;

@@ -269,11 +269,13 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
 unsafe fn fp_area(fault: &mut Fault<'_>) -> &'static mut [u8] {
     let fp = fault.context.uc_mcontext.fpregs.cast::<u8>();
     // SAFETY: the kernel writes at least the 512-byte FXSAVE area there; with
-    // the magic number it is followed by `extended_size - 512` more bytes.
+    // the magic number it is an XSAVE image of `xstate_size` bytes. Behind that
+    // comes a second magic number, without which the kernel loads nothing but
+    // the FXSAVE area.
     unsafe {
         let word = |at: usize| fp.add(at).cast::<u32>().read_unaligned();
         let len = if word(SW_RESERVED.start) == FP_XSTATE_MAGIC1 {
-            word(SW_RESERVED.start + 4) as usize
+            word(SW_RESERVED.start + 16) as usize
         } else {
             512
         };

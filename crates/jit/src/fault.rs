@@ -176,6 +176,9 @@ unsafe extern "C" fn on_signal(
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
+    // The kernel leaves alignment checks on if the guest's code had them.
+    // SAFETY: changes RFLAGS.AC only.
+    unsafe { std::arch::asm!("pushfq", "and dword ptr [rsp], 0xfffbffff", "popfq") };
     // SAFETY: SA_SIGINFO handlers get valid, exclusive pointers for their
     // duration.
     let mut fault = unsafe {

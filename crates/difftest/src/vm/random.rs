@@ -3,6 +3,7 @@
 //! known when it is made.
 
 use super::block::{Block, Item, Transfer};
+use crate::amd;
 use crate::case::GS_BASE;
 use crate::class::{Class, class};
 use crate::generate;
@@ -10,8 +11,8 @@ use crate::layout::{CODE, DATA, DATA_LEN, PAGE};
 use crate::rng::Rng;
 use crate::state;
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory,
-    Mnemonic, OpAccess, OpKind, Register,
+    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction,
+    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 use isa::table::{self, Int};
 use jit::classify::{Vector, vector_class};
@@ -281,6 +282,9 @@ fn implicit(insn: &Instruction) -> bool {
         || !matches!(insn.mnemonic(), Mnemonic::Pop)
 }
 
+/// What a host may have and no guest is offered.
+const NOT_OFFERED: [CpuidFeature; 2] = [CpuidFeature::SSE4A, CpuidFeature::AVX512_VP2INTERSECT];
+
 fn suits(code: Code) -> bool {
     let op = code.op_code();
     let kind = match table::class(code) {
@@ -292,6 +296,10 @@ fn suits(code: Code) -> bool {
     insn.set_code(code);
     kind && op.mode64()
         && class(code) == Class::Compared
+        && !amd::other(code)
+        && !NOT_OFFERED
+            .iter()
+            .any(|f| code.cpuid_features().contains(f))
         && insn.flow_control() == FlowControl::Next
         && !vector_memory(code)
         && !matches!(

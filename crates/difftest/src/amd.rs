@@ -1,0 +1,87 @@
+//! What AMD's processors do otherwise than Intel's, which the engine follows:
+//! on such a host these are not compared with it. Each was seen on family 26;
+//! the manuals allow both where they say anything.
+
+use crate::case::Case;
+use iced_x86::{Code, Instruction, Mnemonic as M};
+use std::sync::OnceLock;
+use x86::flags;
+
+/// The host is one.
+pub fn host() -> bool {
+    static IS: OnceLock<bool> = OnceLock::new();
+    *IS.get_or_init(|| {
+        let leaf = core::arch::x86_64::__cpuid(0);
+        [leaf.ebx, leaf.edx, leaf.ecx]
+            .map(u32::to_le_bytes)
+            .concat()
+            == b"AuthenticAMD"
+    })
+}
+
+/// Such a processor does something else with `code`.
+pub fn other(code: Code) -> bool {
+    host() && (OTHER.contains(&code) || FAMILIES.contains(&code.mnemonic()))
+}
+
+const OTHER: [Code; 17] = [
+    // Four bytes are written, and the upper two are zero.
+    Code::Pushd_ES,
+    Code::Pushd_CS,
+    Code::Pushd_SS,
+    Code::Pushd_DS,
+    Code::Pushd_FS,
+    Code::Pushd_GS,
+    // The form with a register is undefined.
+    Code::Reservednop_rm16_r16_0F0D,
+    Code::Reservednop_rm32_r32_0F0D,
+    Code::Reservednop_rm64_r64_0F0D,
+    // A count above the operand's size: the result is undefined.
+    Code::Shld_rm16_r16_imm8,
+    Code::Shld_rm16_r16_CL,
+    Code::Shrd_rm16_r16_imm8,
+    Code::Shrd_rm16_r16_CL,
+    // A target that is not canonical faults before the push.
+    Code::Call_rm64,
+    // The other operand's fault comes first.
+    Code::Cmpsw_m16_m16,
+    Code::Cmpsd_m32_m32,
+    Code::Cmpsq_m64_m64,
+];
+
+const FAMILIES: [M; 18] = [
+    // The register's upper part stays when no element was loaded.
+    M::Vgatherdps,
+    M::Vgatherdpd,
+    M::Vgatherqps,
+    M::Vgatherqpd,
+    M::Vpgatherdd,
+    M::Vpgatherdq,
+    M::Vpgatherqd,
+    M::Vpgatherqq,
+    // An operand in memory need not be aligned.
+    M::Sha1msg1,
+    M::Sha1msg2,
+    M::Sha1nexte,
+    M::Sha1rnds4,
+    M::Sha256msg1,
+    M::Sha256msg2,
+    M::Sha256rnds2,
+    // The opcode and the pointers are in the image only while an exception is
+    // pending.
+    M::Fldenv,
+    M::Frstor,
+    M::Cmpsb,
+];
+
+/// Alignment is checked for operands of 16 bytes and more that need none.
+pub fn checks_alignment(case: &Case) -> bool {
+    let wide = |insn: &Instruction| insn.memory_size().size() >= 16;
+    host() && case.rflags & flags::AC != 0 && wide(&case.insn)
+}
+
+/// The image has these parts only while an exception is pending, and the kernel
+/// that saves it leaves out the selectors.
+pub fn leaves_out(part: &str) -> bool {
+    host() && matches!(part, "FOP" | "FIP" | "FDP")
+}
