@@ -8,15 +8,9 @@ use std::sync::OnceLock;
 use x86::flags;
 
 /// The host is one.
-pub fn host() -> bool {
+fn host() -> bool {
     static IS: OnceLock<bool> = OnceLock::new();
-    *IS.get_or_init(|| {
-        let leaf = core::arch::x86_64::__cpuid(0);
-        [leaf.ebx, leaf.edx, leaf.ecx]
-            .map(u32::to_le_bytes)
-            .concat()
-            == b"AuthenticAMD"
-    })
+    *IS.get_or_init(engine::host_is_amd)
 }
 
 /// Such a processor does something else with `code`.

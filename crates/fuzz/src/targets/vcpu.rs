@@ -152,7 +152,12 @@ impl World {
         self.vm.memory_written(0, RAM as u64);
         self.vm.memory_written(self.tables.0, TABLES_SIZE as u64);
         for _ in 0..STEPS {
-            let exit = self.vcpu.run().unwrap_or_else(|why| panic!("{why}"));
+            let exit = match self.vcpu.run() {
+                Ok(exit) => exit,
+                // Not judged: the interpreter's undefined flags are Intel's.
+                Err(hv::Error::SelfCheck(_)) if engine::host_is_amd() => break,
+                Err(why) => panic!("{why}"),
+            };
             match exit {
                 VcpuExit::IoIn { .. } | VcpuExit::MmioRead { .. } => {
                     self.vcpu.complete_read(input.u64());
