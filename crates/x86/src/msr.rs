@@ -52,5 +52,20 @@ pub const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 pub const KVM_EOI_EN: u32 = 0x4b56_4d04;
 pub const KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
 
+// AMD's (APM vol 2, appendix A, and the processor programming references).
+pub const AMD_SYSCFG: u32 = 0xc001_0010;
+pub const AMD_HWCR: u32 = 0xc001_0015;
+pub const AMD_NB_CFG: u32 = 0xc001_001f;
+pub const AMD_INT_PENDING: u32 = 0xc001_0055;
+pub const AMD_MMIO_CONF_BASE: u32 = 0xc001_0058;
+pub const AMD_TSEG_ADDR: u32 = 0xc001_0112;
+pub const AMD_TSEG_MASK: u32 = 0xc001_0113;
+pub const AMD_LS_CFG: u32 = 0xc001_1020;
+pub const AMD_DC_CFG: u32 = 0xc001_1022;
+pub const AMD_TW_CFG: u32 = 0xc001_1023;
+pub const AMD_DE_CFG: u32 = 0xc001_1029;
+pub const AMD_BU_CFG2: u32 = 0xc001_102a;
+pub const AMD_EX_CFG: u32 = 0xc001_102c;
+
 /// Power-on value of IA32_PAT (SDM vol 3, 11.12.4).
 pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
