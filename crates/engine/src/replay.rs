@@ -12,6 +12,7 @@
 
 use hv::VcpuExit;
 use iced_x86::Instruction;
+use isa::PlainPort;
 
 /// One access to the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Replay {
     place: u64,
     /// The instruction in flight, if one was fetched.
     pub insn: Option<Instruction>,
+    /// The instruction in flight, if its access is all that it does.
+    plain: Option<PlainPort>,
 }
 
 impl Replay {
@@ -82,6 +85,7 @@ impl Replay {
         self.done.clear();
         self.cursor = 0;
         self.insn = None;
+        self.plain = None;
     }
     /// The logged result of the next access, if it was made before.
     pub fn next(&mut self, op: Op) -> Option<u64> {
@@ -103,6 +107,21 @@ impl Replay {
     pub fn ask(&mut self, op: Op) {
         self.pending = Some(op);
         self.answer = u64::MAX;
+    }
+    /// Records the access of an instruction that is over with it.
+    pub fn ask_plain(&mut self, plain: PlainPort) {
+        let PlainPort { port, size, .. } = plain;
+        self.ask(match plain.written {
+            Some(value) => Op::Out { port, size, value },
+            None => Op::In { port, size },
+        });
+        self.plain = Some(plain);
+    }
+    /// The instruction in flight and its answer if it need not be executed again.
+    pub fn take_plain(&mut self) -> Option<(PlainPort, u64)> {
+        let plain = self.plain.take()?;
+        let (_, value) = self.done.pop()?;
+        Some((plain, value))
     }
     /// The VMM's answer.
     pub fn supply(&mut self, value: u64) {

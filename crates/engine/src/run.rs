@@ -6,7 +6,9 @@ use crate::translated::{self, Ended};
 use crate::vcpu::SoftVcpu;
 use crate::world::Alone;
 use hv::VcpuExit;
-use isa::{Event, Flow, Stop};
+use iced_x86::Instruction;
+use irqchip::Chipset;
+use isa::{Event, Flow, PlainPort, Stop};
 use std::sync::atomic::Ordering;
 use x86::{MpState, Pending, Seg, Shadow, flags};
 
@@ -98,7 +100,9 @@ impl SoftVcpu {
             (&c.mmu_cache_miss, stats.walks),
             (&c.tlb_flush, stats.flushes),
         ] {
-            counter.fetch_add(n, Ordering::Relaxed);
+            if n != 0 {
+                counter.fetch_add(n, Ordering::Relaxed);
+            }
         }
     }
 
@@ -116,7 +120,13 @@ impl SoftVcpu {
             return self.has_stepped(next);
         }
         if self.replay.in_flight() {
-            let next = self.interpret_one();
+            let next = match self.replay.take_plain() {
+                Some((plain, value)) => {
+                    plain.complete(self.cpu_mut(), value);
+                    Next::Again
+                }
+                None => self.interpret_one(),
+            };
             return self.has_stepped(next);
         }
         if self.shared.must_leave() {
@@ -309,6 +319,9 @@ impl SoftVcpu {
                 if self.lockstep.is_none() && self.bulk_string(&insn) {
                     return Next::Again;
                 }
+                if self.asks_plainly(&insn) {
+                    return Next::Suspended;
+                }
                 self.replay.insn = Some(insn);
                 self.interpret_one()
             }
@@ -331,6 +344,16 @@ impl SoftVcpu {
                 }
             }
         }
+    }
+
+    /// Asks the VMM for the access of an IN or OUT that is nothing more. It comes
+    /// from translated code, so no trap follows it; an instruction in lockstep is
+    /// executed.
+    fn asks_plainly(&mut self, insn: &Instruction) -> bool {
+        let plain = PlainPort::of(self.cpu(), insn).filter(|plain| {
+            self.lockstep.is_none() && !(self.vm.has_irqchip() && Chipset::may_own_port(plain.port))
+        });
+        plain.map(|plain| self.replay.ask_plain(plain)).is_some()
     }
 
     /// Interprets while nothing else asks for attention.

@@ -202,6 +202,11 @@ impl Chipset {
 
     // ---- ports and MMIO ------------------------------------------------------
 
+    /// False for ports that no chipset owns.
+    pub const fn may_own_port(port: u16) -> bool {
+        Pic::owns_port(port) || Pit::owns_port(port)
+    }
+
     /// True for the ports of the PIC and, if there is one, the PIT.
     pub fn owns_port(&self, port: u16) -> bool {
         Pic::owns_port(port) || self.pit.is_some() && Pit::owns_port(port)

@@ -27,4 +27,6 @@ pub mod table;
 
 pub use env::{Access, Counted, Env, MmuEvent, Stop};
 pub use step::{Flow, execute_only, fetch, resume, step, step_decoded};
-pub use sys::{Event, XsaveAreas, deliver, read_msr, write_msr, xcr0_supported, xcr0_valid};
+pub use sys::{
+    Event, PlainPort, XsaveAreas, deliver, read_msr, write_msr, xcr0_supported, xcr0_valid,
+};

@@ -33,6 +33,7 @@ pub use control::xcr0_valid;
 pub(crate) use debug::instruction_hits;
 pub use deliver::{Event, deliver};
 pub use msr::{read_plain as read_msr, write_plain as write_msr};
+pub use port::PlainPort;
 pub use xstate::{Areas as XsaveAreas, xcr0_supported};
 
 use crate::operand::{Ctx, Handled};

@@ -3,24 +3,23 @@
 use super::descriptor::{kind, linear};
 use crate::operand::{Ctx, Handled, mask, set_gpr};
 use crate::{Access, Env, Stop};
-use iced_x86::{OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::{CpuState, Exception, Seg, flags, gpr};
 
 /// #GP(0) unless IOPL or the TSS's I/O permission bitmap allows all `size`
 /// ports from `port` (SDM vol 1, 18.5).
 fn permit<E: Env>(cpu: &mut CpuState, env: &mut E, port: u16, size: u32) -> Result<(), Stop> {
-    if cpu.cr0 & x86::cr0::PE == 0 {
-        return Ok(());
-    }
-    let iopl = ((cpu.rflags & flags::IOPL) >> flags::IOPL_SHIFT) as u8;
-    if cpu.rflags & flags::VM == 0 && cpu.cpl() <= iopl {
-        return Ok(());
-    }
-    if bitmap_allows(cpu, env, port, size)? {
+    if unconditional(cpu) || bitmap_allows(cpu, env, port, size)? {
         Ok(())
     } else {
         Err(Exception::GP0.into())
     }
+}
+
+/// True if every port is allowed.
+fn unconditional(cpu: &CpuState) -> bool {
+    let iopl = ((cpu.rflags & flags::IOPL) >> flags::IOPL_SHIFT) as u8;
+    cpu.cr0 & x86::cr0::PE == 0 || cpu.rflags & flags::VM == 0 && cpu.cpl() <= iopl
 }
 
 fn bitmap_allows<E: Env>(
@@ -46,11 +45,55 @@ fn bitmap_allows<E: Env>(
 }
 
 /// The port operand: an immediate byte or DX.
-fn port<E: Env>(ctx: &Ctx<'_, E>, i: u32) -> u16 {
-    if ctx.insn.op_kind(i) == OpKind::Immediate8 {
-        u16::from(ctx.insn.immediate8())
+fn port(cpu: &CpuState, insn: &Instruction, i: u32) -> u16 {
+    if insn.op_kind(i) == OpKind::Immediate8 {
+        u16::from(insn.immediate8())
     } else {
-        ctx.cpu.gpr[gpr::RDX] as u16
+        cpu.gpr[gpr::RDX] as u16
+    }
+}
+
+/// An IN or OUT that IOPL allows: all it does is one access, and then it is
+/// over. Who makes the access himself spares the instruction's execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainPort {
+    /// The first port.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub size: u8,
+    /// What OUT writes; `None` for IN.
+    pub written: Option<u32>,
+    next_rip: u64,
+}
+
+impl PlainPort {
+    /// `insn`, which is to be executed, if it is one.
+    pub fn of(cpu: &CpuState, insn: &Instruction) -> Option<Self> {
+        let (out, operand, accumulator) = match insn.mnemonic() {
+            Mnemonic::In => (false, 1, insn.op0_register()),
+            Mnemonic::Out => (true, 0, insn.op1_register()),
+            _ => return None,
+        };
+        if !unconditional(cpu) {
+            return None;
+        }
+        let size = width(accumulator);
+        let wide = cpu.code64();
+        Some(Self {
+            port: port(cpu, insn, operand),
+            size: size as u8,
+            written: out.then_some((cpu.gpr[gpr::RAX] & mask(size)) as u32),
+            next_rip: insn.next_ip() & if wide { u64::MAX } else { 0xffff_ffff },
+        })
+    }
+
+    /// The access was made; IN read `value`. The instruction is over, without
+    /// the traps that TF and DR7 may ask for.
+    pub fn complete(&self, cpu: &mut CpuState, value: u64) {
+        if self.written.is_none() {
+            set_gpr(cpu, gpr::RAX, self.size.into(), value);
+        }
+        cpu.rip = self.next_rip;
     }
 }
 
@@ -66,7 +109,7 @@ fn width(r: Register) -> u32 {
 /// IN.
 pub(super) fn input<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
     let size = width(ctx.insn.op0_register());
-    let port = port(ctx, 1);
+    let port = port(ctx.cpu, ctx.insn, 1);
     permit(ctx.cpu, ctx.env, port, size)?;
     let value = ctx.env.io_in(ctx.cpu, port, size)?;
     set_gpr(ctx.cpu, gpr::RAX, size, u64::from(value));
@@ -76,7 +119,7 @@ pub(super) fn input<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
 /// OUT.
 pub(super) fn output<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
     let size = width(ctx.insn.op1_register());
-    let port = port(ctx, 0);
+    let port = port(ctx.cpu, ctx.insn, 0);
     permit(ctx.cpu, ctx.env, port, size)?;
     let value = (ctx.cpu.gpr[gpr::RAX] & mask(size)) as u32;
     ctx.env.io_out(ctx.cpu, port, size, value)?;
