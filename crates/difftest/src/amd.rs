@@ -2,15 +2,15 @@
 //! on such a host these are not compared with it. Each was seen on family 26;
 //! the manuals allow both where they say anything.
 
-use crate::case::Case;
-use iced_x86::{Code, Instruction, Mnemonic as M};
+use crate::case::{Case, Outcome};
+use iced_x86::{Code, Mnemonic as M};
 use std::sync::OnceLock;
-use x86::flags;
+use x86::vector;
 
 /// The host is one.
 fn host() -> bool {
     static IS: OnceLock<bool> = OnceLock::new();
-    *IS.get_or_init(engine::host_is_amd)
+    *IS.get_or_init(jit::native::host_is_amd)
 }
 
 /// Such a processor does something else with `code`.
@@ -18,7 +18,7 @@ pub fn other(code: Code) -> bool {
     host() && (OTHER.contains(&code) || FAMILIES.contains(&code.mnemonic()))
 }
 
-const OTHER: [Code; 17] = [
+const OTHER: [Code; 16] = [
     // Four bytes are written, and the upper two are zero.
     Code::Pushd_ES,
     Code::Pushd_CS,
@@ -39,12 +39,11 @@ const OTHER: [Code; 17] = [
     Code::Call_rm64,
     // The other operand's fault comes first.
     Code::Cmpsw_m16_m16,
-    Code::Cmpsd_m32_m32,
     Code::Cmpsq_m64_m64,
 ];
 
-const FAMILIES: [M; 18] = [
-    // The register's upper part stays when no element was loaded.
+const FAMILIES: [M; 15] = [
+    // A fault leaves the mask as it was, without widening its signs.
     M::Vgatherdps,
     M::Vgatherdpd,
     M::Vgatherqps,
@@ -61,17 +60,12 @@ const FAMILIES: [M; 18] = [
     M::Sha256msg1,
     M::Sha256msg2,
     M::Sha256rnds2,
-    // The opcode and the pointers are in the image only while an exception is
-    // pending.
-    M::Fldenv,
-    M::Frstor,
-    M::Cmpsb,
 ];
 
 /// Alignment is checked for operands of 16 bytes and more that need none.
-pub fn checks_alignment(case: &Case) -> bool {
-    let wide = |insn: &Instruction| insn.memory_size().size() >= 16;
-    host() && case.rflags & flags::AC != 0 && wide(&case.insn)
+pub fn checks_alignment(case: &Case, outcome: &Outcome) -> bool {
+    let checked = outcome.fault.is_some_and(|f| f.vector == vector::AC);
+    host() && checked && case.insn.memory_size().size() >= 16
 }
 
 /// The image has these parts only while an exception is pending, and the kernel

@@ -8,13 +8,6 @@ pub fn host(leaf: u32, subleaf: u32) -> [u32; 4] {
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 
-/// This host's processor is one of AMD's. Flags that the manual leaves undefined
-/// and the x87's pointers are others there than Intel's, which the interpreter has.
-pub fn host_is_amd() -> bool {
-    let [_, b, c, d] = host(0, 0);
-    [b, d, c].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
-}
-
 /// Guest-physical address width offered.
 pub fn phys_bits() -> u32 {
     if host(0x8000_0000, 0)[0] >= 0x8000_0008 {

@@ -44,7 +44,6 @@ mod world;
 mod world_stop;
 
 pub use clock::begin_to_measure;
-pub use cpuid::host_is_amd;
 pub use stress::Stress;
 
 use hv::abi::kvm_cpuid_entry2;

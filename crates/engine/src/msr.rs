@@ -57,26 +57,25 @@ const ARCH_CAPABILITIES: u64 = 1
 const SPEC_CTRL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 10;
 /// 8 variable ranges, fixed ranges, write-combining (SDM vol 3, 11.11.1).
 const MTRR_CAP: u64 = 0x508;
-/// How an AMD processor is set up: firmware's affair. Kernels for these read and
-/// write them without asking whether they are there; what is written changes
-/// nothing.
-const AMD_SETUP: [u32; 13] = [
-    msr::AMD_SYSCFG,
-    msr::AMD_HWCR,
-    msr::AMD_NB_CFG,
-    msr::AMD_INT_PENDING,
-    msr::AMD_MMIO_CONF_BASE,
-    msr::AMD_TSEG_ADDR,
-    msr::AMD_TSEG_MASK,
-    msr::AMD_LS_CFG,
-    msr::AMD_DC_CFG,
-    msr::AMD_TW_CFG,
-    msr::AMD_DE_CFG,
-    msr::AMD_BU_CFG2,
-    msr::AMD_EX_CFG,
+/// How an AMD processor is set up, firmware's affair, and what it reads as. Kernels
+/// for these read and write them without asking whether they are there; what is
+/// written changes nothing.
+const AMD_SETUP: [(u32, u64); 13] = [
+    (msr::AMD_SYSCFG, 0),
+    (msr::AMD_HWCR, 0),
+    (msr::AMD_NB_CFG, 0),
+    (msr::AMD_INT_PENDING, 0),
+    (msr::AMD_MMIO_CONF_BASE, 0),
+    (msr::AMD_TSEG_ADDR, 0),
+    (msr::AMD_TSEG_MASK, 0),
+    (msr::AMD_LS_CFG, 0),
+    (msr::AMD_DC_CFG, 0),
+    (msr::AMD_TW_CFG, 0),
+    // LFENCE is serializing (APM vol 2, 3.1.7), as translated code has it.
+    (msr::AMD_DE_CFG, 1 << 1),
+    (msr::AMD_BU_CFG2, 0),
+    (msr::AMD_EX_CFG, 0),
 ];
-/// LFENCE is serializing (APM vol 2, 3.1.7, DE_CFG), as translated code has it.
-const LFENCE_SERIALIZES: u64 = 1 << 1;
 /// A microcode revision, so that guests do not ask for an update.
 const MICROCODE: u64 = 0x1_0000_0000;
 
@@ -112,20 +111,17 @@ impl World<'_> {
                 .lock()
                 .x2apic_read(self.index, index, now)
                 .map_err(|_| GP0)?,
-            msr::AMD_DE_CFG if self.shows_amd() => LFENCE_SERIALIZES,
-            _ if self.sets_up_amd(index) => 0,
-            _ => return stored(cpu, &self.local.clock, index).ok_or(GP0),
+            _ => {
+                let stored = stored(cpu, &self.local.clock, index);
+                stored.or_else(|| self.amd_setup(cpu, index)).ok_or(GP0)?
+            }
         })
     }
 
-    /// The guest's processor is one of AMD's.
-    fn shows_amd(&self) -> bool {
-        let vendor = self.local.cpuid.iter().find(|e| e.function == 0);
-        vendor.is_some_and(|e| e.ebx == u32::from_le_bytes(*b"Auth"))
-    }
-
-    fn sets_up_amd(&self, index: u32) -> bool {
-        AMD_SETUP.contains(&index) && self.shows_amd()
+    /// What a register of [`AMD_SETUP`] reads as, if the guest's processor has it.
+    fn amd_setup(&mut self, cpu: &CpuState, index: u32) -> Option<u64> {
+        let (_, value) = AMD_SETUP.iter().find(|(i, _)| *i == index)?;
+        isa::is_amd(cpu, self).then_some(*value)
     }
 
     fn apic_base(&self, cpu: &CpuState) -> u64 {
@@ -174,7 +170,6 @@ impl World<'_> {
             msr::DEBUGCTL if value & !3 == 0 => cpu.msr.debugctl = value,
             msr::MCG_STATUS if value == 0 || host => cpu.msr.mcg_status = value,
             msr::BIOS_SIGN_ID => {}
-            _ if self.sets_up_amd(index) => {}
             msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_NEW => {
                 self.local.clock.system_time = value;
                 self.update_kvmclock();
@@ -185,7 +180,9 @@ impl World<'_> {
                     self.write_wall_clock(value);
                 }
             }
-            _ => return Err(GP0),
+            _ => {
+                self.amd_setup(cpu, index).ok_or(GP0)?;
+            }
         }
         Ok(())
     }

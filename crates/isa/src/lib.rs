@@ -28,5 +28,5 @@ pub mod table;
 pub use env::{Access, Counted, Env, MmuEvent, Stop};
 pub use step::{Flow, execute_only, fetch, resume, step, step_decoded};
 pub use sys::{
-    Event, PlainPort, XsaveAreas, deliver, read_msr, write_msr, xcr0_supported, xcr0_valid,
+    Event, PlainPort, XsaveAreas, deliver, is_amd, read_msr, write_msr, xcr0_supported, xcr0_valid,
 };

@@ -118,6 +118,12 @@ pub(crate) fn set_reg(cpu: &mut CpuState, r: Register, v: u64) {
     }
 }
 
+/// RIP of the instruction behind `insn`, which is at RIP.
+pub(crate) fn next_rip(cpu: &CpuState, insn: &Instruction) -> u64 {
+    let ip = cpu.rip.wrapping_add(insn.len() as u64);
+    if cpu.code64() { ip } else { ip & 0xffff_ffff }
+}
+
 /// Writes the low `size` bytes of register number `n` with the same rules.
 pub(crate) fn set_gpr(cpu: &mut CpuState, n: usize, size: u32, v: u64) {
     let g = &mut cpu.gpr[n & 15];
@@ -188,8 +194,7 @@ impl<'a, E: Env> Ctx<'a, E> {
 
     /// RIP of the next instruction.
     pub fn next_rip(&self) -> u64 {
-        let ip = self.cpu.rip.wrapping_add(self.insn.len() as u64);
-        if self.long { ip } else { ip & 0xffff_ffff }
+        next_rip(self.cpu, self.insn)
     }
 
     /// Address size of the instruction's memory operand in bytes (2, 4 or 8).

@@ -539,10 +539,14 @@ pub(crate) fn count(accel: &str, names: &[String]) -> usize {
 /// translations, which only the software engine makes, with an interpreter whose
 /// undefined flags are Intel's: on AMD's processors the difference says nothing.
 fn cases<'a>(accel: &str, names: &'a [String]) -> impl Iterator<Item = &'static Case> + Clone + 'a {
-    let soft = accel == "soft" && !on_amd();
+    let compares = accel == "soft" && !on_amd();
     let named = move |c: &&Case| names.is_empty() || names.iter().any(|n| n == c.name);
-    let able = move |c: &&Case| soft || !c.options.contains(&"lockstep");
+    let able = move |c: &&Case| compares || !in_lockstep(c);
     CASES.iter().filter(named).filter(able)
+}
+
+fn in_lockstep(case: &Case) -> bool {
+    case.options.contains(&"lockstep")
 }
 
 fn on_amd() -> bool {
@@ -552,8 +556,13 @@ fn on_amd() -> bool {
 fn some(accel: &str, names: &[String]) -> Result<Counts> {
     let trapeze = paths::trapeze()?;
     let mut counts = Counts::default();
-    if accel == "soft" && on_amd() {
-        println!("boot lockstep     not on AMD's processors: see docs/engine.md");
+    if accel == "soft" && on_amd() && names.is_empty() {
+        for case in CASES.iter().filter(|c| in_lockstep(c)) {
+            println!(
+                "boot {:<12} not on AMD's processors: docs/engine.md",
+                case.name
+            );
+        }
     }
     for case in cases(accel, names) {
         let begin = Instant::now();

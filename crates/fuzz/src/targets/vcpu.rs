@@ -155,7 +155,7 @@ impl World {
             let exit = match self.vcpu.run() {
                 Ok(exit) => exit,
                 // Not judged: the interpreter's undefined flags are Intel's.
-                Err(hv::Error::SelfCheck(_)) if engine::host_is_amd() => break,
+                Err(hv::Error::SelfCheck(_)) if jit::native::host_is_amd() => break,
                 Err(why) => panic!("{why}"),
             };
             match exit {

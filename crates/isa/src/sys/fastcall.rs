@@ -30,14 +30,15 @@ fn set_code_and_stack(cpu: &mut CpuState, cs: Segment, ss: Segment) {
 /// "Hygo"nGenuine.
 const AMD_VENDORS: [u32; 2] = [0x6874_7541, 0x6f67_7948];
 
-fn is_amd<E: Env>(ctx: &mut Ctx<'_, E>) -> bool {
-    AMD_VENDORS.contains(&ctx.env.cpuid(ctx.cpu, 0, 0)[1])
+/// The guest's processor is one of these.
+pub fn is_amd<E: Env>(cpu: &CpuState, env: &mut E) -> bool {
+    AMD_VENDORS.contains(&env.cpuid(cpu, 0, 0)[1])
 }
 
 /// #UD unless SYSCALL or SYSRET exists in the running mode: 64-bit mode, on
 /// AMD's processors also compatibility mode (APM vol 3, SYSCALL).
 fn check_syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<(), Stop> {
-    let exists = ctx.long || (ctx.cpu.long_mode() && is_amd(ctx));
+    let exists = ctx.long || (ctx.cpu.long_mode() && is_amd(ctx.cpu, ctx.env));
     if ctx.cpu.efer & efer::SCE == 0 || !exists {
         return Err(Exception::UD.into());
     }
@@ -70,7 +71,7 @@ pub(super) fn syscall<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
 pub(super) fn sysret<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handled, Stop> {
     check_syscall(ctx)?;
     let target = ctx.cpu.gpr[gpr::RCX];
-    let refused = wide && !canonical48(target) && !is_amd(ctx);
+    let refused = wide && !canonical48(target) && !is_amd(ctx.cpu, ctx.env);
     if ctx.cpu.cpl() != 0 || refused {
         return Err(Exception::GP0.into());
     }

@@ -32,6 +32,7 @@ mod xstate;
 pub use control::xcr0_valid;
 pub(crate) use debug::instruction_hits;
 pub use deliver::{Event, deliver};
+pub use fastcall::is_amd;
 pub use msr::{read_plain as read_msr, write_plain as write_msr};
 pub use port::PlainPort;
 pub use xstate::{Areas as XsaveAreas, xcr0_supported};
@@ -57,8 +58,7 @@ pub(crate) fn execute<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
         M::Popf => eflags::popf(ctx, 2),
         M::Popfd => eflags::popf(ctx, 4),
         M::Popfq => eflags::popf(ctx, 8),
-        M::In => port::input(ctx),
-        M::Out => port::output(ctx),
+        M::In | M::Out => port::transfer(ctx),
         M::Insb => port::string(ctx, 1, false),
         M::Insw => port::string(ctx, 2, false),
         M::Insd => port::string(ctx, 4, false),

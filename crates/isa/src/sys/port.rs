@@ -1,7 +1,7 @@
 //! IN, OUT, INS, OUTS (SDM vol 1, chapter 18).
 
 use super::descriptor::{kind, linear};
-use crate::operand::{Ctx, Handled, mask, set_gpr};
+use crate::operand::{Ctx, Handled, mask, next_rip, set_gpr};
 use crate::{Access, Env, Stop};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::{CpuState, Exception, Seg, flags, gpr};
@@ -69,21 +69,22 @@ pub struct PlainPort {
 impl PlainPort {
     /// `insn`, which is to be executed, if it is one.
     pub fn of(cpu: &CpuState, insn: &Instruction) -> Option<Self> {
+        Self::decode(cpu, insn).filter(|_| unconditional(cpu))
+    }
+
+    /// The same whatever IOPL says.
+    fn decode(cpu: &CpuState, insn: &Instruction) -> Option<Self> {
         let (out, operand, accumulator) = match insn.mnemonic() {
             Mnemonic::In => (false, 1, insn.op0_register()),
             Mnemonic::Out => (true, 0, insn.op1_register()),
             _ => return None,
         };
-        if !unconditional(cpu) {
-            return None;
-        }
         let size = width(accumulator);
-        let wide = cpu.code64();
         Some(Self {
             port: port(cpu, insn, operand),
             size: size as u8,
             written: out.then_some((cpu.gpr[gpr::RAX] & mask(size)) as u32),
-            next_rip: insn.next_ip() & if wide { u64::MAX } else { 0xffff_ffff },
+            next_rip: next_rip(cpu, insn),
         })
     }
 
@@ -106,23 +107,18 @@ fn width(r: Register) -> u32 {
     }
 }
 
-/// IN.
-pub(super) fn input<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
-    let size = width(ctx.insn.op0_register());
-    let port = port(ctx.cpu, ctx.insn, 1);
+/// IN and OUT.
+pub(super) fn transfer<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
+    let Some(access) = PlainPort::decode(ctx.cpu, ctx.insn) else {
+        return Ok(Handled::No);
+    };
+    let (port, size) = (access.port, access.size.into());
     permit(ctx.cpu, ctx.env, port, size)?;
-    let value = ctx.env.io_in(ctx.cpu, port, size)?;
-    set_gpr(ctx.cpu, gpr::RAX, size, u64::from(value));
-    Ok(Handled::Next)
-}
-
-/// OUT.
-pub(super) fn output<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<Handled, Stop> {
-    let size = width(ctx.insn.op1_register());
-    let port = port(ctx.cpu, ctx.insn, 0);
-    permit(ctx.cpu, ctx.env, port, size)?;
-    let value = (ctx.cpu.gpr[gpr::RAX] & mask(size)) as u32;
-    ctx.env.io_out(ctx.cpu, port, size, value)?;
+    let value = match access.written {
+        Some(value) => ctx.env.io_out(ctx.cpu, port, size, value).map(|()| 0)?,
+        None => ctx.env.io_in(ctx.cpu, port, size)?,
+    };
+    access.complete(ctx.cpu, value.into());
     Ok(Handled::Next)
 }
 

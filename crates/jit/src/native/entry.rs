@@ -92,6 +92,14 @@ impl HostFpu {
     }
 }
 
+/// This host's processor is one of AMD's. Flags that the manual leaves undefined
+/// and the x87's pointers are others there than Intel's, which the interpreter has.
+pub fn host_is_amd() -> bool {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+    name.concat() == b"AuthenticAMD"
+}
+
 /// XCR0 components of this host that a guest image can hold, and their places
 /// in it. AVX-512 counts only as a whole.
 pub fn components() -> (u64, xstate::Layout) {

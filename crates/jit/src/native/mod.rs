@@ -21,8 +21,8 @@ use x86::{CpuState, Exception, Seg, flags, vector};
 
 use crate::arena::Arena;
 use crate::fault::{self, Fault, Registration};
-pub use entry::components;
 use entry::{BOUNCE_SIZE, Bounce, Frame, HostFpu};
+pub use entry::{components, host_is_amd};
 use rewrite::{Mapped, Rewritten};
 
 const ARENA_SIZE: usize = 1 << 20;

@@ -19,6 +19,7 @@ group! { "regs":
     msr_round_trip "KVM API 4.8, SDM 4",
     msr_list_can_be_saved_and_restored "KVM API 4.3",
     unknown_msr_is_refused "KVM API 4.19",
+    setup_msrs_of_an_amd_processor "APM 2 appendix A",
     events_round_trip "KVM API 4.31",
     mp_state_round_trip "KVM API 4.38",
     cpuid_table_is_what_the_guest_sees "KVM API 4.36, SDM 2 CPUID",
@@ -205,6 +206,28 @@ fn unknown_msr_is_refused(hv: &dyn Hypervisor) -> Result<(), Failure> {
     })?;
     let frame = g.run_to_exception()?;
     expect("RDMSR", (frame.vector, frame.error), (13, Some(0)))
+}
+
+/// Kernels for such processors do not ask whether these are there.
+fn setup_msrs_of_an_amd_processor(hv: &dyn Hypervisor) -> Result<(), Failure> {
+    let mut g = Guest::new(hv, Mode::Long)?;
+    for leaf in g.cpuid.iter_mut().filter(|e| e.function == 0) {
+        let name = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| b"AuthenticAMD"[at + i]));
+        (leaf.ebx, leaf.edx, leaf.ecx) = (name(0), name(4), name(8));
+    }
+    g.cpu.set_cpuid(&g.cpuid)?;
+    g.asm(|a| {
+        a.mov(ecx, msr::AMD_SYSCFG)?;
+        a.rdmsr()?;
+        a.mov(ebx, eax)?;
+        a.mov(ecx, msr::AMD_NB_CFG)?;
+        a.rdmsr()?;
+        a.bts(edx, 46 - 32)?; // accesses to extended configuration space
+        a.wrmsr()?;
+        a.hlt()
+    })?;
+    g.run_to_end()?;
+    expect("SYSCFG", g.regs()?.rbx, 0)
 }
 
 fn events_round_trip(hv: &dyn Hypervisor) -> Result<(), Failure> {
