@@ -4,7 +4,7 @@
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use x86::{CpuState, Exception, gpr, xstate};
 
-use super::NativeExec;
+use super::{NativeExec, host_is_amd};
 
 fn decode(bitness: u32, bytes: &[u8]) -> Instruction {
     let insn = Decoder::with_ip(bitness, bytes, 0x1000, DecoderOptions::NONE).decode();
