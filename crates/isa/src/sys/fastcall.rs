@@ -91,8 +91,12 @@ pub(super) fn sysret<E: Env>(ctx: &mut Ctx<'_, E>, wide: bool) -> Result<Handled
     Ok(Handled::Jump)
 }
 
-fn check_sysenter<E: Env>(ctx: &Ctx<'_, E>) -> Result<(), Stop> {
-    if !ctx.env.has_feature(CpuidFeature::SEP) {
+/// #UD unless SYSENTER and SYSEXIT exist in the running mode: on AMD's
+/// processors not in long mode (APM vol 3, SYSENTER). #GP(0) without a
+/// selector for them.
+fn check_sysenter<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<(), Stop> {
+    let absent = ctx.cpu.long_mode() && is_amd(ctx.cpu, ctx.env);
+    if absent || !ctx.env.has_feature(CpuidFeature::SEP) {
         return Err(Exception::UD.into());
     }
     let cs = ctx.cpu.msr.sysenter_cs as u16;

@@ -5,7 +5,7 @@ use super::descriptor::{self, Descriptor, code, is_null, kind, rpl};
 use super::iret::{check_target, return_code, return_stack, set_stack};
 use super::stack::{Stack, null_ss};
 use super::task::{self, Cause};
-use super::{gate, load};
+use super::{gate, is_amd, load};
 use crate::operand::{Ctx, Handled, mask};
 use crate::{Env, MmuEvent, Stop};
 use iced_x86::{Code, OpKind};
@@ -60,7 +60,9 @@ fn far_pointer<E: Env>(ctx: &mut Ctx<'_, E>) -> Result<(u16, u64, u32), Stop> {
         _ => {
             let size = match insn.code() {
                 Code::Jmp_m1616 | Code::Call_m1616 => 2,
-                Code::Jmp_m1664 | Code::Call_m1664 => 8,
+                // AMD's processors have no such pointers and take no notice
+                // of REX.W (APM vol 3, JMP (Far)).
+                Code::Jmp_m1664 | Code::Call_m1664 if !is_amd(ctx.cpu, ctx.env) => 8,
                 _ => 4,
             };
             let (offset, selector) = pointer_at(ctx, 0, size)?;

@@ -202,24 +202,11 @@ pub(super) const KNOWN: &[Known] = &[
     missing("masks::hidden_elements_do_not_fault", "avx512bw"),
     missing("masks::an_empty_mask_leaves_the_dirty_bit", "avx512bw"),
     missing("masks::hidden_elements_are_not_stored", "avx512bw"),
-    unseen("branch::far_jump_to_a_non_canonical_address", FAR_POINTERS, IS_AMD),
-    unseen("processor::sysexit_to_64_bit_mode", SYSEXIT, IS_AMD),
     unseen("offered::hidden_instructions_are_undefined", INTERCEPTS, Fact::Has("svm")),
     unseen("offered::vmx_and_svm_are_hidden", NESTED, Fact::Has("nested=1")),
     unseen("processor::monitor_and_mwait_as_offered", MONITOR, Fact::Has("nested=1")),
 ];
 
-const IS_AMD: Fact = Fact::Has("AuthenticAMD");
-const FAR_POINTERS: (Owner, &str, &str) = (
-    Owner::Amd,
-    "APM 3 JMP (Far)",
-    "there are no 64-bit far pointers",
-);
-const SYSEXIT: (Owner, &str, &str) = (
-    Owner::Amd,
-    "APM 3 SYSEXIT",
-    "there is no SYSEXIT in long mode",
-);
 const INTERCEPTS: (Owner, &str, &str) = (
     Owner::Amd,
     "APM 2 15.9",

@@ -94,13 +94,18 @@ fn far_return_to_a_non_canonical_address(hv: &dyn Hypervisor) -> Result<(), Fail
 
 fn far_jump_to_a_non_canonical_address(hv: &dyn Hypervisor) -> Result<(), Failure> {
     let mut g = with_frame(hv, &[])?;
+    const JUMP: [u8; 3] = [0x48, 0xff, 0x2b]; // jmp far m16:64 [rbx]
     if g.is_amd() {
-        // APM vol 3, JMP (Far)
-        return Err(Failure::Skipped("64-bit far pointers"));
+        // APM vol 3, JMP (Far): REX.W changes nothing, the pointer is m16:32.
+        g.write_u64(DATA, SPARE | u64::from(sel::CODE) << 32);
+        g.asm(|a| a.db(&JUMP))?;
+        g.code_at(SPARE, SPARE, 64, |a| a.ud2())?;
+        g.set(|r| r.rbx = DATA)?;
+        return g.run_to_exception()?.expect(6, None, SPARE);
     }
     g.write_u64(DATA, NOWHERE);
     g.write_uint(DATA + 8, 2, sel::CODE.into());
-    refused(&mut g, |a| a.db(&[0x48, 0xff, 0x2b])) // jmp far m16:64 [rbx]
+    refused(&mut g, |a| a.db(&JUMP))
 }
 
 fn iret_to_a_non_canonical_address(hv: &dyn Hypervisor) -> Result<(), Failure> {

@@ -73,10 +73,11 @@ fn real_mode_jump_through_memory(hv: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 /// The code of a far transfer through memory with the mode's widest operand,
-/// and the bytes of its offset.
+/// and the bytes of its offset: on AMD's processors never eight (APM vol 3,
+/// JMP (Far)).
 fn widest(g: &Guest, narrow: Code, wide: Code) -> (Code, u64) {
     match g.mode {
-        Mode::Long => (wide, 8),
+        Mode::Long if !g.is_amd() => (wide, 8),
         _ => (narrow, 4),
     }
 }
@@ -84,9 +85,10 @@ fn widest(g: &Guest, narrow: Code, wide: Code) -> (Code, u64) {
 fn call_through_memory(hv: &dyn Hypervisor) -> Result<(), Failure> {
     in_modes(hv, &[Mode::Prot32, Mode::Long], |g| {
         let (call, width) = widest(g, Code::Call_m1632, Code::Call_m1664);
-        let (back, bits) = match width {
-            8 => (Code::Retfq, 64),
-            _ => (Code::Retfd, 32),
+        let bits = g.mode.bits();
+        let back = match width {
+            8 => Code::Retfq,
+            _ => Code::Retfd,
         };
         g.write_uint(DATA, width, SPARE);
         g.write_uint(DATA + width, 2, sel::CODE.into());

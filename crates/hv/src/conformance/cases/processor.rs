@@ -317,9 +317,6 @@ fn debug_registers_in_32_bit_code(hv: &dyn Hypervisor) -> Result<(), Failure> {
 
 fn sysexit_to_64_bit_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
     let mut g = Guest::new(hv, Mode::Long)?;
-    if g.is_amd() {
-        return Err(Failure::Skipped("SYSEXIT in long mode (Intel)"));
-    }
     // The selectors are the MSR's plus 32 and plus 40, RPL 3.
     g.cpu
         .set_msr(msr::SYSENTER_CS, u64::from(sel::USER64 & !3) - 32)?;
@@ -328,6 +325,10 @@ fn sysexit_to_64_bit_mode(hv: &dyn Hypervisor) -> Result<(), Failure> {
         a.mov(rdx, USER_CODE + 0x80)?;
         a.sysexitq()
     })?;
+    if g.is_amd() {
+        // APM vol 3, SYSEXIT: not in long mode.
+        return g.run_to_exception()?.expect(6, None, CODE + 20);
+    }
     g.code_at(USER_CODE + 0x80, USER_CODE + 0x80, 64, |a| a.ud2())?;
     let frame = g.run_to_exception()?;
     frame.expect(6, None, USER_CODE + 0x80)?;
