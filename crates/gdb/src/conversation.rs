@@ -176,7 +176,12 @@ impl<'a> Conversation<'a> {
             self.lasting[at] = Some(packet.to_vec());
         }
         if let Ok(stub) = &mut told {
-            outbox(stub).bytes.splice(0..0, before);
+            let outbox = outbox(stub);
+            // `k` has no answer, this has one, which the protocol's crate leaves out.
+            if packet.starts_with(b"$vKill;") && outbox.bytes.iter().all(|b| *b == b'+') {
+                outbox.answer(false, b"OK");
+            }
+            outbox.bytes.splice(0..0, before);
         }
         let end = self.go_on(told);
         let runs = matches!(self.stub, Some(Stub::Running(_)));

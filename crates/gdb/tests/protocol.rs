@@ -280,6 +280,19 @@ fn who_vanishes_leaves_the_machine_as_it_was() {
 }
 
 #[test]
+fn who_kills_ends_the_machine() {
+    for (packet, answered) in [("vKill;1", true), ("k", false)] {
+        let scene = Scene::new();
+        let mut client = met(&scene);
+        client.packet(packet);
+        if answered {
+            assert_eq!(client.answer(), "OK");
+        }
+        assert_eq!(scene.outcome(), Outcome::Quit, "{packet}");
+    }
+}
+
+#[test]
 fn the_second_debugger_waits_for_the_first_to_leave() {
     let scene = Scene::new();
     let mut first = met(&scene);

@@ -313,6 +313,13 @@ const CASES: &[Case] = &[
         exit: 0,
     },
     Case {
+        name: "debugger-held",
+        guest: Guest::Devices(debugger::HELD),
+        options: debugger::HELD_OPTIONS,
+        steps: debugger::STEPS,
+        exit: 0,
+    },
+    Case {
         name: "monitor",
         guest: Guest::Devices(monitor::DEVICES),
         options: monitor::OPTIONS,

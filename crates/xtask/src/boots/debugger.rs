@@ -1,5 +1,7 @@
-//! The boot test of `-gdb`: the real gdb stops Debian's kernel, which is on its
-//! second vCPU, looks around, watches a variable, and leaves the guest alone.
+//! The boot tests of `-gdb`: the real gdb stops Debian's kernel, which is on its
+//! second vCPU, looks around, watches a variable, and leaves the guest alone; gdb
+//! comes before the first instruction, leaves, comes back, waits for another one to
+//! leave, and ends the machine.
 
 use super::{Devices, PATIENCE, PROMPT};
 use crate::expect::Session;
@@ -16,18 +18,21 @@ pub(super) const OPTIONS: &[&str] = &["-smp", "2", "-gdb", "unix:{folder}/gdb,se
 
 pub(super) const STEPS: &[(&str, &str)] = &[];
 
+pub(super) const HELD: Devices = Devices {
+    modules: &[],
+    act: hold,
+};
+
+pub(super) const HELD_OPTIONS: &[&str] = &["-S", "-gdb", "unix:{folder}/gdb,server=on"];
+
 const GDB: &str = "(gdb) ";
 
 fn debug(session: &mut Session, folder: &TempFolder) -> Result<()> {
     session.expect(PROMPT, PATIENCE)?;
     let call = address(session, "__x64_sys_sethostname")?;
-    let mut gdb = Command::new("gdb");
-    gdb.args(["-q", "-nx", "-ex", "set pagination off"]);
-    gdb.args(["-ex", "set confirm off"]);
-    let mut gdb = Session::start(gdb.env("TERM", "dumb")).context("gdb")?;
-    let socket = folder.fill_in("target remote {folder}/gdb\r")?;
+    let mut gdb = gdb()?;
+    connect(&mut gdb, folder)?;
     for (wait, typed) in [
-        (GDB, &*socket),
         (GDB, "info threads\r"),
         ("CPU#1 [", ""),
         (GDB, &*format!("hbreak *{call}\r")),
@@ -62,6 +67,54 @@ fn debug(session: &mut Session, folder: &TempFolder) -> Result<()> {
     session.send("hostname\r")?;
     session.expect("\nelsewhere", PATIENCE)?;
     session.send("poweroff\r")
+}
+
+fn gdb() -> Result<Session> {
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-q", "-nx", "-ex", "set pagination off"]);
+    gdb.args(["-ex", "set confirm off"]);
+    Session::start(gdb.env("TERM", "dumb")).context("gdb")
+}
+
+fn connect(gdb: &mut Session, folder: &TempFolder) -> Result<()> {
+    gdb.expect(GDB, PATIENCE)?;
+    gdb.send(&folder.fill_in("target remote {folder}/gdb\r")?)
+}
+
+fn converse(gdb: &mut Session, steps: &[(&str, &str)]) -> Result<()> {
+    for (typed, wait) in steps {
+        gdb.expect(GDB, PATIENCE)?;
+        gdb.send(typed)?;
+        gdb.expect(wait, PATIENCE)?;
+    }
+    Ok(())
+}
+
+fn hold(session: &mut Session, folder: &TempFolder) -> Result<()> {
+    session.expect("waiting for a connection on unix:", PATIENCE)?;
+    let (mut first, mut second) = (gdb()?, gdb()?);
+    connect(&mut first, folder)?;
+    // Nothing has run: this is where the kernel is entered.
+    let steps = [
+        ("info threads\r", "* 1    Thread 1.1 (CPU#0"),
+        ("p/x $rax\r", "= 0x0"),
+        ("monitor info status\r", "paused"),
+        ("disconnect\r", "Ending remote debugging."),
+    ];
+    converse(&mut first, &steps)?;
+    connect(&mut first, folder)?;
+    let steps = [
+        ("monitor info status\r", "paused"),
+        ("detach\r", "detached"),
+    ];
+    converse(&mut first, &steps)?;
+    session.expect(PROMPT, PATIENCE)?;
+    // The second is served when the first has left.
+    connect(&mut first, folder)?;
+    converse(&mut first, &[("p $rip\r", "= (void (*)())")])?;
+    connect(&mut second, folder)?;
+    converse(&mut first, &[("p $rip\r", "= (void (*)())"), ("detach\r", "detached")])?;
+    converse(&mut second, &[("p $rip\r", "= (void (*)())"), ("kill\r", "killed]")])
 }
 
 /// Where the kernel has a function.

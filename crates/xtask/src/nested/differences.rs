@@ -188,6 +188,16 @@ pub(super) const KNOWN: &[Known] = &[
     tcg("segment::execute_only_code_segment", "SDM 3 5.5", LIMITS),
     tcg("segment::null_segment_is_unusable", "SDM 3 3.4.2", LIMITS),
     tcg("segment::code_limit", "SDM 3 5.3", LIMITS),
+    tcg(
+        "branch::far_jump_to_a_non_canonical_address",
+        "APM 3 JMP (Far)",
+        "64-bit far pointers exist on AMD's processors, too",
+    ),
+    tcg(
+        "processor::sysexit_to_64_bit_mode",
+        "APM 3 SYSEXIT",
+        "SYSEXIT exists in long mode on AMD's processors, too",
+    ),
     missing("tlb::pcid_entry_changed_while_inactive", "pcid"),
     missing("tlb::pcid_kept_with_bit_63", "pcid"),
     missing("tlb::pcid_reused_with_other_tables", "pcid"),
