@@ -78,3 +78,21 @@ pub struct DebugExit {
     /// DR7 in force.
     pub dr7: u64,
 }
+
+impl VcpuExit {
+    /// The reason's name in KVM's interface (`kvm_run.exit_reason`).
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::IoIn { .. } | Self::IoOut { .. } => "KVM_EXIT_IO",
+            Self::MmioRead { .. } | Self::MmioWrite { .. } => "KVM_EXIT_MMIO",
+            Self::Hlt => "KVM_EXIT_HLT",
+            Self::Shutdown => "KVM_EXIT_SHUTDOWN",
+            Self::Debug(_) => "KVM_EXIT_DEBUG",
+            Self::Interrupted => "KVM_EXIT_INTR",
+            Self::IrqWindowOpen => "KVM_EXIT_IRQ_WINDOW_OPEN",
+            Self::InternalError { .. } => "KVM_EXIT_INTERNAL_ERROR",
+            Self::FailEntry { .. } => "KVM_EXIT_FAIL_ENTRY",
+            Self::Unknown(_) => "KVM_EXIT_UNKNOWN",
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::debugger::Attached;
 use crate::events::{Cause, Event, Observers};
+use crate::exits::Recorder;
 use crate::outcome::{Error, Outcome};
 use crate::saved;
 use hv::{Kicker, Vcpu};
@@ -37,6 +38,8 @@ pub struct Control {
     pub observers: Observers,
     /// Who debugs the guest.
     pub debugger: Attached,
+    /// What its vCPUs leave it for.
+    pub exits: Recorder,
 }
 
 /// Whether the machine runs.

@@ -6,6 +6,7 @@ use crate::control::{Control, Ending, RunState};
 use crate::debugger::Debugger;
 use crate::drives::Drives;
 use crate::events::{Cause, Event};
+use crate::exits::Recorded;
 use crate::hotplug::Hotplug;
 use crate::networks::{Networks, Socket};
 use crate::outcome::Outcome;
@@ -281,6 +282,16 @@ impl MachineHandle {
             Some(vm) => vm.profile(),
             None => live.profile.clone(),
         }
+    }
+
+    /// Records what the vCPUs leave the guest for, from now on, or no longer.
+    pub fn record_exits(&self, on: bool) {
+        self.0.control.exits.switch(on);
+    }
+
+    /// Takes up to `limit` of the exits recorded.
+    pub fn recorded_exits(&self, limit: usize) -> Recorded {
+        self.0.control.exits.read(limit)
     }
 
     /// The backend's counters; after the end those of the last moment.

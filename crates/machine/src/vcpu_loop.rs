@@ -45,9 +45,17 @@ impl<'a> Context<'a> {
     pub fn run(&self, id: u32, vcpu: &mut dyn Vcpu, leave: &AtomicBool) {
         let _guard = EndOnPanic(self.control, id);
         self.control.debugger.started(id, vcpu);
+        let log = self.control.exits.of(id);
+        let mut entered = None;
         while !leave.load(Ordering::Acquire) && self.control.may_run(id, vcpu) {
             let served = match vcpu.run() {
-                Ok(exit) => self.serve(id, exit, vcpu),
+                Ok(exit) => {
+                    let left = log.now();
+                    let served = self.serve(id, exit, vcpu);
+                    // What is between this and the guest counts as the guest's.
+                    entered = log.add(entered, left, exit);
+                    served
+                }
                 Err(error) => Err(error.to_string()),
             };
             if let Err(why) = served {

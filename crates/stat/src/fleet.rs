@@ -61,12 +61,12 @@ impl Source for Fleet {
     }
 }
 
-fn name(client: &mut Client) -> Result<String> {
+pub(crate) fn name(client: &mut Client) -> Result<String> {
     let answer = client.execute("query-name")?;
     Ok(answer["name"].as_str().unwrap_or("unnamed").into())
 }
 
-fn counters(client: &mut Client) -> Result<Vec<(String, u64)>> {
+pub(crate) fn counters(client: &mut Client) -> Result<Vec<(String, u64)>> {
     let answer = client.execute_with("query-stats", json!({ "target": "vm" }))?;
     Ok(parse(&answer))
 }

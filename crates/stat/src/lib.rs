@@ -4,19 +4,25 @@
 //! [`Sample`]s. A counter that a source does not have is nowhere.
 
 mod counters;
+mod exits;
 mod fleet;
 mod host;
+mod latency;
 mod prometheus;
 mod sample;
 mod screen;
 mod text;
+mod trace;
 
+pub use exits::{Access, Batch, Exit, Machine};
 pub use fleet::Fleet;
 pub use host::Host;
+pub use latency::Latencies;
 pub use prometheus::serve;
 pub use sample::{Filter, Sample};
 pub use screen::watch;
 pub use text::{json, log, once};
+pub use trace::Trace;
 
 use anyhow::Result;
 

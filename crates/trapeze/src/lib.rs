@@ -14,6 +14,7 @@ mod linux;
 mod near;
 mod stat;
 mod system;
+mod trace;
 mod vms;
 
 pub use commands::dispatch;

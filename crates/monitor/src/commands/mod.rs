@@ -5,6 +5,7 @@ mod block;
 mod chardev;
 mod chips;
 mod control;
+mod exits;
 mod hotplug;
 mod memory;
 mod network;
@@ -18,7 +19,7 @@ pub use query::version;
 
 use crate::command::Command;
 
-static SECTIONS: [&[Command]; 11] = [
+static SECTIONS: [&[Command]; 12] = [
     control::COMMANDS,
     query::COMMANDS,
     processor::COMMANDS,
@@ -30,6 +31,7 @@ static SECTIONS: [&[Command]; 11] = [
     network::COMMANDS,
     balloon::COMMANDS,
     chardev::COMMANDS,
+    exits::COMMANDS,
 ];
 
 /// Every command.

@@ -7,7 +7,7 @@ mod tree;
 use crate::near::did_you_mean;
 use crate::system::{self, Personality};
 use crate::vms::{images, manage, reach, run};
-use crate::{check, embedded, img, linux, stat, vms};
+use crate::{check, embedded, img, linux, stat, trace, vms};
 use anyhow::Result;
 use clap::ArgMatches;
 
@@ -163,6 +163,12 @@ const COMMANDS: &[Command] = &[
         arguments: "[-1|--once|-l|--log] [-f FIELDS] [OPTIONS]",
         help: "what running machines count, live or as text",
         words: Declared(stat::declare, stat::run),
+    },
+    Command {
+        name: "trace",
+        arguments: "[MACHINE] [--seconds N] [-o FILE]",
+        help: "record a machine's exits and counters as a trace that Perfetto shows",
+        words: Declared(trace::declare, trace::run),
     },
     Command {
         name: "help",

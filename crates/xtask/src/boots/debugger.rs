@@ -113,8 +113,14 @@ fn hold(session: &mut Session, folder: &TempFolder) -> Result<()> {
     connect(&mut first, folder)?;
     converse(&mut first, &[("p $rip\r", "= (void (*)())")])?;
     connect(&mut second, folder)?;
-    converse(&mut first, &[("p $rip\r", "= (void (*)())"), ("detach\r", "detached")])?;
-    converse(&mut second, &[("p $rip\r", "= (void (*)())"), ("kill\r", "killed]")])
+    converse(
+        &mut first,
+        &[("p $rip\r", "= (void (*)())"), ("detach\r", "detached")],
+    )?;
+    converse(
+        &mut second,
+        &[("p $rip\r", "= (void (*)())"), ("kill\r", "killed]")],
+    )
 }
 
 /// Where the kernel has a function.

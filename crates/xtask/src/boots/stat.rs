@@ -1,5 +1,6 @@
-//! The boot test of `trapeze stat`: while a guest works, its counters are read as
-//! text, as JSON, as a log, by Prometheus and on a terminal.
+//! The boot test of `trapeze stat` and `trapeze trace`: while a guest works, its
+//! counters are read as text, as JSON, as a log, by Prometheus and on a terminal, and
+//! its exits are recorded.
 
 use super::{Devices, PATIENCE, PROMPT};
 use crate::expect::Session;
@@ -20,7 +21,7 @@ pub(super) const OPTIONS: &[&str] = &["-name", "counted"];
 
 pub(super) const STEPS: &[(&str, &str)] = &[];
 
-fn look(session: &mut Session, _: &TempFolder) -> Result<()> {
+fn look(session: &mut Session, folder: &TempFolder) -> Result<()> {
     session.expect(PROMPT, PATIENCE)?;
     // Each byte that the guest's serial port sends is an exit.
     session.send("while :; do echo; sleep 0.1; done\r")?;
@@ -35,6 +36,11 @@ fn look(session: &mut Session, _: &TempFolder) -> Result<()> {
     log(stat(&["-l", "-f", "exits|io_exits"])?)?;
     prometheus(stat(&["--prometheus", "127.0.0.1:0"])?)?;
     live(stat(&[])?)?;
+    let seconds = ["--exits", "--seconds", "0.5"];
+    exits(&output_of(stat(&seconds)?.arg("--json"))?)?;
+    let text = output_of(&mut stat(&seconds)?)?;
+    ensure!(text.contains("KVM_EXIT_IO write 0x3f8 "), "{text}");
+    trace(&pid, folder)?;
     session.send("\x03")?;
     session.expect(PROMPT, PATIENCE)?;
     session.send("poweroff\r")
@@ -127,5 +133,42 @@ fn live(mut command: Command) -> Result<()> {
     terminal.send("q")?;
     let code = terminal.finish(PATIENCE)?;
     ensure!(code == Some(0), "exit code {code:?}");
+    Ok(())
+}
+
+fn exits(text: &str) -> Result<()> {
+    let answer: Value = serde_json::from_str(text)?;
+    let rows = answer["exits"].as_array().context("no exits")?;
+    let serial = rows.iter().find(|r| r["exit"] == "KVM_EXIT_IO write 0x3f8");
+    let serial = serial.with_context(|| format!("no bytes were sent: {answer}"))?;
+    let columns = serial["histogram"].as_array().context("no histogram")?;
+    let sum: u64 = columns.iter().filter_map(|c| c["count"].as_u64()).sum();
+    ensure!(sum > 0 && serial["count"] == sum, "{serial}");
+    ensure!(serial["longest-ns"].as_u64() >= serial["median-ns"].as_u64());
+    Ok(())
+}
+
+/// Each exit is a slice behind one in the guest, and nothing overlaps.
+fn trace(pid: &str, folder: &TempFolder) -> Result<()> {
+    let path = folder.fill_in("{folder}/trace.json")?;
+    let mut command = Command::new(paths::trapeze()?);
+    command.args(["trace", pid, "--seconds", "0.5", "-o", &path]);
+    output_of(&mut command)?;
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    let events = trace["traceEvents"].as_array().context("no events")?;
+    let number = |event: &Value, name: &str| event[name].as_f64().unwrap_or(f64::NAN);
+    let slices: Vec<&Value> = events.iter().filter(|e| e["ph"] == "X").collect();
+    let serial = |e: &&&Value| e["name"] == "KVM_EXIT_IO write 0x3f8";
+    ensure!(
+        slices.iter().filter(serial).count() > 2,
+        "{} slices",
+        slices.len()
+    );
+    for pair in slices.windows(2) {
+        let end = number(pair[0], "ts") + number(pair[0], "dur");
+        ensure!(end <= number(pair[1], "ts") + 0.001, "{pair:?} overlap");
+    }
+    let counts = |e: &&Value| e["ph"] == "C" && e["name"] == "io_exits";
+    ensure!(events.iter().any(|e| counts(&e)), "no counter moved");
     Ok(())
 }
