@@ -258,12 +258,7 @@ impl hv::Vm for SoftVm {
             });
         }
         let log = s.flags.has(MemFlags::LOG_DIRTY);
-        self.logged.lock().retain(|slot| *slot != s.slot);
         let stress = self.options.stress.logged && !log;
-        if stress && s.size > 0 {
-            self.logged.lock().push(s.slot);
-        }
-        let log = log || stress;
         // No vCPU may use the old slots when the caller unmaps their memory.
         let _stopped = self.stop_world(usize::MAX);
         let new = NewSlot {
@@ -272,7 +267,7 @@ impl hv::Vm for SoftVm {
             size: s.size,
             hva: s.hva,
             readonly: s.flags.has(MemFlags::READONLY),
-            log_dirty: log,
+            log_dirty: log || stress,
             anonymous: s.flags.has(MemFlags::ANONYMOUS),
         };
         // SAFETY: the caller's contract is this trait method's.
@@ -280,6 +275,12 @@ impl hv::Vm for SoftVm {
             slot: s.slot,
             why: why(e),
         })?;
+        let mut logged = self.logged.lock();
+        logged.retain(|slot| *slot != s.slot);
+        if stress && s.size > 0 {
+            logged.push(s.slot);
+        }
+        drop(logged);
         self.flush(&mut self.code.lock());
         Ok(())
     }
@@ -311,6 +312,9 @@ impl hv::Vm for SoftVm {
         }
     }
     fn create_irqchip(&self) -> Result<()> {
+        if self.has_irqchip.load(Ordering::Acquire) {
+            return Err(Error::Exists("the irqchip"));
+        }
         if !self.vcpus.read().is_empty() {
             return Err(Error::Missing("create_irqchip", "a VM without vCPUs"));
         }
@@ -318,6 +322,9 @@ impl hv::Vm for SoftVm {
         Ok(())
     }
     fn create_pit(&self) -> Result<()> {
+        if self.with_chipset(|c| c.pit().is_some()) {
+            return Err(Error::Exists("the PIT"));
+        }
         self.need_irqchip("create_pit")?;
         self.with_chipset(Chipset::add_pit);
         Ok(())

@@ -54,6 +54,9 @@ pub enum Error {
     /// differs.
     #[error("{0}")]
     SelfCheck(String),
+    /// There can be one, and there is.
+    #[error("{0} exists already")]
+    Exists(&'static str),
     /// The call needs something that was not created.
     #[error("{0} needs {1}")]
     Missing(&'static str, &'static str),

@@ -16,6 +16,8 @@ use std::sync::{Mutex, PoisonError};
 const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
+const NO_LOG: &str = "does not exist or has no dirty log";
+
 pub(crate) struct KvmVm {
     fd: VmFd,
     tsc_khz: Option<u32>,
@@ -56,8 +58,18 @@ impl hv::Vm for KvmVm {
         // SAFETY: the caller keeps `hva..hva + size` mapped while the slot
         // exists, and accesses it through raw pointers only: the contract of
         // `Vm::set_memory`, passed on unchanged.
-        unsafe { self.fd.set_user_memory_region(region) }
-            .map_err(os("KVM_SET_USER_MEMORY_REGION"))?;
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(|e| {
+            let why = match e.errno() {
+                libc::EEXIST => "overlaps another slot",
+                libc::EINVAL => {
+                    "its number is too large, address or size is not a multiple of 4 KiB or \
+                     wraps, the size is another one than before, or there is none to delete"
+                }
+                _ => return os("KVM_SET_USER_MEMORY_REGION")(e),
+            };
+            let slot = slot.slot;
+            Error::BadSlot { slot, why }
+        })?;
         if slot.size == 0 {
             slots.remove(&slot.slot);
         } else {
@@ -68,27 +80,39 @@ impl hv::Vm for KvmVm {
 
     fn dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = *slots.get(&slot).ok_or(Error::BadSlot {
-            slot,
-            why: "no such slot",
-        })?;
-        self.fd
-            .get_dirty_log(slot, size as usize)
-            .map_err(os("KVM_GET_DIRTY_LOG"))
+        let size = *slots
+            .get(&slot)
+            .ok_or(Error::BadSlot { slot, why: NO_LOG })?;
+        let log = self.fd.get_dirty_log(slot, size as usize);
+        log.map_err(|e| match e.errno() {
+            libc::ENOENT => Error::BadSlot { slot, why: NO_LOG },
+            _ => os("KVM_GET_DIRTY_LOG")(e),
+        })
     }
 
     fn memory_written(&self, _gpa: u64, _len: u64) {}
 
     fn create_irqchip(&self) -> Result<()> {
-        self.fd.create_irq_chip().map_err(os("KVM_CREATE_IRQCHIP"))
+        self.fd.create_irq_chip().map_err(|e| match e.errno() {
+            libc::EEXIST => Error::Exists("the irqchip"),
+            libc::EINVAL => Error::Missing("create_irqchip", "a VM without vCPUs"),
+            _ => os("KVM_CREATE_IRQCHIP")(e),
+        })
     }
 
     fn create_pit(&self) -> Result<()> {
+        // Kernels differ: some make a PIT that nobody hears.
+        if self.irqchip(0).is_err() {
+            return Err(Error::Missing("create_pit", "an irqchip"));
+        }
         let config = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,
             ..Default::default()
         };
-        self.fd.create_pit2(config).map_err(os("KVM_CREATE_PIT2"))
+        self.fd.create_pit2(config).map_err(|e| match e.errno() {
+            libc::EEXIST => Error::Exists("the PIT"),
+            _ => os("KVM_CREATE_PIT2")(e),
+        })
     }
 
     fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()> {
@@ -153,10 +177,14 @@ impl hv::Vm for KvmVm {
     }
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn hv::Vcpu>> {
-        let fd = self
-            .fd
-            .create_vcpu(u64::from(id))
-            .map_err(os("KVM_CREATE_VCPU"))?;
+        let fd = self.fd.create_vcpu(u64::from(id)).map_err(|e| {
+            let why = match e.errno() {
+                libc::EEXIST => "exists already",
+                libc::EINVAL => "this host's KVM has fewer vCPUs, or smaller ids",
+                _ => return os("KVM_CREATE_VCPU")(e),
+            };
+            Error::BadVcpu { id, why }
+        })?;
         if let Some(stats) = stats::StatsFd::open(&fd) {
             self.vcpu_stats
                 .lock()

@@ -34,6 +34,7 @@ mod pio;
 mod places;
 mod privilege;
 mod processor;
+mod refusals;
 mod regs;
 mod remap;
 mod segment;
@@ -56,6 +57,7 @@ pub static GROUPS: &[&[Case]] = &[
     mmio::CASES,
     fault::CASES,
     delivery::CASES,
+    refusals::CASES,
     slots::CASES,
     smp::CASES,
     regs::CASES,

@@ -5,7 +5,7 @@ use crate::VcpuExit::{MmioRead, MmioWrite};
 use crate::conformance::guest::{Guest, Mode};
 use crate::conformance::layout::*;
 use crate::conformance::ram::Ram;
-use crate::conformance::{Failure, ensure, expect};
+use crate::conformance::{Failure, expect};
 use crate::{Hypervisor, MemFlags};
 use iced_x86::code_asm::*;
 
@@ -19,8 +19,6 @@ group! { "slots":
     deleted_slot_becomes_mmio "KVM API 4.35",
     moved_slot "KVM API 4.35",
     one_mapping_at_two_addresses "KVM API 4.35",
-    overlapping_slots_are_refused "KVM API 4.35",
-    unaligned_slots_are_refused "KVM API 4.35",
     translate_walks_the_tables "KVM API 4.19",
 }
 
@@ -198,23 +196,6 @@ fn one_mapping_at_two_addresses(hv: &dyn Hypervisor) -> Result<(), Failure> {
     })?;
     g.run_to_end()?;
     expect("EAX", g.regs()?.rax, 0x1357)
-}
-
-fn overlapping_slots_are_refused(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    let ram = Ram::with_size(0x4000);
-    let g = with_slot(hv, Mode::Long, &ram, MemFlags::NONE)?;
-    let again = g.add_slot(SLOT + 1, AT + 0x3000, &ram, 0x1000, MemFlags::NONE);
-    ensure("an overlapping slot was accepted", again.is_err())?;
-    g.add_slot(SLOT + 1, AT + 0x4000, &ram, 0x1000, MemFlags::NONE)
-}
-
-fn unaligned_slots_are_refused(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    let ram = Ram::with_size(0x4000);
-    let g = Guest::new(hv, Mode::Prot32)?;
-    let gpa = g.add_slot(SLOT, AT + 0x800, &ram, 0x1000, MemFlags::NONE);
-    ensure("an unaligned address was accepted", gpa.is_err())?;
-    let size = g.add_slot(SLOT, AT, &ram, 0x1800, MemFlags::NONE);
-    ensure("an unaligned size was accepted", size.is_err())
 }
 
 fn translate_walks_the_tables(hv: &dyn Hypervisor) -> Result<(), Failure> {
