@@ -96,3 +96,15 @@ impl VcpuExit {
         }
     }
 }
+
+/// What a suberror of an internal error means, for a message; nothing for others
+/// (`KVM_INTERNAL_ERROR_*`, KVM API 5).
+pub fn internal_error_name(suberror: u32) -> &'static str {
+    match suberror {
+        1 => ", KVM_INTERNAL_ERROR_EMULATION",
+        2 => ", KVM_INTERNAL_ERROR_SIMUL_EX",
+        3 => ", KVM_INTERNAL_ERROR_DELIVERY_EV",
+        4 => ", KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON",
+        _ => "",
+    }
+}

@@ -25,7 +25,7 @@ mod exit;
 mod memory;
 
 pub use error::{Error, Result};
-pub use exit::{DebugExit, VcpuExit};
+pub use exit::{DebugExit, VcpuExit, internal_error_name};
 pub use kvm_bindings as abi;
 pub use memory::{MemFlags, MemSlot};
 

@@ -1,7 +1,7 @@
 //! What a machine is made of, as plain data.
 
 use crate::boards::{BOARDS, BoardKind};
-use crate::console::Ring;
+use crate::console::{Pty, Ring};
 use crate::cpu::{CpuConfig, Topology};
 use crate::fw_cfg::FwCfgFile;
 use crate::image::HostFile;
@@ -409,10 +409,7 @@ pub enum SerialConfig {
     /// A socket.
     Socket(SocketConfig),
     /// A pseudo-terminal, whose name is printed.
-    Pty {
-        /// What the user calls it.
-        label: String,
-    },
+    Pty(Pty),
     /// Output to the end of a buffer that the monitor reads.
     Ring(Ring),
     /// One of several that share a host end; Ctrl-A C goes to the next.

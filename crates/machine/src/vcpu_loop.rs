@@ -102,14 +102,17 @@ impl<'a> Context<'a> {
                 len,
             } => {
                 let bytes = &bytes[..usize::from(len).min(bytes.len())];
+                let why = hv::internal_error_name(suberror);
                 return Err(format!(
-                    "the backend cannot go on at rip {rip:#x} (suberror {suberror}, \
+                    "the backend cannot go on at rip {rip:#x} (suberror {suberror}{why}, \
                      instruction bytes {bytes:02x?})"
                 ));
             }
             VcpuExit::FailEntry { reason } => {
+                let at = |regs: hv::abi::kvm_regs| format!(" at rip {:#x}", regs.rip);
+                let at = vcpu.regs().map_or(String::new(), at);
                 return Err(format!(
-                    "the hardware refused to enter the guest ({reason:#x})"
+                    "the hardware refused to enter the guest{at} ({reason:#x})"
                 ));
             }
             VcpuExit::Unknown(number) => return Err(format!("unknown exit reason {number}")),

@@ -130,8 +130,8 @@ impl Backend {
                 let (input, output) = stream::open_pipe(path)?;
                 (Source::Pipe(input), Output::to_file(output, ending))
             }
-            SerialConfig::Pty { label } => {
-                let file = open_pty(label)?;
+            SerialConfig::Pty(pty) => {
+                let file = pty.open().map_err(reading("opening a pseudo-terminal"))?;
                 let sink = file.try_clone().map_err(file_error(Path::new("pty")))?;
                 let output = Output::to_file(pty::Sink(sink), ending);
                 (Source::Pty(file), output)
@@ -223,12 +223,6 @@ fn open_log(log: &LogFile, control: &Control) -> Result<Output> {
     options.append(log.append).truncate(!log.append);
     let file = options.open(&log.path).map_err(file_error(&log.path))?;
     Ok(Output::to_file(file, control.ending_flag()))
-}
-
-fn open_pty(label: &str) -> Result<File> {
-    let (file, name) = pty::open().map_err(reading("opening a pseudo-terminal"))?;
-    eprintln!("char device redirected to {name} (label {label})");
-    Ok(file)
 }
 
 fn read_memory(memory: &MemorySerial, feed: Arc<Feed>) -> Result<JoinHandle<()>> {

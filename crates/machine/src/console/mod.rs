@@ -23,6 +23,7 @@ pub use end::End;
 pub use input::InputQueue;
 pub use line::{Heard, Line, LineWriter};
 pub use output::Output;
+pub use pty::Pty;
 pub use ring::Ring;
 pub use socket::{Connection, Listener, Telnet};
 pub use terminal::RawTerminal;

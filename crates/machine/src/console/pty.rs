@@ -1,11 +1,47 @@
 //! A pseudo-terminal as a host end.
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
+
+/// One that a machine has, or will have; clones share it.
+#[derive(Clone, Debug)]
+pub struct Pty(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    label: String,
+    /// Known once it is open.
+    name: Mutex<Option<String>>,
+}
+
+impl Pty {
+    /// That the user calls so.
+    pub fn new(label: &str) -> Self {
+        Self(Arc::new(Inner {
+            label: label.into(),
+            name: Mutex::default(),
+        }))
+    }
+
+    /// Where it is in the file system, once it is open.
+    pub fn name(&self) -> Option<String> {
+        self.0.name.lock().clone()
+    }
+
+    /// Opens it and prints its name, as QEMU does.
+    pub(super) fn open(&self) -> io::Result<File> {
+        let (file, name) = open()?;
+        eprintln!("char device redirected to {name} (label {})", self.0.label);
+        *self.0.name.lock() = Some(name);
+        Ok(file)
+    }
+}
 
 /// Opens one, raw; its name, too.
 pub fn open() -> io::Result<(File, String)> {

@@ -71,7 +71,10 @@ fn describe(host: &SerialConfig) -> String {
         }) => {
             format!("{address}{}", if *server { ",server=on" } else { "" })
         }
-        SerialConfig::Pty { .. } => "pty".into(),
+        SerialConfig::Pty(pty) => match pty.name() {
+            Some(name) => format!("pty:{name}"),
+            None => "pty".into(),
+        },
         SerialConfig::Ring(_) => "ringbuf".into(),
         SerialConfig::Mux(mux) => format!("mux ({})", describe(&mux.backend)),
         SerialConfig::Logged(host, _) => describe(host),

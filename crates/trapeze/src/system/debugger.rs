@@ -110,7 +110,7 @@ mod tests {
         assert!(!socket("unix:/a").server);
         assert!(matches!(parse("none"), Ok(None)));
         assert!(matches!(parse("stdio"), Ok(Some(SerialConfig::Stdio))));
-        assert!(matches!(parse("pty"), Ok(Some(SerialConfig::Pty { .. }))));
+        assert!(matches!(parse("pty"), Ok(Some(SerialConfig::Pty(_)))));
         let named = parse("chardev:gdb0");
         assert!(matches!(named, Ok(Some(SerialConfig::Named(id))) if id == "gdb0"));
     }

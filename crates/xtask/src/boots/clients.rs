@@ -147,7 +147,7 @@ fn socat(folder: &TempFolder) -> Result<()> {
             ("(qemu) ", "info status\r"),
             ("running", ""),
             ("(qemu) ", "info chardev\r"),
-            ("serial1: filename=pty", ""),
+            ("serial1: filename=pty:/dev/pts/", ""),
         ],
     )
 }

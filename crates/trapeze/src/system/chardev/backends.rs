@@ -3,7 +3,7 @@
 use crate::near::did_you_mean;
 use crate::system::keyval::on_off;
 use crate::system::size;
-use machine::console::Ring;
+use machine::console::{Pty, Ring};
 use machine::{LogFile, SerialConfig, SocketAddress, SocketConfig};
 use std::path::PathBuf;
 
@@ -65,10 +65,7 @@ pub(super) const BACKENDS: [Backend; 7] = [
     Backend {
         name: "pty",
         properties: &[],
-        open: |p| {
-            let label = p.id.clone();
-            Ok(SerialConfig::Pty { label })
-        },
+        open: |p| Ok(SerialConfig::Pty(Pty::new(&p.id))),
     },
     Backend {
         name: "ringbuf",

@@ -3,6 +3,7 @@
 
 use super::backends::{Properties, by_name};
 use crate::system::keyval;
+use machine::console::Pty;
 use machine::{MuxConfig, SerialConfig};
 use std::path::PathBuf;
 
@@ -15,9 +16,7 @@ pub(in crate::system) fn parse(value: &str, label: &str) -> Result<SerialConfig,
     Ok(match (kind, rest) {
         ("stdio", "") => SerialConfig::Stdio,
         ("null", "") => SerialConfig::None,
-        ("pty", "") => SerialConfig::Pty {
-            label: label.into(),
-        },
+        ("pty", "") => SerialConfig::Pty(Pty::new(label)),
         ("mon", rest) if !rest.is_empty() && !rest.starts_with("mon:") => {
             shared(parse(rest, SHARED)?)
         }
