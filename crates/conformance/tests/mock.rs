@@ -29,7 +29,7 @@ const NOTICED: &[(Defect, &[&str])] = &[
     (Defect::Events, &["regs::events_round_trip", "interrupt::nmi_blocks_nmi_until_iret"]),
     (Defect::MpState, &["regs::mp_state_round_trip"]),
     (Defect::Lapic, &["irqchip::lapic_state_round_trip"]),
-    (Defect::AcceptsAll, &["slots::overlapping_slots_are_refused", "slots::unaligned_slots_are_refused", "regs::impossible_control_registers_are_refused", "regs::unknown_msr_is_refused"]),
+    (Defect::AcceptsAll, &["refusals::overlapping_slots", "refusals::slots_off_their_pages", "refusals::vcpu_ids", "refusals::pits", "regs::impossible_control_registers_are_refused", "regs::unknown_msr_is_refused"]),
     (Defect::DirtyLogEmpty, &["slots::dirty_log_names_written_pages", "slots::dirty_log_sees_page_table_walks"]),
     (Defect::DirtyLogFull, &["slots::dirty_log_clears_when_read", "slots::dirty_log_switched_on_later"]),
     (Defect::SlotFlags, &["slots::read_only_slot_exits_on_write"]),

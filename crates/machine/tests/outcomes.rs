@@ -248,8 +248,14 @@ fn failures_name_the_vcpu() {
     };
     let cases = [
         (Step::Fail, "not supported"),
-        (Step::Exit(internal), "rip 0x1234 (suberror 1, KVM_INTERNAL_ERROR_EMULATION, "),
-        (Step::Exit(VcpuExit::FailEntry { reason: 7 }), " at rip 0x0 (0x7)"),
+        (
+            Step::Exit(internal),
+            "rip 0x1234 (suberror 1, KVM_INTERNAL_ERROR_EMULATION, ",
+        ),
+        (
+            Step::Exit(VcpuExit::FailEntry { reason: 7 }),
+            " at rip 0x0 (0x7)",
+        ),
         (Step::Exit(VcpuExit::Unknown(99)), "99"),
         (Step::Exit(VcpuExit::Hlt), "Hlt"),
     ];

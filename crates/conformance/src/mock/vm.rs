@@ -55,6 +55,9 @@ impl Memory {
     }
 }
 
+/// The vCPU that is made instead of one that cannot be.
+const ANOTHER: u32 = 77;
+
 pub(super) struct BrokenVm {
     inner: Arc<dyn Vm>,
     defect: Defect,
@@ -75,6 +78,16 @@ impl BrokenVm {
     }
 }
 
+impl BrokenVm {
+    /// The result, or this instead of an error if everything is accepted.
+    fn accept<T>(&self, result: Result<T>, instead: T) -> Result<T> {
+        match self.defect {
+            Defect::AcceptsAll => result.or(Ok(instead)),
+            _ => result,
+        }
+    }
+}
+
 impl Vm for BrokenVm {
     #[allow(unsafe_code, reason = "the contract's one unsafe method")]
     unsafe fn set_memory(&self, mut slot: MemSlot) -> Result<()> {
@@ -89,14 +102,11 @@ impl Vm for BrokenVm {
         if result.is_ok() {
             self.memory.remember(slot);
         }
-        match self.defect {
-            Defect::AcceptsAll => Ok(()),
-            _ => result,
-        }
+        self.accept(result, ())
     }
 
     fn dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
-        let mut log = self.inner.dirty_log(slot)?;
+        let mut log = self.accept(self.inner.dirty_log(slot), Vec::new())?;
         match self.defect {
             Defect::DirtyLogEmpty => log.fill(0),
             Defect::DirtyLogFull => log.fill(u64::MAX),
@@ -110,11 +120,11 @@ impl Vm for BrokenVm {
     }
 
     fn create_irqchip(&self) -> Result<()> {
-        self.inner.create_irqchip()
+        self.accept(self.inner.create_irqchip(), ())
     }
 
     fn create_pit(&self) -> Result<()> {
-        self.inner.create_pit()
+        self.accept(self.inner.create_pit(), ())
     }
 
     fn set_irq_line(&self, gsi: u32, level: bool) -> Result<()> {
@@ -161,7 +171,10 @@ impl Vm for BrokenVm {
     }
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>> {
-        let inner = self.inner.create_vcpu(id)?;
+        let inner = match self.inner.create_vcpu(id) {
+            Err(_) if self.defect == Defect::AcceptsAll => self.inner.create_vcpu(ANOTHER),
+            made => made,
+        }?;
         Ok(Box::new(BrokenVcpu::new(
             inner,
             self.defect,

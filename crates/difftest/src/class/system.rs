@@ -190,6 +190,7 @@ pub(super) const ROWS: &[Row] = &[
         C::Call_m1632, C::Call_m1664, C::Retfq,
     ], &[
         "far::call_through_memory", "task::call_gate_in_long_mode",
+        "branch::far_branches_to_a_non_canonical_address",
     ]),
     (&[C::Retfq_imm16], &["far::return_releases_bytes_in_64_bit_mode"]),
     (&[
@@ -198,7 +199,9 @@ pub(super) const ROWS: &[Row] = &[
         "segment::protected_mode_entry_and_exit", "segment::far_jump_privilege",
     ]),
     (&[C::Jmp_m1616], &["far::real_mode_jump_through_memory", "far::sixteen_bit_operands"]),
-    (&[C::Jmp_m1632, C::Jmp_m1664], &["far::jump_through_memory"]),
+    (&[C::Jmp_m1632, C::Jmp_m1664], &[
+        "far::jump_through_memory", "branch::far_branches_to_a_non_canonical_address",
+    ]),
     (&[C::Int_imm8], &["delivery::software_interrupt", "delivery::gate_privilege"]),
     (&[C::Int1], &["processor::int1_is_a_trap"]),
     (&[C::Int3], &["delivery::breakpoint_is_a_trap"]),

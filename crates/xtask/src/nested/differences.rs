@@ -189,7 +189,7 @@ pub(super) const KNOWN: &[Known] = &[
     tcg("segment::null_segment_is_unusable", "SDM 3 3.4.2", LIMITS),
     tcg("segment::code_limit", "SDM 3 5.3", LIMITS),
     tcg(
-        "branch::far_jump_to_a_non_canonical_address",
+        "branch::far_branches_to_a_non_canonical_address",
         "APM 3 JMP (Far)",
         "64-bit far pointers exist on AMD's processors, too",
     ),

@@ -17,7 +17,7 @@ group! { "branch":
     near_call_of_a_non_canonical_address "SDM 2 CALL",
     pointers_in_memory "SDM 2 JMP, CALL",
     far_return_to_a_non_canonical_address "SDM 2 RET",
-    far_jump_to_a_non_canonical_address "SDM 2 JMP",
+    far_branches_to_a_non_canonical_address "SDM 2 JMP, CALL",
     iret_to_a_non_canonical_address "SDM 2 IRET",
     sysret_to_a_non_canonical_address "SDM 2 SYSRET, APM 3 SYSRET",
     direct_branches_over_the_canonical_edge "SDM 2 JMP, Jcc, CALL",
@@ -92,20 +92,25 @@ fn far_return_to_a_non_canonical_address(hv: &dyn Hypervisor) -> Result<(), Fail
     refused(&mut g, |a| a.db(&[0x48, 0xcb])) // retfq
 }
 
-fn far_jump_to_a_non_canonical_address(hv: &dyn Hypervisor) -> Result<(), Failure> {
-    let mut g = with_frame(hv, &[])?;
+fn far_branches_to_a_non_canonical_address(hv: &dyn Hypervisor) -> Result<(), Failure> {
     const JUMP: [u8; 3] = [0x48, 0xff, 0x2b]; // jmp far m16:64 [rbx]
-    if g.is_amd() {
-        // APM vol 3, JMP (Far): REX.W changes nothing, the pointer is m16:32.
-        g.write_u64(DATA, SPARE | u64::from(sel::CODE) << 32);
-        g.asm(|a| a.db(&JUMP))?;
-        g.code_at(SPARE, SPARE, 64, |a| a.ud2())?;
-        g.set(|r| r.rbx = DATA)?;
-        return g.run_to_exception()?.expect(6, None, SPARE);
+    const CALL: [u8; 3] = [0x48, 0xff, 0x1b];
+    for code in [JUMP, CALL] {
+        let mut g = with_frame(hv, &[])?;
+        if g.is_amd() {
+            // APM vol 3, JMP (Far): REX.W changes nothing, the pointer is m16:32.
+            g.write_u64(DATA, SPARE | u64::from(sel::CODE) << 32);
+            g.asm(|a| a.db(&code))?;
+            g.code_at(SPARE, SPARE, 64, |a| a.ud2())?;
+            g.set(|r| r.rbx = DATA)?;
+            g.run_to_exception()?.expect(6, None, SPARE)?;
+        } else {
+            g.write_u64(DATA, NOWHERE);
+            g.write_uint(DATA + 8, 2, sel::CODE.into());
+            refused(&mut g, |a| a.db(&code))?;
+        }
     }
-    g.write_u64(DATA, NOWHERE);
-    g.write_uint(DATA + 8, 2, sel::CODE.into());
-    refused(&mut g, |a| a.db(&JUMP))
+    Ok(())
 }
 
 fn iret_to_a_non_canonical_address(hv: &dyn Hypervisor) -> Result<(), Failure> {
