@@ -373,6 +373,14 @@ impl hv::Vm for SoftVm {
         self.with_kvmclock(|c, map| c.set(ns, map));
         Ok(())
     }
+    fn irq_counts(&self) -> Vec<(&'static str, Vec<u64>)> {
+        if !self.has_irqchip.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let raised = self.with_chipset(|c| c.raised());
+        let (pic, ioapic) = (raised.pic.to_vec(), raised.ioapic.to_vec());
+        vec![("isa-i8259", pic), ("ioapic", ioapic)]
+    }
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn hv::Vcpu>> {
         if id >= crate::MAX_VCPUS {
             return Err(Error::BadVcpu {

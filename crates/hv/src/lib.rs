@@ -96,6 +96,11 @@ pub trait Vm: Send + Sync {
     fn irqchip(&self, chip: u32) -> Result<kvm_irqchip>;
     /// Restores what [`Vm::irqchip`] returned.
     fn set_irqchip(&self, chip: &kvm_irqchip) -> Result<()>;
+    /// How often the inputs of each interrupt controller rose, by the controller's
+    /// name; nothing if the backend does not count them.
+    fn irq_counts(&self) -> Vec<(&'static str, Vec<u64>)> {
+        Vec::new()
+    }
     /// State of the 8254.
     fn pit(&self) -> Result<kvm_pit_state2>;
     /// Restores what [`Vm::pit`] returned.

@@ -38,6 +38,15 @@ const IOAPIC_PINS: usize = 24;
 /// GSI of the 8254 (`KVM_CREATE_PIT2`).
 const PIT_GSI: u32 = 0;
 
+/// How often each input rose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Raised {
+    /// The 8259 pair's.
+    pub pic: [u64; PIC_PINS],
+    /// The I/O APIC's.
+    pub ioapic: [u64; IOAPIC_PINS],
+}
+
 /// PIC, I/O APIC, PIT and the local APICs of all vCPUs. A vCPU is named by its
 /// index, the order of [`Chipset::add_lapic`]; calls with an index that does
 /// not exist do nothing.
@@ -56,6 +65,7 @@ pub struct Chipset {
     ioapic_lines: [u8; IOAPIC_PINS],
     /// The PIC's INTR as last seen, to notice when it rises.
     intr: bool,
+    raised: Raised,
     /// Lines acknowledged since last asked: PIC inputs, I/O APIC pins.
     acked: (u16, u32),
 
@@ -83,6 +93,7 @@ impl Chipset {
             pic_lines: [0; PIC_PINS],
             ioapic_lines: [0; IOAPIC_PINS],
             intr: false,
+            raised: Raised::default(),
             acked: (0, 0),
             ids: Vec::new(),
             deadlines: Vec::new(),
@@ -478,6 +489,11 @@ impl Chipset {
     }
 
     // ---- the chips themselves, for saved state -------------------------------
+
+    /// How often each input rose so far.
+    pub fn raised(&self) -> Raised {
+        self.raised
+    }
 
     /// The 8259 pair.
     pub fn pic(&self) -> &Pic {

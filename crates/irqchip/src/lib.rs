@@ -26,7 +26,7 @@ mod pit;
 mod routing;
 mod vectors;
 
-pub use chipset::{Attention, Chipset, Source};
+pub use chipset::{Attention, Chipset, Raised, Source};
 pub use clock::Clock;
 pub use ioapic::{IOAPIC_BASE, IOAPIC_SIZE, IoApic, IoApicState};
 pub use lapic::{Effect, LAPIC_PAGE, Lapic, MsrFault};

@@ -158,6 +158,12 @@ impl MachineHandle {
         Ok((pics, view))
     }
 
+    /// How often the inputs of the interrupt controllers rose; see
+    /// [`hv::Vm::irq_counts`].
+    pub fn irq_counts(&self) -> Vec<(&'static str, Vec<u64>)> {
+        self.vm().map(|vm| vm.irq_counts()).unwrap_or_default()
+    }
+
     /// The functions of PCI, bus by bus; none if the board has no PCI bus.
     pub fn pci_functions(&self) -> Vec<PciView> {
         let root = self.0.live.lock().parts.pci.clone();

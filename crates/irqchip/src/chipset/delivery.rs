@@ -84,6 +84,7 @@ impl Chipset {
         if before == after {
             return false;
         }
+        self.raised.pic[usize::from(pin)] += u64::from(after);
         self.pic.set_irq(pin, after);
         self.after_pic();
         after && !self.pic.is_masked(pin)
@@ -93,8 +94,10 @@ impl Chipset {
         let Some(sources) = self.ioapic_lines.get_mut(usize::from(pin)) else {
             return false;
         };
+        let before = *sources != 0;
         *sources = with_source(*sources, source, level);
         let asserted = *sources != 0;
+        self.raised.ioapic[usize::from(pin)] += u64::from(asserted && !before);
         self.ioapic.set_pin(pin, asserted) && self.service_pin(pin)
     }
 

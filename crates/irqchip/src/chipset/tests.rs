@@ -106,6 +106,22 @@ fn sources_of_a_line_are_ored() {
 }
 
 #[test]
+fn rises_are_counted_where_a_line_ends() {
+    let mut chipset = machine(1);
+    for level in [true, true, false, true, false] {
+        chipset.set_gsi(5, level);
+        chipset.set_gsi(18, level);
+    }
+    let raised = chipset.raised();
+    assert_eq!(
+        (raised.pic[5], raised.ioapic[5], raised.ioapic[18]),
+        (2, 2, 2)
+    );
+    let all: u64 = raised.pic.iter().chain(&raised.ioapic).sum();
+    assert_eq!(all, 6);
+}
+
+#[test]
 fn pic_through_virtual_wire() {
     let mut chipset = machine(2);
     chipset.pio_write(0x21, 0, 0);

@@ -9,6 +9,17 @@ pub static COMMANDS: &[Command] = &[
         Ok(pic(context.target)?.into())
     }),
     people(
+        &["info irq"],
+        "how often the interrupt controllers' inputs rose",
+        |context, _| {
+            let counts = context.target.machine.irq_counts();
+            match counts.is_empty() {
+                true => Err("this accelerator does not count them".into()),
+                false => Ok(counts.iter().map(irq_counts).collect::<String>().into()),
+            }
+        },
+    ),
+    people(
         &["info lapic"],
         "the local APIC of the vCPU, or of the one with this number",
         |context, arguments| {
@@ -53,6 +64,14 @@ fn pic(target: &Target) -> Result<String, Failure> {
         );
     }
     Ok(text)
+}
+
+fn irq_counts((name, counts): &(&'static str, Vec<u64>)) -> String {
+    let mut text = format!("IRQ statistics for {name}:\n");
+    for (input, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let _ = writeln!(text, "{input:2}: {count}");
+    }
+    text
 }
 
 fn lapic(vcpu: u32, bytes: &[u8]) -> String {
