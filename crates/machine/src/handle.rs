@@ -238,6 +238,10 @@ impl MachineHandle {
     /// # Errors
     /// One line: what is wrong with the network, the name or the file.
     pub fn add_dump(&self, config: &net::DumpConfig) -> std::result::Result<(), String> {
+        let is_memory = |all: Arc<MachineConfig>| all.memory.iter().any(|m| m.id == config.id);
+        if self.config().is_some_and(is_memory) {
+            return Err(format!("there is an object '{}' already", config.id));
+        }
         self.0.hotplug.networks().add_dump(config)
     }
 

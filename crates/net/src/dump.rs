@@ -190,6 +190,9 @@ impl Network for Watched {
     fn accepts(&mut self, accepts: Accepts) {
         self.inner.accepts(accepts);
     }
+    fn left(&mut self) {
+        self.inner.left();
+    }
     fn enable(&mut self, on: bool) -> io::Result<()> {
         self.inner.enable(on)
     }

@@ -141,6 +141,13 @@ impl Network for HubPort {
         self.port.used.store(true, Ordering::Release);
     }
 
+    /// What waits for an adapter is lost with it, and the others need not wait for it.
+    fn left(&mut self) {
+        self.port.used.store(false, Ordering::Release);
+        locked(&self.port.frames).clear();
+        self.hub.wake();
+    }
+
     fn send(&mut self, frame: &Frame) -> bool {
         if !self.has_room() {
             return false;
@@ -249,6 +256,22 @@ mod tests {
         assert_eq!(taken(&mut c, ROOM * 2), [1; ROOM], "the other lost it");
         drop(c);
         assert_eq!(taken(&mut b, ROOM * 2).pop(), Some(3));
+    }
+
+    #[test]
+    fn who_leaves_holds_nobody_back() {
+        let [mut a, mut b] = ports();
+        for _ in 0..ROOM {
+            assert!(a.send(&frame(1)));
+        }
+        assert!(!a.send(&frame(1)), "b has no room");
+        b.left();
+        assert!(rings(&a), "b has left");
+        assert!(a.send(&frame(2)));
+        assert_eq!(taken(&mut b, 9), []);
+        b.accepts(Accepts::default());
+        assert!(a.send(&frame(3)));
+        assert_eq!(taken(&mut b, 9), [3]);
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub trait Network: Send {
     /// What the guest's driver can do; said before the first frame and after each
     /// change.
     fn accepts(&mut self, accepts: Accepts);
+    /// Nobody is behind it any more, until [`Network::accepts`] is called again.
+    fn left(&mut self) {}
     /// One of several queues of a network, which each are a [`Network`]: frames come
     /// here, or the others have them all and nothing else is called. Each begins on.
     ///

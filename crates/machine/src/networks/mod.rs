@@ -135,7 +135,12 @@ impl State {
             Some(netdev) => {
                 let pump = self.pump(port, netdev)?;
                 let nobody = Nowhere::new().map_err(failed)?;
-                Ok((Socket::new(vec![Box::new(nobody)]), Some(pump)))
+                let mut socket = Socket::new(vec![Box::new(nobody)]);
+                // Port and network are the ends of one cable.
+                if let Some(network) = self.find(netdev) {
+                    socket.link = network.socket.link.clone();
+                }
+                Ok((socket, Some(pump)))
             }
         }
     }
@@ -299,6 +304,8 @@ mod tests {
         let configs = [port("p0", Some("n0")), network, port("p1", None)];
         let networks = Networks::open(&configs).unwrap();
         assert!(networks.plug(Some("p1")).is_ok());
+        let [of_port, of_network] = ["p0", "n0"].map(|id| networks.link(id).unwrap());
+        assert!(Arc::ptr_eq(&of_port, &of_network), "one cable");
         for (id, other) in [("n0", "p0"), ("p0", "n0")] {
             let why = networks.plug(Some(id)).err().unwrap();
             assert_eq!(why, format!("the netdev '{id}' is in use by '{other}'"));

@@ -92,21 +92,27 @@ impl Worker {
             dead: false,
         };
         adapter.follow(&mut **network);
-        loop {
+        let ended = loop {
             // What comes from now on wakes the thread again.
             self.alarm.clear();
             for bell in &bells {
                 bell.quiet();
             }
             if !self.stop.quiet() {
-                return Ok(());
+                break Ok(());
             }
-            if !adapter.turn(&mut **network)? {
-                let alive = adapter.on && !adapter.dead;
-                let deadline = network.deadline().filter(|_| alive);
-                self.alarm.wait(alive.then(|| network.fd()), deadline);
+            match adapter.turn(&mut **network) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let alive = adapter.on && !adapter.dead;
+                    let deadline = network.deadline().filter(|_| alive);
+                    self.alarm.wait(alive.then(|| network.fd()), deadline);
+                }
+                Err(broken) => break Err(broken),
             }
-        }
+        };
+        network.left();
+        ended
     }
 }
 
