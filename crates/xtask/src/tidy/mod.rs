@@ -1,10 +1,11 @@
-//! Checks the compiler does not make: the dependency law, lengths, words,
-//! licences.
+//! Checks the compiler does not make: the dependency law, lengths, words, names in
+//! docs, licences.
 
 mod functions;
 mod law;
 mod lengths;
 mod licences;
+mod names;
 mod words;
 
 use crate::paths;
@@ -21,13 +22,14 @@ pub(crate) struct Source {
 /// One check: its complaints, one line each.
 type Check = (&'static str, fn(&[Source]) -> Vec<String>);
 
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 6] = [
     ("dependency law", law::check),
     ("function lengths", |s| {
         lengths::check(s, lengths::Kind::Function)
     }),
     ("file lengths", |s| lengths::check(s, lengths::Kind::File)),
     ("words", words::check),
+    ("names of the documents", names::check),
     ("licences", licences::check),
 ];
 
