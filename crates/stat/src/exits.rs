@@ -1,23 +1,13 @@
 //! What a machine's vCPUs leave the guest for, as the machine recorded it.
 
-use anyhow::{Result, bail};
+use crate::Machine;
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use vms::qmp::Client;
-use vms::runtime;
 
 /// Between two looks at what was recorded.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// A machine that runs.
-pub struct Machine {
-    /// Its name.
-    pub name: String,
-    /// Its process.
-    pub pid: u32,
-    client: Client,
-}
 
 /// One exit; times in ns on a clock of the machine's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,36 +53,6 @@ pub struct Batch {
 }
 
 impl Machine {
-    /// The one with this name or process; without either the only one that runs.
-    ///
-    /// # Errors
-    /// There is none, or there are several.
-    pub fn find(wanted: Option<&str>) -> Result<Self> {
-        let mut all: Vec<Self> = runtime::sockets()
-            .into_iter()
-            // Who does not answer is ending, or is not ours to ask.
-            .filter_map(|(pid, path)| {
-                let mut client = Client::connect(&path).ok()?;
-                let name = crate::fleet::name(&mut client).ok()?;
-                Some(Self { name, pid, client })
-            })
-            .collect();
-        let is = |m: &Self, wanted: &str| m.name == wanted || m.pid.to_string() == wanted;
-        let names: Vec<String> = all
-            .iter()
-            .map(|m| format!("{} ({})", m.name, m.pid))
-            .collect();
-        all.retain(|machine| wanted.is_none_or(|wanted| is(machine, wanted)));
-        match (all.pop(), wanted, all.is_empty()) {
-            (Some(machine), _, true) => Ok(machine),
-            (Some(_), _, false) => bail!("say which machine, by its process: {}", names.join(", ")),
-            (None, Some(wanted), _) if !names.is_empty() => {
-                bail!("no machine '{wanted}' runs; {} do", names.join(", "))
-            }
-            (None, ..) => bail!("no machine of this user's runs"),
-        }
-    }
-
     /// Records for so long, and gives what comes to `take`. Ends early, and well, if
     /// the machine does.
     ///
@@ -104,21 +64,26 @@ impl Machine {
         mut take: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
         self.switch(true)?;
+        let ended = self.poll(time, &mut take);
+        // A machine that is gone records nothing.
+        let _ = self.switch(false);
+        ended
+    }
+
+    fn poll(&mut self, time: Duration, take: &mut impl FnMut(Batch) -> Result<()>) -> Result<()> {
         let begin = Instant::now();
-        while begin.elapsed() < time {
-            match self.next() {
-                Ok(batch) => take(batch)?,
-                Err(_) => return Ok(()),
+        loop {
+            // What comes faster than it is read must not keep this from its end.
+            let last = begin.elapsed() >= time;
+            let Ok(batch) = self.next() else {
+                return Ok(());
+            };
+            take(batch)?;
+            if last {
+                return Ok(());
             }
             sleep(PAUSE);
         }
-        // Not for ever: it may come faster than it is read.
-        if let Ok(batch) = self.next() {
-            take(batch)?;
-        }
-        // A machine that is gone records nothing.
-        let _ = self.switch(false);
-        Ok(())
     }
 
     fn switch(&mut self, on: bool) -> Result<()> {
@@ -129,7 +94,7 @@ impl Machine {
 
     fn next(&mut self) -> Result<Batch> {
         let mut batch = Batch {
-            counters: crate::fleet::counters(&mut self.client)?,
+            counters: self.counters()?,
             ..Batch::default()
         };
         loop {

@@ -13,6 +13,7 @@ const LONGEST: u64 = 3_600_000_000_000;
 /// The columns are powers of two of ns: the first has all below 2^7, the last all
 /// from 2^20.
 const COLUMNS: std::ops::RangeInclusive<u32> = 6..=20;
+const WIDTH: usize = (*COLUMNS.end() - *COLUMNS.start() + 1) as usize;
 
 /// The exits of one machine.
 #[derive(Default)]
@@ -26,7 +27,7 @@ pub struct Latencies {
 
 struct Row {
     times: Histogram<u64>,
-    columns: [u64; 15],
+    columns: [u64; WIDTH],
     total_ns: u64,
 }
 
@@ -34,7 +35,7 @@ impl Row {
     fn new() -> Self {
         Self {
             times: Histogram::new_with_max(LONGEST, 2).expect("two digits are in its range"),
-            columns: [0; 15],
+            columns: [0; WIDTH],
             total_ns: 0,
         }
     }

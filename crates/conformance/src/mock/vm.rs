@@ -76,9 +76,7 @@ impl BrokenVm {
             memory,
         }
     }
-}
 
-impl BrokenVm {
     /// The result, or this instead of an error if everything is accepted.
     fn accept<T>(&self, result: Result<T>, instead: T) -> Result<T> {
         match self.defect {

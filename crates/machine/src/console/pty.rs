@@ -44,7 +44,7 @@ impl Pty {
 }
 
 /// Opens one, raw; its name, too.
-pub fn open() -> io::Result<(File, String)> {
+fn open() -> io::Result<(File, String)> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&master)?;
     unlockpt(&master)?;

@@ -51,21 +51,25 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 fn exit(record: &ExitRecord) -> Value {
-    let common = (
-        record.vcpu,
-        record.entered_ns,
-        record.left_ns,
-        record.served_ns,
-        record.exit.reason(),
-    );
-    let (way, address, size, value) = match record.exit {
-        VcpuExit::IoIn { port, size } => ("read", port.into(), size, None),
-        VcpuExit::IoOut { port, size, value } => ("write", port.into(), size, Some(value.into())),
-        VcpuExit::MmioRead { gpa, size } => ("read", gpa, size, None),
-        VcpuExit::MmioWrite { gpa, size, value } => ("write", gpa, size, Some(value)),
-        _ => return json!([common.0, common.1, common.2, common.3, common.4]),
+    let mut fields: Vec<Value> = vec![
+        record.vcpu.into(),
+        record.entered_ns.into(),
+        record.left_ns.into(),
+        record.served_ns.into(),
+        record.exit.reason().into(),
+    ];
+    let access = match record.exit {
+        VcpuExit::IoIn { port, size } => Some(("read", port.into(), size, None)),
+        VcpuExit::IoOut { port, size, value } => {
+            Some(("write", port.into(), size, Some(value.into())))
+        }
+        VcpuExit::MmioRead { gpa, size } => Some(("read", gpa, size, None)),
+        VcpuExit::MmioWrite { gpa, size, value } => Some(("write", gpa, size, Some(value))),
+        _ => None,
     };
-    json!([
-        common.0, common.1, common.2, common.3, common.4, way, address, size, value
-    ])
+    if let Some((way, address, size, value)) = access {
+        let (address, value): (u64, Option<u64>) = (address, value);
+        fields.extend([way.into(), address.into(), size.into(), value.into()]);
+    }
+    fields.into()
 }

@@ -2,7 +2,7 @@
 //! telnet and socat at monitors, a shell on a pseudo-terminal, and host ends that
 //! keep what a guest says.
 
-use super::{Devices, PATIENCE, PROMPT};
+use super::{Devices, PATIENCE, PROMPT, converse};
 use crate::expect::Session;
 use crate::paths::TempFolder;
 use crate::process::output_of;
@@ -92,11 +92,7 @@ fn library(folder: &TempFolder) -> Result<()> {
 /// Types what is to be typed when what is waited for has come.
 fn talk(mut command: Command, steps: &[(&str, &str)]) -> Result<()> {
     let mut session = Session::start(command.env("TERM", "dumb"))?;
-    for (wait, typed) in steps {
-        session.expect(wait, PATIENCE)?;
-        session.send(typed)?;
-    }
-    Ok(())
+    converse(&mut session, steps)
 }
 
 fn shell(folder: &TempFolder) -> Result<()> {

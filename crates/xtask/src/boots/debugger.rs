@@ -3,7 +3,7 @@
 //! comes before the first instruction, leaves, comes back, waits for another one to
 //! leave, and ends the machine.
 
-use super::{Devices, PATIENCE, PROMPT};
+use super::{Devices, PATIENCE, PROMPT, converse};
 use crate::expect::Session;
 use crate::paths::TempFolder;
 use anyhow::{Context, Result};
@@ -32,18 +32,16 @@ fn debug(session: &mut Session, folder: &TempFolder) -> Result<()> {
     let call = address(session, "__x64_sys_sethostname")?;
     let mut gdb = gdb()?;
     connect(&mut gdb, folder)?;
-    for (wait, typed) in [
+    let steps = [
         (GDB, "info threads\r"),
         ("CPU#1 [", ""),
         (GDB, &*format!("hbreak *{call}\r")),
         (GDB, "continue\r"),
         ("Continuing.", ""),
-    ] {
-        gdb.expect(wait, PATIENCE)?;
-        gdb.send(typed)?;
-    }
+    ];
+    converse(&mut gdb, &steps)?;
     session.send("taskset -c 1 hostname elsewhere\r")?;
-    for (wait, typed) in [
+    let steps = [
         ("Thread 2 hit Breakpoint 1", ""),
         (GDB, "p $rip\r"),
         (&*call.to_string(), ""),
@@ -59,10 +57,8 @@ fn debug(session: &mut Session, folder: &TempFolder) -> Result<()> {
         ("SIGINT", ""),
         (GDB, "detach\r"),
         ("detached", "quit\r"),
-    ] {
-        gdb.expect(wait, PATIENCE)?;
-        gdb.send(typed)?;
-    }
+    ];
+    converse(&mut gdb, &steps)?;
     session.expect(PROMPT, PATIENCE)?;
     session.send("hostname\r")?;
     session.expect("\nelsewhere", PATIENCE)?;
@@ -81,46 +77,40 @@ fn connect(gdb: &mut Session, folder: &TempFolder) -> Result<()> {
     gdb.send(&folder.fill_in("target remote {folder}/gdb\r")?)
 }
 
-fn converse(gdb: &mut Session, steps: &[(&str, &str)]) -> Result<()> {
-    for (typed, wait) in steps {
-        gdb.expect(GDB, PATIENCE)?;
-        gdb.send(typed)?;
-        gdb.expect(wait, PATIENCE)?;
-    }
-    Ok(())
-}
-
 fn hold(session: &mut Session, folder: &TempFolder) -> Result<()> {
     session.expect("waiting for a connection on unix:", PATIENCE)?;
     let (mut first, mut second) = (gdb()?, gdb()?);
     connect(&mut first, folder)?;
     // Nothing has run: this is where the kernel is entered.
     let steps = [
-        ("info threads\r", "* 1    Thread 1.1 (CPU#0"),
-        ("p/x $rax\r", "= 0x0"),
-        ("monitor info status\r", "paused"),
-        ("disconnect\r", "Ending remote debugging."),
+        (GDB, "info threads\r"),
+        ("* 1    Thread 1.1 (CPU#0", ""),
+        (GDB, "p/x $rax\r"),
+        ("= 0x0", ""),
+        (GDB, "monitor info status\r"),
+        ("paused", ""),
+        (GDB, "disconnect\r"),
+        ("Ending remote debugging.", ""),
     ];
     converse(&mut first, &steps)?;
     connect(&mut first, folder)?;
     let steps = [
-        ("monitor info status\r", "paused"),
-        ("detach\r", "detached"),
+        (GDB, "monitor info status\r"),
+        ("paused", ""),
+        (GDB, "detach\r"),
+        ("detached", ""),
     ];
     converse(&mut first, &steps)?;
     session.expect(PROMPT, PATIENCE)?;
     // The second is served when the first has left.
+    let look = [(GDB, "p $rip\r"), ("= (void (*)())", "")];
     connect(&mut first, folder)?;
-    converse(&mut first, &[("p $rip\r", "= (void (*)())")])?;
+    converse(&mut first, &look)?;
     connect(&mut second, folder)?;
-    converse(
-        &mut first,
-        &[("p $rip\r", "= (void (*)())"), ("detach\r", "detached")],
-    )?;
-    converse(
-        &mut second,
-        &[("p $rip\r", "= (void (*)())"), ("kill\r", "killed]")],
-    )
+    converse(&mut first, &look)?;
+    converse(&mut first, &[(GDB, "detach\r"), ("detached", "")])?;
+    converse(&mut second, &look)?;
+    converse(&mut second, &[(GDB, "kill\r"), ("killed]", "")])
 }
 
 /// Where the kernel has a function.
